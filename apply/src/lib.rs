@@ -1,0 +1,1 @@
+//! Replicat: a trail into a target database, exactly once

@@ -1,0 +1,1 @@
+//! Extract: logical decoding into a trail

@@ -1,0 +1,1 @@
+//! Where a process begins again: local store, checkpoint table, origins, watermarks

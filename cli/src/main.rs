@@ -1,0 +1,2 @@
+//! The `irongate` command.
+fn main() {}

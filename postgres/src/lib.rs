@@ -1,0 +1,1 @@
+//! Sessions, the replication connection and catalog questions
