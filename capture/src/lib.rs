@@ -1,1 +1,3 @@
-//! Extract: logical decoding into a trail
+//! Extract: logical decoding into a trail.
+
+pub mod pgoutput;
