@@ -1,15 +1,26 @@
 //! The trail: a durable, checksummed history of transactions in files, and the nouns that every other crate speaks in.
+//!
+//! [`Writer`] appends, [`Reader`] follows, [`format`](mod@format) specifies the bytes.
 
 mod change;
 mod error;
+pub mod format;
 mod lsn;
+mod mark;
+mod records;
 mod relation;
+mod storage;
 mod transaction;
 mod tuple;
+mod writer;
 
 pub use change::{Message, Old, Row, Truncate};
-pub use error::Malformed;
+pub use error::{Error, Malformed};
+pub use format::Mark;
 pub use lsn::{CommitLsn, Lineage, Lsn, ParseLsnError, Position, ResumeLsn, Timestamp};
+pub use mark::{durable, readers, register_reader, remove_reader};
 pub use relation::{Column, Relation, ReplicaIdentity};
+pub use storage::{Directory, File, Storage};
 pub use transaction::{Begin, Commit, Progress};
 pub use tuple::{Tuple, TupleBuilder, Value, Values};
+pub use writer::{FLUSH_AT, Recovered, SyncJob, Writer, WriterOptions};

@@ -1,0 +1,471 @@
+//! The bytes of a trail: this page is the specification, the code below it is tested against golden files.
+//!
+//! # Files
+//!
+//! A trail is a directory with
+//!
+//! ```text
+//! 000000001.trail            main files: whole transactions in commit order; numbered from 1 without holes
+//! 000000001-734-0.side       adopted side files: <main file that adopts it>-<xid>-<n>
+//! open-734-0.side            a transaction that the source has not committed yet; worthless after a restart
+//! durable                    how far the trail is durable (see "Mark")
+//! reader-<name>              how far a reader has come: its veto against purge (see "Mark")
+//! lock                       held by the one writer
+//! ```
+//!
+//! All integers are big-endian and unsigned unless said otherwise. "bincode" is the serde encoding of the struct named,
+//! by bincode 2 with big-endian, fixed-width integers. Such a struct never changes once released: new content gets a
+//! new tag or kind.
+//!
+//! # Header
+//!
+//! ```text
+//!  0  8  magic  "IRONGATE"
+//!  8  2  version, 1; a reader refuses a version that it does not know
+//! 10  1  kind of file: 'M' main, 'S' side
+//! 11  1  zero
+//! 12  4  length of the tokens in bytes
+//! 16  …  tokens: tag u16, length u32, bytes
+//!  …  4  CRC32C of all of the above
+//! ```
+//!
+//! A token with an unknown tag below 0x8000 is skipped; one from 0x8000 on must be understood, or the file is refused.
+//!
+//! | tag | content |
+//! |---|---|
+//! | 1 | [`FileHeader`] in bincode |
+//! | 0x8001 | compression of what follows the header: u8 algorithm (1 = zstd, a frame a block) — reserved |
+//! | 0x8002 | encryption of what follows the header: u8 algorithm (1 = AES-256-GCM), wrapped data key — reserved |
+//!
+//! # Records
+//!
+//! ```text
+//!  0  4  length of kind and body, 1 … 2³¹
+//!  4  4  CRC32C of the length, the kind and the body
+//!  8  1  kind
+//!  9  …  body
+//! ```
+//!
+//! | kind | body | in main | in side |
+//! |---|---|---|---|
+//! | `R` | relation: [`Relation`] in bincode; stands before the first row that uses it in each file | yes | yes |
+//! | `B` | begin: [`Begin`] in bincode | yes | – |
+//! | `I` `U` `D` | row: relation u32; then `N` tuple, or `K`/`O` tuple and, for `U`, `N` tuple ([`crate::Tuple`]) | yes | yes |
+//! | `T` | truncate: u8 flags (1 cascade, 2 restart identity), u32 n, n × u32 relation | yes | yes |
+//! | `M` | message: u8 flags (1 transactional), u64 LSN, u32 length, prefix, content | yes | yes |
+//! | `A` | adopt: [`Adopt`] in bincode; the rows of the side file stand here | yes | – |
+//! | `C` | commit: [`CommitRecord`] in bincode | yes | – |
+//! | `P` | progress: [`Progress`] in bincode | yes | – |
+//! | `E` | end: [`End`] in bincode; the file is sealed and never changes | yes | – |
+//! | `S` | sub-transaction: u32 xid that the following rows belong to | – | yes |
+//!
+//! Kinds from 0x80 on may be skipped by a reader that does not know them; any other unknown kind is refused.
+//!
+//! A main file is: header, then whole transactions and progress records, then the end record. A transaction is `B`,
+//! then `R`, `I`, `U`, `D`, `T`, `M`, `A` in any order, then `C`; it does not cross files. A message outside a
+//! transaction stands between transactions. A reader begins only at the start of a file or between transactions.
+//!
+//! The digest of a transaction folds the CRC of each of its records between `B` and `C`, exclusively, in order, by
+//! [`Digest`]; the digest of a side file folds all its records. So a record that is missing, doubled or moved is found
+//! although every record is sound by itself.
+//!
+//! # Mark
+//!
+//! The files `durable` and `reader-<name>` hold one [`Mark`]: bincode, then its CRC32C. `durable` is written in place
+//! after each sync, and only then is the slot told. It is not synced itself: after a power cut it may be older than
+//! what is durable, never newer. A reader reads up to it; the writer's recovery takes a bad byte before it for damage
+//! and one behind it for a torn tail.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Message, Truncate};
+use crate::error::Malformed;
+use crate::lsn::{CommitLsn, Lineage, Lsn, Position, ResumeLsn, Timestamp};
+use crate::relation::Relation;
+use crate::transaction::{Begin, Commit, Progress};
+
+/// The first bytes of every file.
+pub const MAGIC: [u8; 8] = *b"IRONGATE";
+/// The version this release writes, and the newest it reads.
+pub const VERSION: u16 = 1;
+/// Bytes before the tokens of a header.
+pub(crate) const HEADER_START: usize = 16;
+/// Tokens of a header that are longer than this are damage.
+pub(crate) const MAX_HEADER: usize = 1 << 20;
+/// Bytes before a record's kind.
+pub(crate) const FRAME: usize = 8;
+/// The longest record: the server's largest row is 1 GiB as it sends it, and an update can carry two.
+pub const MAX_RECORD: u32 = (1 << 31) + (1 << 20);
+/// Token of [`FileHeader`].
+const TAG_FILE: u16 = 1;
+/// Tokens from here on must be understood.
+const TAG_CRITICAL: u16 = 0x8000;
+/// Record kinds from here on may be skipped.
+pub(crate) const KIND_SKIPPABLE: u8 = 0x80;
+
+/// Kinds of record.
+pub(crate) mod kind {
+    pub(crate) const RELATION: u8 = b'R';
+    pub(crate) const BEGIN: u8 = b'B';
+    pub(crate) const INSERT: u8 = b'I';
+    pub(crate) const UPDATE: u8 = b'U';
+    pub(crate) const DELETE: u8 = b'D';
+    pub(crate) const TRUNCATE: u8 = b'T';
+    pub(crate) const MESSAGE: u8 = b'M';
+    pub(crate) const ADOPT: u8 = b'A';
+    pub(crate) const COMMIT: u8 = b'C';
+    pub(crate) const PROGRESS: u8 = b'P';
+    pub(crate) const END: u8 = b'E';
+    pub(crate) const SUBTRANSACTION: u8 = b'S';
+}
+
+/// Whether a file is the trail itself or a transaction beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileKind {
+    /// Whole transactions in commit order.
+    Main,
+    /// The rows of one streamed transaction.
+    Side,
+}
+
+/// What a file says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileHeader {
+    /// The flow.
+    pub flow: String,
+    /// Whose LSNs stand in it.
+    pub lineage: Lineage,
+    /// The file's own number; 0 for a side file.
+    pub seqno: u64,
+    /// The epoch it was written in.
+    pub epoch: u64,
+    /// When it was begun, by the writer's clock.
+    pub created: Timestamp,
+    /// Safe restart: Extract can begin here if everything from this file on is lost.
+    pub resume_lsn: ResumeLsn,
+    /// The last commit before this file.
+    pub previous: CommitLsn,
+    /// The source's `server_version_num`.
+    pub server_version: u32,
+    /// The release that wrote it.
+    pub release: String,
+}
+
+/// The rows of a side file stand where this record does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Adopt {
+    /// Name of the side file.
+    pub file: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Records in it, those of aborted sub-transactions too.
+    pub records: u64,
+    /// Digest over them.
+    pub digest: u64,
+    /// Sub-transactions that were aborted: their rows do not count.
+    pub aborted: Vec<u32>,
+}
+
+/// The end of a transaction, and what its records add up to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CommitRecord {
+    /// The commit.
+    pub commit: Commit,
+    /// Digest of the records between begin and commit.
+    pub digest: u64,
+}
+
+/// The seal of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct End {
+    /// Transactions in the file.
+    pub transactions: u64,
+    /// The last commit so far.
+    pub previous: CommitLsn,
+    /// Where Extract begins again after this file.
+    pub resume_lsn: ResumeLsn,
+}
+
+/// How far somebody is.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    /// The place behind the last whole transaction or progress record.
+    pub position: Position,
+    /// Where Extract begins again.
+    pub resume_lsn: ResumeLsn,
+    /// The last commit.
+    pub commit_lsn: CommitLsn,
+    /// When that transaction was committed, by the source's clock.
+    pub commit_time: Timestamp,
+    /// When the mark was set, by this machine's clock.
+    pub set: Timestamp,
+}
+
+/// Folds the checksums of records in order.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Digest(pub u64);
+
+impl Digest {
+    /// Takes in the next record's CRC.
+    #[inline]
+    pub fn fold(&mut self, crc: u32) {
+        self.0 = (self.0.rotate_left(23) ^ u64::from(crc)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+fn configuration() -> impl bincode::config::Config {
+    bincode::config::standard().with_big_endian().with_fixed_int_encoding().with_limit::<{ 1 << 28 }>()
+}
+
+pub(crate) fn encode(value: &impl Serialize, into: &mut Vec<u8>) {
+    bincode::serde::encode_into_std_write(value, into, configuration())
+        .expect("memory takes every byte and the structs have only encodable fields");
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
+    match bincode::serde::decode_from_slice(bytes, configuration()) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Ok(_) => Err(Malformed("record is followed by stray bytes")),
+        Err(_) => Err(Malformed("record does not have the layout of its kind")),
+    }
+}
+
+// Header
+
+pub(crate) fn encode_header(kind: FileKind, header: &FileHeader) -> Vec<u8> {
+    let mut body = Vec::with_capacity(256);
+    encode(header, &mut body);
+    let mut bytes = Vec::with_capacity(body.len() + 32);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_be_bytes());
+    bytes.extend_from_slice(&[if kind == FileKind::Main { b'M' } else { b'S' }, 0]);
+    bytes.extend_from_slice(&(body.len() as u32 + 6).to_be_bytes());
+    bytes.extend_from_slice(&TAG_FILE.to_be_bytes());
+    bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
+    bytes
+}
+
+/// Why a header cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HeaderError {
+    /// The bytes end before the header does.
+    Short,
+    /// The bytes are not what was written.
+    Damaged(Malformed),
+    /// A release that this one cannot read has written it.
+    Unknown(String),
+}
+
+/// Reads the header at the start of `bytes` and returns it with its length.
+pub(crate) fn decode_header(bytes: &[u8]) -> Result<(FileKind, FileHeader, usize), HeaderError> {
+    let damaged = |reason| HeaderError::Damaged(Malformed(reason));
+    let (start, rest) = bytes.split_first_chunk::<HEADER_START>().ok_or(HeaderError::Short)?;
+    if start[..8] != MAGIC {
+        return Err(damaged("it does not begin like a trail file"));
+    }
+    let version = u16::from_be_bytes([start[8], start[9]]);
+    if version != VERSION {
+        return Err(HeaderError::Unknown(format!("format version {version}")));
+    }
+    let length = u32::from_be_bytes([start[12], start[13], start[14], start[15]]) as usize;
+    if length > MAX_HEADER {
+        return Err(damaged("the header is too long"));
+    }
+    let (mut tokens, rest) = rest.split_at_checked(length).ok_or(HeaderError::Short)?;
+    let crc = rest.first_chunk::<4>().ok_or(HeaderError::Short)?;
+    if crc32c::crc32c(&bytes[..HEADER_START + length]) != u32::from_be_bytes(*crc) {
+        return Err(damaged("the header's checksum is wrong"));
+    }
+    let kind = match start[10] {
+        b'M' => FileKind::Main,
+        b'S' => FileKind::Side,
+        other => return Err(HeaderError::Unknown(format!("file kind {other}"))),
+    };
+    let mut header = None;
+    while let Some((front, rest)) = tokens.split_first_chunk::<6>() {
+        let tag = u16::from_be_bytes([front[0], front[1]]);
+        let length = u32::from_be_bytes([front[2], front[3], front[4], front[5]]) as usize;
+        let (body, rest) = rest.split_at_checked(length).ok_or(damaged("a header token ends early"))?;
+        match tag {
+            TAG_FILE => header = Some(decode::<FileHeader>(body).map_err(HeaderError::Damaged)?),
+            TAG_CRITICAL.. => return Err(HeaderError::Unknown(format!("header token {tag:#06x}"))),
+            _ => {}
+        }
+        tokens = rest;
+    }
+    let header = header.ok_or(damaged("the header does not describe the file"))?;
+    Ok((kind, header, HEADER_START + length + 4))
+}
+
+// Records
+
+/// Appends a record whose body `fill` writes; returns its CRC.
+#[inline]
+pub(crate) fn append(into: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) -> u32 {
+    let start = into.len();
+    into.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, kind]);
+    fill(into);
+    let length = (into.len() - start - FRAME) as u32;
+    into[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    let crc = checksum(length, &into[start + FRAME..]);
+    into[start + 4..start + FRAME].copy_from_slice(&crc.to_be_bytes());
+    crc
+}
+
+/// CRC of a record.
+#[inline]
+pub(crate) fn checksum(length: u32, kind_and_body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&length.to_be_bytes()), kind_and_body)
+}
+
+/// A record, not yet understood.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    pub(crate) kind: u8,
+    pub(crate) body: &'a [u8],
+    pub(crate) crc: u32,
+}
+
+/// The length of the record at the start of `bytes`, frame included, if so much of it is there.
+pub(crate) fn record_length(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
+    match u32::from_be_bytes(*length) {
+        length @ 1..=MAX_RECORD => Ok(Some(length as usize + FRAME)),
+        _ => Err(Malformed("the record's length is impossible")),
+    }
+}
+
+/// Checks a record, of which `bytes` is the whole.
+#[inline]
+pub(crate) fn check(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
+    let (front, rest) = bytes.split_first_chunk::<FRAME>().ok_or(Malformed("the record ends early"))?;
+    let crc = u32::from_be_bytes([front[4], front[5], front[6], front[7]]);
+    let (kind, body) = rest.split_first().ok_or(Malformed("the record ends early"))?;
+    if checksum(rest.len() as u32, rest) != crc {
+        return Err(Malformed("the record's checksum is wrong"));
+    }
+    Ok(Record { kind: *kind, body, crc })
+}
+
+#[inline]
+pub(crate) fn encode_row(relation: u32, tuples: &[u8], into: &mut Vec<u8>) {
+    into.extend_from_slice(&relation.to_be_bytes());
+    into.extend_from_slice(tuples);
+}
+
+#[inline]
+pub(crate) fn decode_row(body: &[u8]) -> Result<(u32, &[u8]), Malformed> {
+    let (relation, tuples) = body.split_first_chunk::<4>().ok_or(Malformed("the row ends early"))?;
+    Ok((u32::from_be_bytes(*relation), tuples))
+}
+
+pub(crate) fn encode_truncate(truncate: &Truncate, into: &mut Vec<u8>) {
+    into.push(u8::from(truncate.cascade) | u8::from(truncate.restart_identity) << 1);
+    into.extend_from_slice(&(truncate.relations.len() as u32).to_be_bytes());
+    for relation in &truncate.relations {
+        into.extend_from_slice(&relation.to_be_bytes());
+    }
+}
+
+pub(crate) fn decode_truncate(body: &[u8]) -> Result<Truncate, Malformed> {
+    let short = Malformed("the truncate ends early");
+    let (front, rest) = body.split_first_chunk::<5>().ok_or(short)?;
+    let count = u32::from_be_bytes([front[1], front[2], front[3], front[4]]) as usize;
+    let (relations, []) = rest.as_chunks::<4>() else { return Err(short) };
+    if relations.len() != count {
+        return Err(short);
+    }
+    Ok(Truncate {
+        relations: relations.iter().map(|oid| u32::from_be_bytes(*oid)).collect(),
+        cascade: front[0] & 1 != 0,
+        restart_identity: front[0] & 2 != 0,
+    })
+}
+
+pub(crate) fn encode_message(message: &Message<'_>, into: &mut Vec<u8>) {
+    into.push(u8::from(message.transactional));
+    into.extend_from_slice(&message.lsn.0.to_be_bytes());
+    into.extend_from_slice(&(message.prefix.len() as u32).to_be_bytes());
+    into.extend_from_slice(message.prefix.as_bytes());
+    into.extend_from_slice(message.content);
+}
+
+pub(crate) fn decode_message(body: &[u8]) -> Result<Message<'_>, Malformed> {
+    let short = Malformed("the message ends early");
+    let (flags, rest) = body.split_first().ok_or(short)?;
+    let (lsn, rest) = rest.split_first_chunk::<8>().ok_or(short)?;
+    let (length, rest) = rest.split_first_chunk::<4>().ok_or(short)?;
+    let (prefix, content) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or(short)?;
+    Ok(Message {
+        transactional: flags & 1 != 0,
+        lsn: Lsn(u64::from_be_bytes(*lsn)),
+        prefix: std::str::from_utf8(prefix).map_err(|_| Malformed("the message's prefix is not UTF-8"))?,
+        content,
+    })
+}
+
+pub(crate) fn decode_relation(body: &[u8]) -> Result<Relation, Malformed> {
+    decode(body)
+}
+
+pub(crate) fn decode_begin(body: &[u8]) -> Result<Begin, Malformed> {
+    decode(body)
+}
+
+pub(crate) fn decode_progress(body: &[u8]) -> Result<Progress, Malformed> {
+    decode(body)
+}
+
+// Marks
+
+pub(crate) fn encode_mark(mark: &Mark) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    encode(mark, &mut bytes);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
+    bytes
+}
+
+pub(crate) fn decode_mark(bytes: &[u8]) -> Result<Mark, Malformed> {
+    let (body, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed("the mark ends early"))?;
+    if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
+        return Err(Malformed("the mark's checksum is wrong"));
+    }
+    decode(body)
+}
+
+// Names
+
+/// Name of a main file.
+pub fn main_name(seqno: u64) -> String {
+    format!("{seqno:09}.trail")
+}
+
+/// The number in a main file's name.
+pub fn parse_main_name(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".trail")?;
+    if digits.len() < 9 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|seqno| *seqno > 0 && main_name(*seqno) == name)
+}
+
+pub(crate) fn open_side_name(xid: u32, nonce: u32) -> String {
+    format!("open-{xid}-{nonce}.side")
+}
+
+pub(crate) fn adopted_side_name(seqno: u64, xid: u32, nonce: u32) -> String {
+    format!("{seqno:09}-{xid}-{nonce}.side")
+}
+
+pub(crate) fn is_open_side(name: &str) -> bool {
+    name.starts_with("open-") && name.ends_with(".side")
+}
+
+/// The main file that adopts the side file of this name.
+pub(crate) fn adopter(name: &str) -> Option<u64> {
+    let (seqno, _) = name.strip_suffix(".side")?.split_once('-')?;
+    seqno.parse().ok()
+}
