@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::lsn::{CommitLsn, Lineage, Position};
+use crate::lsn::{CommitLsn, Lineage};
 
 /// Bytes that do not have the layout they should have. The place is added by whoever knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -123,8 +123,10 @@ impl Timestamp {
 
     /// The present time of this machine's clock.
     pub fn now() -> Self {
-        let since_1970 =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let since_1970 = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros();
         Self(i64::try_from(since_1970).unwrap_or(i64::MAX) - Self::EPOCH_SECONDS * 1_000_000)
     }
 

@@ -8,7 +8,7 @@ use crate::format::{self, Mark};
 use crate::storage::{File, Storage, read_full_at, replace};
 
 /// Name of the file that says how far the trail is durable.
-pub const DURABLE: &str = "durable";
+pub(crate) const DURABLE: &str = "durable";
 const READER: &str = "reader-";
 
 /// Reads a mark; `None` when there is none or it is not whole.
@@ -115,7 +115,11 @@ pub fn remove_reader(storage: &dyn Storage, name: &str) -> Result<(), Error> {
 
 fn reader_file(name: &str) -> Result<String, Error> {
     let sound = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if sound { Ok(format!("{READER}{name}")) } else { Err(Error::Misuse("a reader's name is letters, digits, - and _")) }
+    if sound {
+        Ok(format!("{READER}{name}"))
+    } else {
+        Err(Error::Misuse("a reader's name is letters, digits, - and _"))
+    }
 }
 
 /// The readers of a trail and how far they are. One whose mark cannot be read is at the very beginning: it holds back

@@ -1,5 +1,6 @@
 //! The records of one file, one after the other, out of a read-ahead buffer: no allocation and no copy for a record.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -9,23 +10,25 @@ use crate::storage::{File, Storage, read_full_at};
 /// Bytes read ahead. A larger record is read whole and its memory given back afterwards.
 const READ_AHEAD: usize = 256 * 1024;
 
+/// A sound record, by where its body lies in the buffer until the next step.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// Where in the file it starts.
+    pub(crate) offset: u64,
+    pub(crate) kind: u8,
+    pub(crate) crc: u32,
+    body: Range<usize>,
+}
+
 /// What stands at a place of a file.
 #[derive(Debug)]
-pub(crate) enum Step<'a> {
-    /// A sound record at `offset`.
-    Record {
-        /// Where it starts.
-        offset: u64,
-        /// The record.
-        record: Record<'a>,
-    },
+pub(crate) enum Step {
+    /// A sound record.
+    Record(Found),
     /// Nothing more before the limit.
     End,
     /// The bytes before the limit end within a record.
-    Short {
-        /// Where the record starts.
-        offset: u64,
-    },
+    Short,
     /// The bytes are not what was written.
     Bad {
         /// Where.
@@ -75,7 +78,8 @@ impl Records {
         let (kind, header, length) = loop {
             match format::decode_header(&records.buffer[..records.end]) {
                 Ok(found) => break found,
-                Err(HeaderError::Short) if records.end < MAX_HEADER + 64 && records.fill(records.end + 1)? => {}
+                Err(HeaderError::Short)
+                    if records.end < MAX_HEADER + 64 && records.fill(records.end + 1)? => {}
                 Err(HeaderError::Short) => return Err(damaged("the header ends early")),
                 Err(HeaderError::Damaged(reason)) => return Err(damaged(reason.0)),
                 Err(HeaderError::Unknown(what)) => return Err(Error::Version { file: path(), what }),
@@ -96,12 +100,6 @@ impl Records {
     /// Where the next record starts.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
-    }
-
-    /// Moves to a place where a record starts.
-    pub(crate) fn seek(&mut self, offset: u64) {
-        self.offset = offset;
-        (self.start, self.end) = (0, 0);
     }
 
     /// Allows reading up to `limit`.
@@ -143,27 +141,34 @@ impl Records {
 
     /// The next record. After anything but a record the place does not change.
     #[inline]
-    pub(crate) fn next(&mut self) -> Result<Step<'_>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Step, Error> {
         let offset = self.offset;
         if !self.fill(FRAME + 1)? {
-            return Ok(if self.end == self.start { Step::End } else { Step::Short { offset } });
+            return Ok(if self.end == self.start { Step::End } else { Step::Short });
         }
         let length = match format::record_length(&self.buffer[self.start..self.end]) {
             Ok(Some(length)) => length,
-            Ok(None) => return Ok(Step::Short { offset }),
+            Ok(None) => return Ok(Step::Short),
             Err(reason) => return Ok(Step::Bad { offset, reason: reason.0 }),
         };
         if !self.fill(length)? {
-            return Ok(Step::Short { offset });
+            return Ok(Step::Short);
         }
         match format::check(&self.buffer[self.start..self.start + length]) {
-            Ok(record) => {
+            Ok(Record { kind, crc, .. }) => {
+                let body = self.start + FRAME + 1..self.start + length;
                 self.start += length;
                 self.offset += length as u64;
-                Ok(Step::Record { offset, record })
+                Ok(Step::Record(Found { offset, kind, crc, body }))
             }
             Err(reason) => Ok(Step::Bad { offset, reason: reason.0 }),
         }
+    }
+
+    /// The body of the record found last.
+    #[inline]
+    pub(crate) fn body(&self, found: &Found) -> &[u8] {
+        &self.buffer[found.body.clone()]
     }
 
     /// Whether every byte from `offset` to the end of the file is zero: blocks that were allocated and never written.

@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_tuple_gives_back_what_was_built() {
-        let values = [Value::Null, Value::Text(b"x"), Value::Unchanged, Value::Binary(&[0, 1]), Value::Text(b"")];
+        let values =
+            [Value::Null, Value::Text(b"x"), Value::Unchanged, Value::Binary(&[0, 1]), Value::Text(b"")];
         let built = values.iter().fold(TupleBuilder::new(), |tuple, value| tuple.value(*value));
         let mut bytes = built.as_tuple().as_bytes().to_vec();
         bytes.extend_from_slice(b"rest");

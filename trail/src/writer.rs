@@ -169,7 +169,11 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::Exists`] when there is a trail already, [`Error::InUse`], [`Error::Io`].
-    pub fn create(storage: Arc<dyn Storage>, options: WriterOptions, start: ResumeLsn) -> Result<Self, Error> {
+    pub fn create(
+        storage: Arc<dyn Storage>,
+        options: WriterOptions,
+        start: ResumeLsn,
+    ) -> Result<Self, Error> {
         let lock = lock(&*storage)?;
         let names = storage.list().map_err(Error::io("list", storage.path("")))?;
         if names.iter().any(|name| format::parse_main_name(name).is_some()) {
@@ -219,15 +223,7 @@ impl Writer {
         let name = main_name(seqno);
         let file = storage.create(&name).map_err(Error::io("create", storage.path(&name)))?;
         let buffer = format::encode_header(FileKind::Main, &Self::header(options, seqno, at));
-        Ok(Main {
-            file,
-            seqno,
-            buffer,
-            flushed: 0,
-            declared: HashMap::new(),
-            transactions: 0,
-            sealed: false,
-        })
+        Ok(Main { file, seqno, buffer, flushed: 0, declared: HashMap::new(), transactions: 0, sealed: false })
     }
 
     fn header(options: &WriterOptions, seqno: u64, at: &Mark) -> FileHeader {

@@ -139,9 +139,9 @@ fn scan(storage: &Arc<dyn Storage>, seqno: u64, known: Option<&Mark>) -> Result<
     let mut scan = Scan { header, at, transactions: 0, sealed: false, adopted: HashSet::new(), bad: None };
     let mut open: Option<(Digest, Vec<Adopt>)> = None;
     while !scan.sealed {
-        let (offset, record) = match records.next()? {
-            Step::Record { offset, record } => (offset, record),
-            Step::End | Step::Short { .. } => break,
+        let found = match records.next()? {
+            Step::Record(found) => found,
+            Step::End | Step::Short => break,
             Step::Bad { offset, reason } => {
                 if !records.is_zero_from(offset)? {
                     scan.bad = Some((offset, reason.to_owned()));
@@ -149,11 +149,12 @@ fn scan(storage: &Arc<dyn Storage>, seqno: u64, known: Option<&Mark>) -> Result<
                 break;
             }
         };
-        let end = Position { seqno, offset: offset + record.body.len() as u64 + format::FRAME as u64 + 1 };
+        let end = Position { seqno, offset: records.offset() };
         // A mark vouches for the side files of what lies before it.
         let vouched = known.is_some_and(|mark| mark.position >= end);
+        let record = format::Record { kind: found.kind, crc: found.crc, body: records.body(&found) };
         if let Err(reason) = scan.take(storage, record, &mut open, vouched) {
-            scan.bad = Some((offset, reason));
+            scan.bad = Some((found.offset, reason));
             break;
         }
         if open.is_none() {
@@ -220,8 +221,8 @@ fn is_whole(storage: &Arc<dyn Storage>, adopt: &Adopt) -> bool {
         return false;
     };
     let (mut digest, mut count) = (Digest::default(), 0);
-    while let Ok(Step::Record { record, .. }) = records.next() {
-        digest.fold(record.crc);
+    while let Ok(Step::Record(found)) = records.next() {
+        digest.fold(found.crc);
         count += 1;
     }
     records.offset() == adopt.bytes && count == adopt.records && digest.0 == adopt.digest

@@ -1,0 +1,151 @@
+//! Where Replicat's transactions come from: the files of a trail, or whatever else carries the same items.
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use inotify::{Inotify, WatchMask};
+
+use crate::change::{Message, Row};
+use crate::error::Error;
+use crate::format::Mark;
+use crate::lsn::{Lineage, Position};
+use crate::mark::DURABLE;
+use crate::reader::{Begins, Reader};
+use crate::relation::Relation;
+use crate::storage::{Directory, Storage};
+use crate::transaction::{Begin, Commit, Progress};
+
+/// One step through a trail. Between [`Item::Begin`] and [`Item::Commit`] stand the changes of one transaction.
+#[derive(Debug)]
+pub enum Item<'a> {
+    /// A transaction begins.
+    Begin(Begin),
+    /// A changed row. The same description of a table is always the same `Arc`.
+    Row {
+        /// The table, as it is at this point of the stream.
+        relation: &'a Arc<Relation>,
+        /// What happened to the row.
+        row: Row<'a>,
+    },
+    /// Tables were emptied by one statement.
+    Truncate {
+        /// All of them: cascades are spelled out.
+        relations: Vec<Arc<Relation>>,
+        /// `CASCADE` was given.
+        cascade: bool,
+        /// `RESTART IDENTITY` was given.
+        restart_identity: bool,
+    },
+    /// A logical message; outside a transaction if it is not transactional.
+    Message(Message<'a>),
+    /// The transaction ends. It is whole and undamaged: everything before this is confirmed by a digest.
+    Commit(Commit),
+    /// Nothing for this trail lies before the LSN that has not been seen.
+    Progress(Progress),
+}
+
+/// A stream of whole transactions in commit order.
+pub trait Source: Send {
+    /// The next item, or `None` when nothing more is durable yet. Does not wait for more; may block on the disk.
+    ///
+    /// # Errors
+    /// [`Error`], after which the source is of no use.
+    fn next(&mut self) -> Result<Option<Item<'_>>, Error>;
+
+    /// The place behind the last commit or progress that was returned.
+    fn position(&self) -> Position;
+
+    /// Whose LSNs the items carry.
+    fn lineage(&self) -> Lineage;
+
+    /// The epoch that the items were written in.
+    fn epoch(&self) -> u64;
+
+    /// How far the trail is durable, as known without asking again.
+    fn durable(&self) -> Mark;
+
+    /// Waits until more may be durable, or a second has passed. Cancel-safe.
+    fn wait(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// A [`Reader`] that is woken by the writer.
+#[derive(Debug)]
+pub struct Follower {
+    reader: Reader,
+    watch: Watch,
+}
+
+impl Follower {
+    /// Follows the trail in a directory. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Reader::open`]; [`Error::Io`] when the system refuses a watch.
+    pub fn open(directory: &Path, begins: Begins) -> Result<Self, Error> {
+        let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
+        let reader = Reader::open(storage, begins)?;
+        let path = directory.join(DURABLE);
+        let watch = Watch::new(&path).map_err(Error::io("watch", path))?;
+        Ok(Self { reader, watch })
+    }
+}
+
+impl Source for Follower {
+    fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
+        self.reader.next()
+    }
+
+    fn position(&self) -> Position {
+        self.reader.position()
+    }
+
+    fn lineage(&self) -> Lineage {
+        self.reader.lineage()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.reader.epoch()
+    }
+
+    fn durable(&self) -> Mark {
+        self.reader.durable()
+    }
+
+    async fn wait(&mut self) -> Result<(), Error> {
+        // A second, so that a missed event costs a delay and nothing else.
+        match tokio::time::timeout(Duration::from_secs(1), self.watch.changed()).await {
+            Ok(Err(error)) => Err(Error::io("watch", DURABLE)(error)),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Wakes when a file is written.
+struct Watch {
+    events: inotify::EventStream<[u8; 1024]>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+impl Watch {
+    fn new(path: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        inotify.watches().add(path, WatchMask::MODIFY)?;
+        Ok(Self { events: inotify.into_event_stream([0; 1024])? })
+    }
+
+    /// Returns when the file has been written since the last return. Cancel-safe.
+    async fn changed(&mut self) -> io::Result<()> {
+        match self.events.next().await {
+            Some(event) => event.map(drop),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
