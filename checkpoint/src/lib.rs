@@ -1,1 +1,26 @@
-//! Where a process begins again: local store, checkpoint table, origins, watermarks
+//! Where a process begins again: the local store, the checkpoint table in the target, replication origins, watermarks,
+//! and the two small files by which a group of processes is known: its lock and its status.
+//!
+//! Authority over a position never lies in the local [`Store`]: Extract's place is in its trail, Replicat's in the
+//! [`CheckpointTable`] of the target. The store makes a start quick and may vanish at any time.
+#![deny(unsafe_code)]
+
+mod error;
+mod held_file;
+mod lock;
+mod origin;
+mod session;
+mod sql;
+mod status;
+mod store;
+mod table;
+mod watermark;
+
+pub use error::{Error, Holder};
+pub use lock::GroupLock;
+pub use origin::{Origin, OriginSession, OriginTransaction, origin_grants};
+pub use session::Session;
+pub use status::{Counters, Failure, Program, Publisher, State, Status, TableCounters, read as read_status};
+pub use store::{MemoryStore, Opened, SledStore, Store, TypedStore, codec};
+pub use table::{Applied, CHECKPOINT_SCHEMA, CheckpointTable, checkpoint_setup, checkpoint_teardown};
+pub use watermark::{Mark, Watermarks};
