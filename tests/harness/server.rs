@@ -266,7 +266,13 @@ impl Server {
     /// Whether the server process is there.
     pub fn is_running(&mut self) -> bool {
         match &mut self.process {
-            Some(process) => matches!(process.try_wait(), Ok(None)),
+            Some(process) => {
+                let running = matches!(process.try_wait(), Ok(None));
+                if !running {
+                    self.process = None;
+                }
+                running
+            }
             None => false,
         }
     }
@@ -297,7 +303,6 @@ impl Server {
             assert!(begin.elapsed() < PATIENCE, "PostgreSQL {} does not stop ({mode:?})", self.major);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.process = None;
     }
 
     /// Kills every process of the server at once, as the end of its machine would (except that the kernel keeps what
@@ -360,10 +365,20 @@ impl Server {
         self.log_tail(usize::MAX)
     }
 
+    /// A killed server leaves a System V segment, which only a successor on the same data would remove.
+    fn remove_shared_memory(&self) {
+        let pid_file = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let segment = pid_file.lines().nth(6).and_then(|key_and_id| key_and_id.split_whitespace().nth(1));
+        if let Some(id) = segment {
+            let mut ipcrm = Command::new("ipcrm");
+            let _ = as_server(&mut ipcrm).args(["-m", id]).stderr(Stdio::null()).status();
+        }
+    }
+
     fn signal(&self, signal: Signal) {
+        // A child that has not been waited for keeps its pid, so this reaches no stranger.
         if let Some(process) = &self.process {
-            rustix::process::kill_process(Pid::from_child(process), signal)
-                .unwrap_or_else(|error| panic!("cannot signal the server: {error}"));
+            let _ = rustix::process::kill_process(Pid::from_child(process), signal);
         }
     }
 
@@ -417,7 +432,13 @@ impl Drop for Server {
             ));
         }
         // Nothing of it is needed any more, so nothing has to be written down.
+        self.signal(Signal::QUIT);
+        let begin = Instant::now();
+        while self.is_running() && begin.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.kill();
+        self.remove_shared_memory();
     }
 }
 

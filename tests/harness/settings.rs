@@ -91,6 +91,8 @@ impl Settings {
             ("max_prepared_transactions", "20"),
             ("track_commit_timestamp", "on"),
             ("max_connections", "100"),
+            // In the data directory, with which it goes, also when the server is killed.
+            ("dynamic_shared_memory_type", "mmap"),
             ("shared_buffers", "64MB"),
             ("max_wal_size", "1GB"),
             ("min_wal_size", "80MB"),
