@@ -1,0 +1,91 @@
+//! What the stream said of tables, as of this point of it.
+//!
+//! The server sends a table's description before the first row that uses it, and again whenever its cache was
+//! invalidated: an ANALYZE is enough. So a repeated description is compared, and only a different one is a change.
+//! It is declared to the sink when a row needs it: most invalidated tables see no row for long.
+
+use irongate_trail::Relation;
+use rustc_hash::FxHashMap;
+
+/// One table as the stream last described it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) relation: Relation,
+    /// Whether its rows are wanted.
+    pub(super) captured: bool,
+    /// Where this description was given to the sink, if it was: a number of the caller's, so that
+    /// [`Relations::undeclare`] can take back what the sink has forgotten.
+    pub(super) declared: Option<u64>,
+    /// Whether it was described on this connection. An older one is kept to compare with.
+    current: bool,
+}
+
+/// The tables of one stream: the connection's, or one streamed transaction's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Relations {
+    tables: FxHashMap<u32, Known>,
+    /// Types that are not built in, by OID. Each stands in the stream before the tables that use it.
+    types: FxHashMap<u32, (String, String)>,
+}
+
+impl Relations {
+    pub(super) fn learn_type(&mut self, oid: u32, schema: &str, name: &str) {
+        match self.types.get_mut(&oid) {
+            Some(known) if known.0 == schema && known.1 == name => {}
+            Some(known) => *known = (schema.to_owned(), name.to_owned()),
+            None => _ = self.types.insert(oid, (schema.to_owned(), name.to_owned())),
+        }
+    }
+
+    /// Takes in a description; returns whether it says anything new.
+    pub(super) fn learn(&mut self, mut relation: Relation, captured: bool) -> bool {
+        for column in &mut relation.columns {
+            if let Some(name) = self.types.get(&column.type_oid) {
+                column.type_name = Some(name.clone());
+            }
+        }
+        self.insert(relation, captured)
+    }
+
+    fn insert(&mut self, relation: Relation, captured: bool) -> bool {
+        if let Some(known) = self.tables.get_mut(&relation.id)
+            && known.relation == relation
+        {
+            known.current = true;
+            known.captured = captured;
+            return false;
+        }
+        self.tables.insert(relation.id, Known { relation, captured, declared: None, current: true });
+        true
+    }
+
+    /// The table, if it was described on this connection.
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Known> {
+        self.tables.get_mut(&id).filter(|known| known.current)
+    }
+
+    /// The sink has forgotten what was declared at `place`.
+    pub(super) fn undeclare(&mut self, place: u64) {
+        for known in self.tables.values_mut() {
+            if known.declared == Some(place) {
+                known.declared = None;
+            }
+        }
+    }
+
+    /// A streamed transaction was committed: from here on, what it saw is what everyone sees.
+    pub(super) fn merge(&mut self, committed: Relations) {
+        self.types.extend(committed.types);
+        for known in committed.tables.into_values() {
+            self.insert(known.relation, known.captured);
+        }
+    }
+
+    /// A new connection describes everything anew.
+    pub(super) fn expire(&mut self) {
+        for known in self.tables.values_mut() {
+            known.current = false;
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What a machine is asked to do, and what it did.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use irongate_trail::Timestamp;
+
+/// The schema of Irongate's own tables.
+pub const OWN_SCHEMA: &str = "irongate";
+
+/// Which transactions are not captured because somebody else's replication wrote them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SkipOrigins {
+    /// All that have an origin.
+    Any,
+    /// Those under one of these origins.
+    Named(BTreeSet<String>),
+}
+
+impl SkipOrigins {
+    pub(super) fn contains(&self, origin: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(names) => names.contains(origin),
+        }
+    }
+}
+
+/// What is captured, and how often an idle place is noted.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Transactions that are left out by their origin.
+    pub skip_origins: SkipOrigins,
+    /// Capture the rows of [`OWN_SCHEMA`] as well.
+    pub own_schema: bool,
+    /// Shortest time between two progress records that nobody waits for.
+    pub progress_interval: Duration,
+    /// The server was asked for binary values: every column must be of a type of [`crate::binary::is_safe`].
+    pub binary: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            skip_origins: SkipOrigins::Any,
+            own_schema: false,
+            progress_interval: Duration::from_secs(10),
+            binary: false,
+        }
+    }
+}
+
+/// What was done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Transactions given to the sink.
+    pub transactions: u64,
+    /// Their changes.
+    pub changes: u64,
+    /// Transactions left out: by origin, or without a change left.
+    pub skipped: u64,
+    /// Transactions that had been given to the sink before.
+    pub duplicates: u64,
+    /// Streamed transactions that were aborted.
+    pub aborted: u64,
+    /// The source's time of the last commit given to the sink.
+    pub commit_time: Timestamp,
+}
