@@ -124,7 +124,7 @@ pub enum Error {
         /// The flow.
         flow: String,
         /// The session that has claimed it.
-        session: Session,
+        session: Box<Session>,
     },
     /// Another session has the replication origin. PostgreSQL up to 18 lets one session at a time use an origin.
     #[error("replication origin \"{origin}\" is in use by {session}")]
@@ -132,7 +132,7 @@ pub enum Error {
         /// The origin.
         origin: String,
         /// The session that has it.
-        session: Session,
+        session: Box<Session>,
     },
     /// The replication origin does not exist in the target's cluster.
     #[error("replication origin \"{origin}\" does not exist")]
@@ -210,7 +210,7 @@ impl Error {
             | Self::OriginInUse { .. }
             | Self::Store { .. } => true,
             Self::File { source, .. } => file_is_transient(source),
-            Self::Sql { source, .. } => source.code().map_or(true, sqlstate_is_transient),
+            Self::Sql { source, .. } => source.code().map_or_else(|| is_lost(source), sqlstate_is_transient),
             _ => false,
         }
     }
@@ -274,6 +274,11 @@ impl Error {
 /// appendix "PostgreSQL Error Codes").
 fn sqlstate_is_transient(code: &SqlState) -> bool {
     matches!(code.code().get(..2), Some("08" | "40" | "53" | "57")) || *code == SqlState::LOCK_NOT_AVAILABLE
+}
+
+/// Whether an error without a SQLSTATE is the loss of the connection.
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || std::error::Error::source(error).is_some_and(|cause| cause.is::<io::Error>())
 }
 
 fn file_is_transient(source: &io::Error) -> bool {

@@ -193,7 +193,7 @@ impl Origin {
             Some(pid) => Session::describe(client, pid).await,
             None => Session::default(),
         };
-        Error::OriginInUse { origin: self.name.clone(), session }
+        Error::OriginInUse { origin: self.name.clone(), session: Box::new(session) }
     }
 }
 

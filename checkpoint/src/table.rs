@@ -94,7 +94,7 @@ impl CheckpointTable {
             Some(row) => Session::describe(client, row.try_get(0).map_err(sql_error)?).await,
             None => Session::default(),
         };
-        Err(Error::FlowInUse { flow: self.flow.clone(), session })
+        Err(Error::FlowInUse { flow: self.flow.clone(), session: Box::new(session) })
     }
 
     /// Gives the flow back; the end of the session does the same.

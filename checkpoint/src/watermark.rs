@@ -151,7 +151,10 @@ impl Watermarks {
         self.pending.retain(|_| {
             index += 1;
             // Counted from the back, so that the newest stays.
-            (length - index) % 2 == 0
+            usize::is_multiple_of(length - index, 2)
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,3 +39,61 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use irongate_trail::{Lineage, Lsn, Position};
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    struct Value {
+        lineage: Lineage,
+        position: Option<Position>,
+        note: String,
+    }
+
+    fn value() -> Value {
+        Value {
+            lineage: Lineage {
+                system_identifier: 0x0102_0304_0506_0708,
+                timeline: 3,
+                slot_incarnation: Lsn(9),
+            },
+            position: Some(Position { seqno: 1, offset: 2 }),
+            note: "ä".to_owned(),
+        }
+    }
+
+    const BYTES: [u8; 47] = [
+        8, 7, 6, 5, 4, 3, 2, 1, // system identifier
+        3, 0, 0, 0, // timeline
+        9, 0, 0, 0, 0, 0, 0, 0, // slot incarnation
+        1, // there is a position
+        1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, // sequence number, offset
+        2, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0xa4, // length, text
+    ];
+
+    #[test]
+    fn the_bytes_of_a_value_are_those_of_every_released_version() {
+        assert_eq!(encode(&value()).unwrap(), BYTES);
+        assert_eq!(decode::<Value>(&BYTES).unwrap(), value());
+    }
+
+    #[test]
+    fn a_value_too_short_too_long_or_damaged_is_an_error() {
+        for end in 0..BYTES.len() {
+            assert!(decode::<Value>(&BYTES[..end]).is_err(), "{end}");
+        }
+        let mut longer = BYTES.to_vec();
+        longer.push(0);
+        assert!(decode::<Value>(&longer).unwrap_err().to_string().contains("1 bytes left over"));
+        let mut huge = BYTES;
+        huge[37..45].fill(0xff);
+        assert!(decode::<Value>(&huge).is_err());
+        let mut neither = BYTES;
+        neither[20] = 7;
+        assert!(decode::<Value>(&neither).is_err());
+    }
+}
