@@ -1,0 +1,1 @@
+//! Questions to a server's catalogs, with typed answers.
