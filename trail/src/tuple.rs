@@ -57,6 +57,13 @@ impl<'a> Tuple<'a> {
         Ok((Self { bytes: tuple }, rest))
     }
 
+    /// The tuple whose bytes were taken from [`Tuple::as_bytes`] before. Other bytes give fewer values than they
+    /// announce, and nothing worse.
+    #[inline]
+    pub fn from_checked(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
     /// The bytes, as they were checked.
     pub fn as_bytes(self) -> &'a [u8] {
         self.bytes
