@@ -5,7 +5,7 @@
 //! ```text
 //! between ──B──▶ open ──C──▶ between        a whole transaction
 //! between ──S──▶ block ──E──▶ between       a piece of one in progress; c or A ends it, from between
-//! any ──disconnected──▶ between             whatever was open is abandoned: the server sends it again
+//! any ──disconnected                        whatever was open is rolled back: the server sends it again
 //! ```
 //!
 //! # Why nothing is lost or repeated
@@ -27,7 +27,7 @@
 //!
 //! # What the caller must do
 //!
-//! 1. [`Machine::connected`] before the first message of a connection, having synced all that was appended before.
+//! 1. For each connection a new machine, from the sink's own durable place, with START_REPLICATION at that place.
 //! 2. Every message of the connection in order, every keepalive at its place among them.
 //! 3. [`Machine::settle`] whenever it has handled all that it has read, then flush and sync the sink.
 //! 4. [`Machine::synced`] after each sync, with the position that was appended when the sync began; only then tell the
@@ -63,14 +63,14 @@ struct Open {
     changes: u64,
 }
 
-/// Extract's state.
+/// Extract's state on one connection.
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
     positions: Positions,
     /// Everything before it has been handled on this connection, noted or not.
     reached: ResumeLsn,
-    /// Where this connection began: commits before it are in the sink.
+    /// Where the connection began: commits before it are in the sink.
     start: ResumeLsn,
     last_commit: CommitLsn,
     relations: Relations,
@@ -108,27 +108,6 @@ impl Machine {
             last_progress: None,
             counts: Counts::default(),
         }
-    }
-
-    /// A new connection begins at [`Positions::durable`], which it returns.
-    ///
-    /// # Errors
-    /// [`Error::Positions`] when something appended is not durable yet.
-    pub fn connected(&mut self) -> Result<ResumeLsn, Error> {
-        let Positions { appended, durable, .. } = self.positions;
-        if appended != durable {
-            return Err(Error::Positions(format!(
-                "connecting with {appended} appended and {durable} durable"
-            )));
-        }
-        self.start = durable;
-        self.reached = durable;
-        Ok(durable)
-    }
-
-    /// Values are asked for in binary, or not, from the next connection on.
-    pub fn set_binary(&mut self, binary: bool) {
-        self.settings.binary = binary;
     }
 
     /// The frame around the next message carries `lsn`; many carry 0/0.
@@ -247,27 +226,16 @@ impl Machine {
         self.positions.confirm(confirmed)
     }
 
-    /// The connection is gone: what it had begun is forgotten, and sent again by the next.
+    /// The connection is gone: what it had begun is forgotten, and the next one's machine gets it again.
     ///
     /// # Errors
     /// The sink's.
     pub fn disconnected(&mut self, now: Timestamp, sink: &mut impl Sink) -> Result<(), Error> {
+        self.open = None;
         self.block = None;
-        self.relations.expire();
-        let streamed = std::mem::take(&mut self.streamed);
-        if let Some(open) = self.open.take()
-            && open.begun
-        {
-            self.relations.undeclare(place(&open.begin));
-            sink.abandon()?;
-        }
-        for (xid, _) in streamed.iter().filter(|(_, streamed)| streamed.stored) {
-            sink.side_drop(*xid)?;
-        }
-        if self.owed {
-            self.note(now, sink)?;
-        }
-        Ok(())
+        self.streamed.clear();
+        sink.rollback()?;
+        if self.owed { self.note(now, sink) } else { Ok(()) }
     }
 
     /// Whether a transaction is begun and not ended: not the moment to stop in an orderly way.
@@ -367,9 +335,9 @@ impl Machine {
                 return Ok(());
             }
             open.begin(sink)?;
-            if known.declared.is_none() {
+            if known.declared != Some(open.name()) {
                 sink.relation(&known.relation)?;
-                known.declared = Some(place(&open.begin));
+                known.declared = Some(open.name());
             }
             open.changes += 1;
             return sink.row(row.relation, row.operation, row.bytes);
@@ -398,10 +366,10 @@ impl Machine {
             open.begin(sink)?;
             for id in &truncate.relations {
                 if let Some(known) = self.relations.get_mut(*id)
-                    && known.declared.is_none()
+                    && known.declared != Some(open.name())
                 {
                     sink.relation(&known.relation)?;
-                    known.declared = Some(place(&open.begin));
+                    known.declared = Some(open.name());
                 }
             }
             open.changes += 1;
@@ -413,8 +381,8 @@ impl Machine {
             if let Some(known) = streamed.relations.get_mut(*id)
                 && known.declared.is_none()
             {
-                sink.side_relation(xid, subxid, &known.relation)?;
-                known.declared = Some(u64::from(subxid));
+                sink.side_relation(xid, &known.relation)?;
+                known.declared = Some(0);
             }
         }
         streamed.count(subxid);
@@ -473,15 +441,11 @@ impl Machine {
                 "commit at {} of a transaction that ends at {}",
                 commit.commit_lsn, open.begin.commit_lsn
             );
-            self.open = Some(open);
             return Err(self.unexpected(&what));
         }
         if open.begun {
             let commit = Commit { changes: open.changes, ..commit };
-            if let Err(error) = sink.commit(&commit) {
-                self.open = Some(open);
-                return Err(error);
-            }
+            sink.commit(&commit)?;
             self.captured(&commit)
         } else {
             self.left_out(&commit);
@@ -563,9 +527,10 @@ impl Open {
         }
         Ok(())
     }
-}
 
-/// What names a transaction where tables are declared.
-fn place(begin: &Begin) -> u64 {
-    begin.commit_lsn.0.0
+    /// What tells it from others.
+    #[inline]
+    fn name(&self) -> u64 {
+        self.begin.commit_lsn.0.0
+    }
 }

@@ -1,5 +1,7 @@
 //! Where Extract puts what it captured: a trail, or whatever an embedder makes of it.
 
+use std::sync::Arc;
+
 use irongate_trail::{Begin, Commit, Message, Progress, Relation, Truncate};
 
 use crate::error::Error;
@@ -13,20 +15,22 @@ use crate::error::Error;
 /// The order of calls, as a grammar:
 ///
 /// ```text
-/// stream      = { transaction | progress | message | side }
-/// transaction = begin { relation | row | truncate | message } ( commit | abandon ) | adopt
+/// stream      = { transaction | progress | message | side } [ rollback ]
+/// transaction = begin { relation | row | truncate | message } commit | adopt
 /// side        = side_relation | side_row | side_truncate | side_message | side_abort | side_drop
 /// ```
 ///
 /// A transaction is begun only when it has something in it. [`Sink::relation`] comes before the first row that uses
-/// the relation, and again when the relation has changed. Calls for the side storage of a streamed transaction are
-/// keyed by its top-level xid; they stop with one of [`Sink::adopt`] and [`Sink::side_drop`], never both.
+/// the relation in each transaction, and again when the relation has changed in it; an unchanged one is mostly the
+/// same `Arc`. Calls for the side storage of a streamed transaction are keyed by its top-level xid and end with one of
+/// [`Sink::adopt`] and [`Sink::side_drop`]. [`Sink::rollback`] forgets the transaction begun and all side storage: the
+/// connection was lost, and the server sends them again.
 ///
 /// The side calls have defaults that refuse: a sink without side storage must ask for a stream without streamed
 /// transactions.
 ///
 /// # Errors
-/// Any error ends the stream: after it, the machine must be told of the disconnection before it goes on.
+/// Any error ends the stream. What was not committed before it is taken back with [`Sink::rollback`].
 pub trait Sink {
     /// Begins a transaction. [`Begin::previous`] is left for the sink to fill.
     ///
@@ -38,7 +42,7 @@ pub trait Sink {
     ///
     /// # Errors
     /// As the trait says.
-    fn relation(&mut self, relation: &Relation) -> Result<(), Error>;
+    fn relation(&mut self, relation: &Arc<Relation>) -> Result<(), Error>;
 
     /// A changed row, in the transaction begun. `bytes` were checked with [`irongate_trail::Row::decode`].
     ///
@@ -64,11 +68,11 @@ pub trait Sink {
     /// As the trait says.
     fn commit(&mut self, commit: &Commit) -> Result<(), Error>;
 
-    /// Forgets the transaction begun: the connection was lost, the server will send it again.
+    /// Forgets the transaction begun, if there is one, and everything streamed.
     ///
     /// # Errors
     /// As the trait says.
-    fn abandon(&mut self) -> Result<(), Error>;
+    fn rollback(&mut self) -> Result<(), Error>;
 
     /// Notes a place up to which there is nothing more to come.
     ///
@@ -76,11 +80,12 @@ pub trait Sink {
     /// As the trait says.
     fn progress(&mut self, progress: &Progress) -> Result<(), Error>;
 
-    /// Describes a table in the side storage of `xid`.
+    /// Describes a table in the side storage of `xid`. A description belongs to no sub-transaction: it stays when the one
+    /// that it came with is aborted.
     ///
     /// # Errors
     /// As the trait says.
-    fn side_relation(&mut self, _xid: u32, _subxid: u32, _relation: &Relation) -> Result<(), Error> {
+    fn side_relation(&mut self, _xid: u32, _relation: &Arc<Relation>) -> Result<(), Error> {
         Err(Error::NoSideStorage)
     }
 
@@ -115,7 +120,7 @@ pub trait Sink {
         Err(Error::NoSideStorage)
     }
 
-    /// The sub-transaction's changes do not count. Its relations are described again before they are used again.
+    /// The sub-transaction's changes do not count.
     ///
     /// # Errors
     /// As the trait says.
@@ -123,7 +128,7 @@ pub trait Sink {
         Err(Error::NoSideStorage)
     }
 
-    /// Forgets all of a streamed transaction.
+    /// Forgets all of a streamed transaction: it was aborted, or nothing of it counts.
     ///
     /// # Errors
     /// As the trait says.

@@ -6,7 +6,7 @@
 //!
 //! `received` may run ahead of `appended` by what is in the air: an open transaction, rows nobody wants, a keepalive
 //! that is not noted yet. `appended` may run ahead of `durable` by what one sync takes. `durable` may run ahead of
-//! `confirmed` by the feedback's rhythm. No link ever goes back on one process's watch: a move that would break the
+//! `confirmed` by the feedback's rhythm. No link ever goes back while a connection lasts: a move that would break the
 //! chain is an error, and the slot is told nothing more.
 
 use irongate_trail::{Lsn, ResumeLsn};
@@ -16,7 +16,7 @@ use crate::error::Error;
 /// Where an Extract is, as places to begin again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Positions {
-    /// The highest position that the server has named on any connection.
+    /// The highest position that the server has named.
     pub received: Lsn,
     /// Everything before it is in the sink or is not for it.
     pub appended: ResumeLsn,

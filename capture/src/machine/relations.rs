@@ -2,7 +2,9 @@
 //!
 //! The server sends a table's description before the first row that uses it, and again whenever its cache was
 //! invalidated: an ANALYZE is enough. So a repeated description is compared, and only a different one is a change.
-//! It is declared to the sink when a row needs it: most invalidated tables see no row for long.
+//! It is given to the sink when a row needs it: most invalidated tables see no row for long.
+
+use std::sync::Arc;
 
 use irongate_trail::Relation;
 use rustc_hash::FxHashMap;
@@ -10,14 +12,11 @@ use rustc_hash::FxHashMap;
 /// One table as the stream last described it.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    pub(super) relation: Relation,
+    pub(super) relation: Arc<Relation>,
     /// Whether its rows are wanted.
     pub(super) captured: bool,
-    /// Where this description was given to the sink, if it was: a number of the caller's, so that
-    /// [`Relations::undeclare`] can take back what the sink has forgotten.
+    /// The transaction in which this description was last given to the sink.
     pub(super) declared: Option<u64>,
-    /// Whether it was described on this connection. An older one is kept to compare with.
-    current: bool,
 }
 
 /// The tables of one stream: the connection's, or one streamed transaction's.
@@ -48,44 +47,26 @@ impl Relations {
     }
 
     fn insert(&mut self, relation: Relation, captured: bool) -> bool {
-        if let Some(known) = self.tables.get_mut(&relation.id)
-            && known.relation == relation
-        {
-            known.current = true;
-            known.captured = captured;
+        if self.tables.get(&relation.id).is_some_and(|known| *known.relation == relation) {
             return false;
         }
-        self.tables.insert(relation.id, Known { relation, captured, declared: None, current: true });
+        let id = relation.id;
+        self.tables.insert(id, Known { relation: Arc::new(relation), captured, declared: None });
         true
     }
 
-    /// The table, if it was described on this connection.
     #[inline]
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Known> {
-        self.tables.get_mut(&id).filter(|known| known.current)
-    }
-
-    /// The sink has forgotten what was declared at `place`.
-    pub(super) fn undeclare(&mut self, place: u64) {
-        for known in self.tables.values_mut() {
-            if known.declared == Some(place) {
-                known.declared = None;
-            }
-        }
+        self.tables.get_mut(&id)
     }
 
     /// A streamed transaction was committed: from here on, what it saw is what everyone sees.
     pub(super) fn merge(&mut self, committed: Relations) {
         self.types.extend(committed.types);
-        for known in committed.tables.into_values() {
-            self.insert(known.relation, known.captured);
-        }
-    }
-
-    /// A new connection describes everything anew.
-    pub(super) fn expire(&mut self) {
-        for known in self.tables.values_mut() {
-            known.current = false;
+        for (id, known) in committed.tables {
+            if self.tables.get(&id).is_none_or(|mine| mine.relation != known.relation) {
+                self.tables.insert(id, Known { declared: None, ..known });
+            }
         }
     }
 }

@@ -30,11 +30,9 @@ impl Streamed {
         self.changes.add(subxid);
     }
 
-    /// The sub-transaction was aborted. What was declared in it is declared again when it is needed again: a reader may
-    /// leave out everything of an aborted sub-transaction.
+    /// The sub-transaction was aborted.
     pub(super) fn abort(&mut self, subxid: u32) {
         self.changes.remove(subxid);
-        self.relations.undeclare(u64::from(subxid));
     }
 
     /// Changes that were not aborted.
@@ -117,8 +115,8 @@ impl Machine {
         }
         streamed.stored = true;
         if known.declared.is_none() {
-            sink.side_relation(xid, subxid, &known.relation)?;
-            known.declared = Some(u64::from(subxid));
+            sink.side_relation(xid, &known.relation)?;
+            known.declared = Some(0);
         }
         streamed.count(subxid);
         sink.side_row(xid, subxid, row.relation, row.operation, row.bytes)

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use std::sync::Arc;
+
 use irongate_trail::{Column, Message as Logical, ReplicaIdentity, TupleBuilder};
 
 use super::super::*;
@@ -37,7 +39,7 @@ impl Sink for Notes {
         let origin = begin.origin.as_ref().map_or_else(String::new, |origin| format!(" from {origin}"));
         self.note(format!("begin {} at {}{origin}", begin.xid, begin.commit_lsn))
     }
-    fn relation(&mut self, relation: &Relation) -> Result<(), Error> {
+    fn relation(&mut self, relation: &Arc<Relation>) -> Result<(), Error> {
         self.note(format!("relation {}", names(relation)))
     }
     fn row(&mut self, relation: u32, operation: u8, _: &[u8]) -> Result<(), Error> {
@@ -52,14 +54,14 @@ impl Sink for Notes {
     fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
         self.note(format!("commit to {} with {}", commit.end_lsn, commit.changes))
     }
-    fn abandon(&mut self) -> Result<(), Error> {
-        self.note("abandon".to_owned())
+    fn rollback(&mut self) -> Result<(), Error> {
+        self.note("rollback".to_owned())
     }
     fn progress(&mut self, progress: &Progress) -> Result<(), Error> {
         self.note(format!("progress to {}", progress.resume_lsn))
     }
-    fn side_relation(&mut self, xid: u32, subxid: u32, relation: &Relation) -> Result<(), Error> {
-        self.note(format!("side {xid}/{subxid} relation {}", names(relation)))
+    fn side_relation(&mut self, xid: u32, relation: &Arc<Relation>) -> Result<(), Error> {
+        self.note(format!("side {xid} relation {}", names(relation)))
     }
     fn side_row(
         &mut self,
@@ -104,8 +106,7 @@ pub(super) const START: u64 = 0x1000;
 
 impl Talk {
     pub(super) fn new(settings: Settings) -> Self {
-        let mut machine = Machine::new(settings, ResumeLsn(Lsn(START)), CommitLsn::default());
-        machine.connected().unwrap();
+        let machine = Machine::new(settings, ResumeLsn(Lsn(START)), CommitLsn::default());
         Self { machine, sink: Notes::default(), commit: 0, seconds: 1000 }
     }
 
@@ -188,6 +189,14 @@ impl Talk {
 
     pub(super) fn disconnect(&mut self) -> &mut Self {
         self.machine.disconnected(Timestamp(self.seconds * 1_000_000), &mut self.sink).unwrap();
+        self
+    }
+
+    /// Loses the connection and makes another, from what the sink has.
+    pub(super) fn reconnect(&mut self, last_commit: u64) -> &mut Self {
+        self.disconnect().sync();
+        let durable = self.machine.positions().durable;
+        self.machine = Machine::new(Settings::default(), durable, CommitLsn(Lsn(last_commit)));
         self
     }
 
