@@ -13,20 +13,18 @@ const KEPT: usize = 3;
 /// Renames `directory` to `<directory>.corrupt-<unix seconds>[-n]` and removes all but the newest few of its kind.
 /// The caller holds the store's lock, so nobody else chooses a name at the same time.
 pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, Error> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut target = sibling(directory, &format!(".corrupt-{seconds}"));
-    let mut n = 0_u32;
-    // A rename would silently replace an empty directory.
-    while target.symlink_metadata().is_ok() {
-        n += 1;
-        target = sibling(directory, &format!(".corrupt-{seconds}-{n}"));
-    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // Behind the newest there is, whatever the clock has done since: the names tell the order. It also makes the name
+    // a new one; a rename would silently replace an empty directory.
+    let (seconds, n) = match damaged(directory).first() {
+        Some(((seconds, n), _)) if *seconds >= now => (*seconds, n.saturating_add(1)),
+        _ => (now, 0),
+    };
+    let number = if n == 0 { String::new() } else { format!("-{n}") };
+    let target = sibling(directory, &format!(".corrupt-{seconds}{number}"));
     fs::rename(directory, &target).map_err(|e| Error::file("set aside the damaged store", directory, e))?;
-    if let Some(parent) = directory.parent() {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        if let Err(error) = File::open(parent).and_then(|parent| parent.sync_all()) {
-            tracing::debug!(%error, "could not sync the directory of the store");
-        }
+    if let Err(error) = File::open(parent_of(directory)).and_then(|parent| parent.sync_all()) {
+        tracing::debug!(%error, "could not sync the directory of the store");
     }
     remove_old(directory);
     Ok(target)
@@ -41,13 +39,20 @@ pub(super) fn sibling(directory: &Path, suffix: &str) -> PathBuf {
 
 /// Removes what is more than [`KEPT`]. A failure costs disk space only.
 fn remove_old(directory: &Path) {
-    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name().and_then(|n| n.to_str()))
-    else {
-        return;
-    };
+    for (_, path) in damaged(directory).into_iter().skip(KEPT) {
+        let is_directory = path.symlink_metadata().is_ok_and(|m| m.is_dir());
+        let removed = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if let Err(error) = removed {
+            tracing::debug!(%error, path = %path.display(), "could not remove an old damaged store");
+        }
+    }
+}
+
+/// The damaged stores that lie beside `directory`, the newest first.
+fn damaged(directory: &Path) -> Vec<((u64, u32), PathBuf)> {
+    let Some(name) = directory.file_name().and_then(|name| name.to_str()) else { return Vec::new() };
     let prefix = format!("{name}.corrupt-");
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent_of(directory)) else { return Vec::new() };
     let mut found: Vec<((u64, u32), PathBuf)> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
@@ -56,13 +61,11 @@ fn remove_old(directory: &Path) {
         })
         .collect();
     found.sort_unstable_by_key(|(age, _)| std::cmp::Reverse(*age));
-    for (_, path) in found.into_iter().skip(KEPT) {
-        let is_directory = path.symlink_metadata().is_ok_and(|m| m.is_dir());
-        let removed = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(error) = removed {
-            tracing::debug!(%error, path = %path.display(), "could not remove an old damaged store");
-        }
-    }
+    found
+}
+
+fn parent_of(directory: &Path) -> &Path {
+    directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Seconds and number of a suffix `<seconds>[-n]`; of nothing else.
