@@ -16,20 +16,26 @@
 //! ```
 
 mod binaries;
+mod compare;
+mod load;
 mod process;
 mod server;
 mod settings;
 mod tempdir;
 mod template;
+mod tier;
 mod tls;
 mod wait;
 mod watchdog;
 
 pub use binaries::Binaries;
+pub use compare::{Comparison, Difference, Kind, Tables, compare};
+pub use load::{Counts, Load, RunningLoad, seed};
 pub use process::{Finished, Process};
 pub use server::{Mode, Server, literal};
 pub use settings::Settings;
 pub use tempdir::TempDir;
+pub use tier::Tier;
 pub use tls::Tls;
 pub use wait::{wait_for, wait_until};
 
