@@ -1,14 +1,17 @@
 //! What can end an Extract, and what to do then.
 
+use std::time::Duration;
+
 use irongate_trail::{Lsn, Malformed};
 
 use crate::positions::Refusal;
 
 /// Why capturing cannot go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The server sent bytes that are no message.
-    #[error("malformed message from the server at {lsn}")]
+    #[error("malformed message from the server at {lsn}: {source}")]
     Malformed {
         /// The last position that the stream named.
         lsn: Lsn,
@@ -42,10 +45,39 @@ pub enum Error {
     },
     /// The stream may not begin.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] Box<Refusal>),
+    /// A publication of the flow does not exist.
+    #[error("publication \"{name}\" does not exist")]
+    NoPublication {
+        /// The publication.
+        name: String,
+    },
+    /// The server is too old for what is asked of it.
+    #[error("Extract needs PostgreSQL {needed} for this, the server is version {found}")]
+    Version {
+        /// The first major version that can.
+        needed: u32,
+        /// The server's `server_version_num`.
+        found: u32,
+    },
+    /// The server does not answer any more.
+    #[error("the server has been silent for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The connection, or a question to the server.
+    #[error(transparent)]
+    Postgres(#[from] irongate_postgres::Error),
+    /// The trail.
+    #[error(transparent)]
+    Trail(#[from] irongate_trail::Error),
+    /// The lock or the status of the process.
+    #[error(transparent)]
+    Checkpoint(#[from] irongate_checkpoint::Error),
     /// Positions stand in an order that would lose or repeat something: a defect of the program.
     #[error("positions are out of order: {0}")]
     Positions(String),
+    /// A part of the program ended that should not have.
+    #[error("a task of Extract ended: {0}")]
+    Task(#[source] tokio::task::JoinError),
     /// A streamed transaction came to a sink that cannot hold one.
     #[error("the sink has no side storage for streamed transactions")]
     NoSideStorage,
@@ -58,7 +90,11 @@ impl Error {
     /// Whether trying again later, with nothing else changed, can help.
     pub fn is_transient(&self) -> bool {
         match self {
+            Self::Silent(_) => true,
             Self::Refused(refusal) => refusal.is_transient(),
+            Self::Postgres(error) => error.is_transient() || is_slot_in_use(error),
+            Self::Trail(error) => error.is_transient(),
+            Self::Checkpoint(error) => error.is_transient(),
             _ => false,
         }
     }
@@ -67,14 +103,33 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::TwoPhase => {
-                "create the slot without two_phase (irongate teardown, then irongate setup and instantiate)"
-                    .to_owned()
+                "drop the slot (irongate teardown), set up the flow again (irongate setup), and instantiate it".to_owned()
             }
             Self::NotBinary { .. } => "let values travel as text".to_owned(),
+            Self::NoPublication { .. } => {
+                "irongate setup creates it; a publication that was dropped after its slot was made is lost to the slot, so instantiate the flow again"
+                    .to_owned()
+            }
+            Self::Version { needed, .. } => format!("upgrade the server to version {needed} or later"),
             Self::NoSideStorage => "ask for a stream without streamed transactions".to_owned(),
             Self::Refused(refusal) => return refusal.hint(),
+            Self::Postgres(error) => return error.hint(),
+            Self::Trail(error) => return error.hint(),
+            Self::Checkpoint(error) => return error.hint(),
             _ => return None,
         })
+    }
+}
+
+/// The slot was free when it was looked at, and somebody took it since: most likely our own cut connection.
+fn is_slot_in_use(error: &irongate_postgres::Error) -> bool {
+    const OBJECT_IN_USE: &str = "55006";
+    error.code() == Some(OBJECT_IN_USE)
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
     }
 }
 

@@ -46,7 +46,7 @@ use rustc_hash::FxHashMap;
 
 pub use self::chain::Positions;
 use self::relations::Relations;
-pub use self::settings::{Counts, OWN_SCHEMA, Settings, SkipOrigins};
+pub use self::settings::{Counts, OWN_SCHEMA, Settings, SkipOrigins, TableCounts};
 use self::streamed::Streamed;
 use crate::error::Error;
 use crate::pgoutput::{Message, Row};
@@ -258,6 +258,11 @@ impl Machine {
         self.counts
     }
 
+    /// Hands out the changes of each table that were counted since the last time.
+    pub fn drain_table_counts(&mut self, take: impl FnMut(&Relation, TableCounts)) {
+        self.relations.drain_counts(take);
+    }
+
     /// The last position that the stream named.
     pub fn at(&self) -> Lsn {
         self.at
@@ -340,6 +345,7 @@ impl Machine {
                 known.declared = Some(open.name());
             }
             open.changes += 1;
+            known.counts.add(row.operation);
             return sink.row(row.relation, row.operation, row.bytes);
         }
         self.side_row(row, sink)
@@ -365,9 +371,9 @@ impl Machine {
         if let Some(open) = &mut self.open {
             open.begin(sink)?;
             for id in &truncate.relations {
-                if let Some(known) = self.relations.get_mut(*id)
-                    && known.declared != Some(open.name())
-                {
+                let Some(known) = self.relations.get_mut(*id) else { continue };
+                known.counts.add(b'T');
+                if known.declared != Some(open.name()) {
                     sink.relation(&known.relation)?;
                     known.declared = Some(open.name());
                 }
@@ -378,9 +384,9 @@ impl Machine {
         let (xid, subxid, streamed) = self.side(subxid)?;
         streamed.stored = true;
         for id in &truncate.relations {
-            if let Some(known) = streamed.relations.get_mut(*id)
-                && known.declared.is_none()
-            {
+            let Some(known) = streamed.relations.get_mut(*id) else { continue };
+            known.counts.add(b'T');
+            if known.declared.is_none() {
                 sink.side_relation(xid, &known.relation)?;
                 known.declared = Some(0);
             }
@@ -401,6 +407,7 @@ impl Machine {
         if self.is_skipped()? {
             return Ok(());
         }
+        self.counts.messages += 1;
         if let Some(open) = &mut self.open {
             open.begin(sink)?;
             open.changes += 1;
@@ -426,6 +433,7 @@ impl Machine {
             return Ok(());
         }
         sink.message(message)?;
+        self.counts.messages += 1;
         self.positions.receive(message.lsn);
         self.reached = self.reached.max(ResumeLsn(message.lsn));
         self.owed = true;

@@ -27,31 +27,6 @@ pub struct Server {
     pub database: String,
 }
 
-/// The server's past: for each earlier timeline, where it was left (`TIMELINE_HISTORY`).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TimelineHistory(Vec<(u32, Lsn)>);
-
-impl TimelineHistory {
-    /// Reads the content of a history file: lines of timeline, switch point and reason, with `#` comments.
-    /// `None` when a line is anything else.
-    pub fn parse(content: &str) -> Option<Self> {
-        let lines = content.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-        lines
-            .filter(|line| !line.is_empty())
-            .map(|line| {
-                let mut words = line.split_whitespace();
-                Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
-            })
-            .collect::<Option<Vec<_>>>()
-            .map(Self)
-    }
-
-    /// Where `timeline` was left, if it is in this past.
-    pub fn left_at(&self, timeline: u32) -> Option<Lsn> {
-        self.0.iter().find(|(id, _)| *id == timeline).map(|(_, lsn)| *lsn)
-    }
-}
-
 /// What `pg_replication_slots` shows; what a release does not have is `None` or false.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Slot {
@@ -190,26 +165,22 @@ pub enum TimelineProof {
     NotSynced,
 }
 
-/// Whether Extract may begin with `slot` (`None`: there is none of the name) on `server`, and where.
+/// Whether Extract may begin with `slot` (`None`: there is none of the name) on `server`, and where. `history` is what
+/// `TIMELINE_HISTORY` says of the server's timeline: the ones before it, each with the position at which it was left.
 ///
 /// # Errors
 /// The first [`Refusal`] that applies, the gravest first.
 pub fn check(
     name: &str,
     server: &Server,
-    history: &TimelineHistory,
+    history: &[(u32, Lsn)],
     slot: Option<&Slot>,
     own: &Own,
 ) -> Result<Start, Refusal> {
     decide(server, history, slot, own).map_err(|reason| Refusal { slot: name.to_owned(), reason })
 }
 
-fn decide(
-    server: &Server,
-    history: &TimelineHistory,
-    slot: Option<&Slot>,
-    own: &Own,
-) -> Result<Start, Reason> {
+fn decide(server: &Server, history: &[(u32, Lsn)], slot: Option<&Slot>, own: &Own) -> Result<Start, Reason> {
     let Lineage { system_identifier, timeline, slot_incarnation } = own.lineage;
     if server.system_identifier != system_identifier {
         return Err(Reason::OtherSystem { expected: system_identifier, found: server.system_identifier });
@@ -218,7 +189,8 @@ fn decide(
     let durable = if own.durable.0 == Lsn::ZERO { ResumeLsn(slot_incarnation) } else { own.durable };
     let slot = slot.ok_or(Reason::Missing)?;
     if server.timeline != timeline {
-        let lacks = match history.left_at(timeline) {
+        let left_at = history.iter().find(|(id, _)| *id == timeline).map(|(_, lsn)| *lsn);
+        let lacks = match left_at {
             None => Some(TimelineProof::NotInHistory),
             Some(left_at) if durable.0 > left_at => Some(TimelineProof::LeftAt(left_at)),
             Some(_) if !slot.synced => Some(TimelineProof::NotSynced),

@@ -80,6 +80,15 @@ pub trait Sink {
     /// As the trait says.
     fn progress(&mut self, progress: &Progress) -> Result<(), Error>;
 
+    /// Makes durable everything that was appended. May block. The default is for a sink whose every call is durable
+    /// when it returns, or that need not survive a power cut.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn sync(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Describes a table in the side storage of `xid`. A description belongs to no sub-transaction: it stays when the one
     /// that it came with is aborted.
     ///

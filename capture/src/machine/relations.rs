@@ -9,6 +9,8 @@ use std::sync::Arc;
 use irongate_trail::Relation;
 use rustc_hash::FxHashMap;
 
+use super::settings::TableCounts;
+
 /// One table as the stream last described it.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
@@ -17,6 +19,7 @@ pub(super) struct Known {
     pub(super) captured: bool,
     /// The transaction in which this description was last given to the sink.
     pub(super) declared: Option<u64>,
+    pub(super) counts: TableCounts,
 }
 
 /// The tables of one stream: the connection's, or one streamed transaction's.
@@ -47,11 +50,12 @@ impl Relations {
     }
 
     fn insert(&mut self, relation: Relation, captured: bool) -> bool {
-        if self.tables.get(&relation.id).is_some_and(|known| *known.relation == relation) {
-            return false;
-        }
+        let counts = match self.tables.get(&relation.id) {
+            Some(known) if *known.relation == relation => return false,
+            known => known.map(|known| known.counts).unwrap_or_default(),
+        };
         let id = relation.id;
-        self.tables.insert(id, Known { relation: Arc::new(relation), captured, declared: None });
+        self.tables.insert(id, Known { relation: Arc::new(relation), captured, declared: None, counts });
         true
     }
 
@@ -64,8 +68,24 @@ impl Relations {
     pub(super) fn merge(&mut self, committed: Relations) {
         self.types.extend(committed.types);
         for (id, known) in committed.tables {
-            if self.tables.get(&id).is_none_or(|mine| mine.relation != known.relation) {
-                self.tables.insert(id, Known { declared: None, ..known });
+            match self.tables.get_mut(&id) {
+                Some(mine) => {
+                    mine.counts.merge(known.counts);
+                    if mine.relation != known.relation {
+                        *mine = Known { declared: None, counts: mine.counts, ..known };
+                    }
+                }
+                None => _ = self.tables.insert(id, Known { declared: None, ..known }),
+            }
+        }
+    }
+
+    /// Hands out what was counted since the last time.
+    pub(super) fn drain_counts(&mut self, mut take: impl FnMut(&Relation, TableCounts)) {
+        for known in self.tables.values_mut() {
+            let counts = std::mem::take(&mut known.counts);
+            if counts != TableCounts::default() {
+                take(&known.relation, counts);
             }
         }
     }

@@ -61,8 +61,58 @@ pub struct Counts {
     pub skipped: u64,
     /// Transactions that had been given to the sink before.
     pub duplicates: u64,
+    /// Logical messages given to the sink, in transactions and between them.
+    pub messages: u64,
     /// Streamed transactions that were aborted.
     pub aborted: u64,
     /// The source's time of the last commit given to the sink.
     pub commit_time: Timestamp,
+}
+
+impl Counts {
+    /// These and the `later` ones, of another connection.
+    #[must_use]
+    pub fn plus(self, later: Self) -> Self {
+        Self {
+            transactions: self.transactions + later.transactions,
+            changes: self.changes + later.changes,
+            skipped: self.skipped + later.skipped,
+            duplicates: self.duplicates + later.duplicates,
+            messages: self.messages + later.messages,
+            aborted: self.aborted + later.aborted,
+            commit_time: self.commit_time.max(later.commit_time),
+        }
+    }
+}
+
+/// Changes of one table. Those of a sub-transaction that was aborted after it was streamed are counted with the rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TableCounts {
+    /// Rows inserted.
+    pub inserts: u64,
+    /// Rows updated.
+    pub updates: u64,
+    /// Rows deleted.
+    pub deletes: u64,
+    /// Truncates.
+    pub truncates: u64,
+}
+
+impl TableCounts {
+    #[inline]
+    pub(super) fn add(&mut self, operation: u8) {
+        match operation {
+            b'I' => self.inserts += 1,
+            b'U' => self.updates += 1,
+            b'D' => self.deletes += 1,
+            _ => self.truncates += 1,
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        self.inserts += other.inserts;
+        self.updates += other.updates;
+        self.deletes += other.deletes;
+        self.truncates += other.truncates;
+    }
 }

@@ -118,6 +118,7 @@ impl Machine {
             sink.side_relation(xid, &known.relation)?;
             known.declared = Some(0);
         }
+        known.counts.add(row.operation);
         streamed.count(subxid);
         sink.side_row(xid, subxid, row.relation, row.operation, row.bytes)
     }

@@ -360,7 +360,7 @@ fn two_phase_messages_are_refused_with_a_remedy() {
         crate::pgoutput::Prepared { lsn: Lsn(1), end_lsn: Lsn(2), time: Timestamp(0), xid: 7, gid: "g" };
     let error = Talk::default().try_say(Message::BeginPrepare(prepared)).unwrap_err();
     assert!(matches!(error, Error::TwoPhase));
-    assert!(error.hint().unwrap().contains("without two_phase"));
+    assert!(error.hint().unwrap().contains("irongate setup"));
 }
 
 #[test]

@@ -1,0 +1,303 @@
+//! Extract: follows one slot into one trail, for as long as it is let.
+//!
+//! Its place is the trail's and nothing else: each connection starts where the trail is durable, with a machine made
+//! for it. What can pass by itself is tried again, longer apart each time; anything else ends the process with a
+//! remedy, because a stream that goes on over a doubt loses changes in silence.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use irongate_checkpoint::{Failure, GroupLock, Program, Publisher, State, Status, TableCounters};
+use irongate_trail::{Directory, Lineage, Mark, Storage, Timestamp, Writer, WriterOptions};
+
+use crate::error::Error;
+use crate::machine::{Counts, Machine};
+use crate::positions::Own;
+use crate::run::{self, BackOff, Ended, Stop, View, known};
+use crate::source::Source;
+use crate::target::Target as _;
+
+/// How long a server that has shut down is left alone.
+const SHUT_DOWN_PAUSE: Duration = Duration::from_secs(5);
+
+/// One Extract.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The group's name: of its lock and of its status.
+    pub group: String,
+    /// The flow that the trail belongs to.
+    pub flow: String,
+    /// The stream to read.
+    pub source: Source,
+    /// The trail's directory.
+    pub trail: PathBuf,
+    /// Directory of the lock and the status.
+    pub state_dir: PathBuf,
+    /// Whose LSNs the trail must hold. `None` takes the trail's word.
+    pub lineage: Option<Lineage>,
+    /// Size of a trail file in bytes.
+    pub file_size: u64,
+    /// First pause before another attempt.
+    pub retry_first: Duration,
+    /// Longest pause before another attempt.
+    pub retry_longest: Duration,
+}
+
+impl Settings {
+    /// Usual settings: 64 MiB files, pauses of 1 to 30 s.
+    pub fn new(
+        group: impl Into<String>,
+        flow: impl Into<String>,
+        source: Source,
+        trail: impl Into<PathBuf>,
+        state_dir: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            group: group.into(),
+            flow: flow.into(),
+            source,
+            trail: trail.into(),
+            state_dir: state_dir.into(),
+            lineage: None,
+            file_size: 64 << 20,
+            retry_first: Duration::from_secs(1),
+            retry_longest: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How an Extract ended that was asked to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stopped {
+    /// Where the trail ends, durable.
+    pub mark: Mark,
+    /// What was done since the start.
+    pub counts: Counts,
+}
+
+/// Follows one slot into one trail. Needs a multi-threaded tokio runtime: the feedback to the slot must go on while a
+/// write to the trail blocks.
+#[derive(Debug)]
+pub struct Extract {
+    settings: Settings,
+    storage: Arc<dyn Storage>,
+}
+
+impl Extract {
+    /// An Extract that is not running yet.
+    pub fn new(settings: Settings) -> Self {
+        let storage = Arc::new(Directory::new(&settings.trail));
+        Self { settings, storage }
+    }
+
+    /// The same, with its trail in a storage of the caller's: a test's that fails at will, or one that encrypts.
+    #[must_use]
+    pub fn with_storage(mut self, storage: Arc<dyn Storage>) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// Runs until `shutdown` is ready or something fails that cannot pass by itself. Stops at the end of a transaction,
+    /// with everything appended durable and confirmed.
+    ///
+    /// Not cancel-safe in comfort, but in substance: when the call is dropped the trail is as after a kill, and the next
+    /// start goes on from what was durable.
+    ///
+    /// # Errors
+    /// Any [`Error`] that is not transient; it stands in the group's status as well. [`Error::Checkpoint`] when the
+    /// group runs already.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
+        let Settings { group, flow, state_dir, .. } = &self.settings;
+        let lock = GroupLock::acquire(state_dir, group)?;
+        let publisher = Publisher::start(state_dir, Status::starting(group, flow, Program::Extract))?;
+        let mut shown = Shown {
+            publisher,
+            tables: BTreeMap::new(),
+            before: Counts::default(),
+            counts: Counts::default(),
+        };
+        let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
+        match &outcome {
+            Ok(_) => shown.publisher.state(State::Stopped, "stopped as asked"),
+            Err(error) => shown.publisher.abended(failure(error)),
+        }
+        // The last status is written before the lock goes, so that a reader can tell an end from a kill.
+        drop(shown);
+        drop(lock);
+        outcome
+    }
+
+    async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
+        let settings = &self.settings;
+        let mut writer = self.open_trail()?;
+        let mut back_off = BackOff::new(settings.retry_first, settings.retry_longest);
+        let mut binary = true;
+        loop {
+            let before = writer.durable();
+            let pause = match self.attempt(&mut writer, binary, shown, &mut stop).await {
+                Ok(Ended::Stopped) => return Ok(Stopped { mark: writer.durable(), counts: shown.total() }),
+                Ok(Ended::ByServer) => {
+                    back_off.reset();
+                    shown.publisher.doing("the server has shut down; waiting before another attempt");
+                    SHUT_DOWN_PAUSE
+                }
+                Err(error @ Error::NotBinary { .. }) => {
+                    tracing::warn!(%error, "going on with values as text");
+                    binary = false;
+                    Duration::ZERO
+                }
+                Err(error) if error.is_transient() => {
+                    if writer.durable() != before {
+                        back_off.reset();
+                    }
+                    let pause = back_off.next();
+                    tracing::warn!(%error, hint = error.hint(), pause_seconds = pause.as_secs_f32(), "trying again");
+                    shown.trouble(&error, pause);
+                    pause
+                }
+                Err(error) => return Err(error),
+            };
+            shown.next_connection();
+            if stop.or(tokio::time::sleep(pause)).await.is_none() {
+                writer.rollback()?;
+                writer.sync()?;
+                return Ok(Stopped { mark: writer.durable(), counts: shown.total() });
+            }
+        }
+    }
+
+    fn open_trail(&self) -> Result<Writer, Error> {
+        let Settings { flow, lineage, file_size, .. } = &self.settings;
+        // Flow and lineage are the trail's own; a trail is made together with its slot, never here.
+        let options =
+            WriterOptions { file_size: *file_size, ..WriterOptions::new(flow, lineage.unwrap_or_default()) };
+        let (writer, recovered) = Writer::open(Arc::clone(&self.storage), options, *lineage)?;
+        if recovered.torn > 0 {
+            tracing::info!(bytes = recovered.torn, "an unfinished end of the trail was cut off");
+        }
+        if let Some(promised) = recovered.missing_before {
+            tracing::warn!(
+                promised = %promised.resume_lsn, found = %recovered.mark.resume_lsn,
+                "the disk lost the end of the trail although it had been synced"
+            );
+        }
+        tracing::info!(resume = %recovered.mark.resume_lsn, position = %recovered.mark.position, "trail opened");
+        Ok(writer)
+    }
+
+    /// One connection, from its start to its end.
+    async fn attempt(
+        &self,
+        writer: &mut Writer,
+        binary: bool,
+        shown: &mut Shown,
+        stop: &mut Stop,
+    ) -> Result<Ended, Error> {
+        let source = &self.settings.source;
+        // After a failure something may still be in hand, or not yet on the disk.
+        writer.rollback()?;
+        writer.sync_now()?;
+        let opening = async {
+            let mut connected = source.connect().await?;
+            let own = Own { lineage: writer.lineage(), durable: writer.durable().resume_lsn };
+            let start = connected.check(source, &own).await?;
+            if start.unreserved {
+                tracing::warn!(slot = source.slot, "the server may remove log that the slot needs");
+            }
+            if start.lineage != own.lineage {
+                tracing::warn!(from = %own.lineage, to = %start.lineage, "the server was promoted; going on");
+                writer.begin_lineage(start.lineage, start.at)?;
+                writer.sync_now()?;
+            }
+            connected.start(source, start.at, writer.durable().commit_lsn, binary).await
+        };
+        let Some(stream) = stop.or(opening).await.transpose()? else { return Ok(Ended::Stopped) };
+        shown.publisher.state(State::Running, "following the database");
+        run::run(stream, writer, stop, &mut |view, machine| shown.show(view, machine)).await
+    }
+}
+
+/// What `info` and `stats` see.
+#[derive(Debug)]
+struct Shown {
+    publisher: Publisher,
+    tables: BTreeMap<String, TableCounters>,
+    /// Of the connections before this one.
+    before: Counts,
+    counts: Counts,
+}
+
+impl Shown {
+    fn total(&self) -> Counts {
+        self.before.plus(self.counts)
+    }
+
+    fn next_connection(&mut self) {
+        self.before = self.total();
+        self.counts = Counts::default();
+    }
+
+    fn trouble(&self, error: &Error, pause: Duration) {
+        let failure = failure(error);
+        self.publisher.update(|status| {
+            status.doing = format!("trying again in {} s", pause.as_secs_f32().ceil());
+            status.error = Some(failure);
+        });
+    }
+
+    fn show(&mut self, view: &View, machine: &mut Machine) {
+        self.counts = view.counts;
+        machine.drain_table_counts(|relation, counts| {
+            let table = self.tables.entry(format!("{}.{}", relation.schema, relation.name)).or_default();
+            table.inserts += counts.inserts;
+            table.updates += counts.updates;
+            table.deletes += counts.deletes;
+            table.truncates += counts.truncates;
+        });
+        let total = self.total();
+        let sum = |of: fn(&TableCounters) -> u64| self.tables.values().map(of).sum();
+        let (inserts, updates, deletes, truncates) =
+            (sum(|t| t.inserts), sum(|t| t.updates), sum(|t| t.deletes), sum(|t| t.truncates));
+        let durable = view.positions.durable;
+        let lag_bytes = view.positions.received.bytes_since(durable.0);
+        self.publisher.update(|status| {
+            status.error = None;
+            status.doing.clear();
+            status.doing.push_str(if view.streamed > 0 {
+                "following the database; transactions in progress are kept aside"
+            } else {
+                "following the database"
+            });
+            status.position = Some(view.durable.position);
+            status.resume_lsn = known(durable);
+            status.commit_lsn = Some(view.durable.commit_lsn.0).filter(|lsn| lsn.0 != 0);
+            status.lag_bytes = Some(lag_bytes);
+            status.lag_seconds = Some(lag_seconds(view));
+            status.last_commit_time = Some(view.durable.commit_time).filter(|time| time.0 != 0);
+            status.counters.transactions = total.transactions;
+            status.counters.rows_inserted = inserts;
+            status.counters.rows_updated = updates;
+            status.counters.rows_deleted = deletes;
+            status.counters.truncates = truncates;
+            status.counters.messages = total.messages;
+            status.tables.clone_from(&self.tables);
+        });
+    }
+}
+
+/// How old the last durable commit was, by the server's own clock, while there is something behind; zero when there is
+/// not.
+fn lag_seconds(view: &View) -> f64 {
+    let commit = view.durable.commit_time;
+    if view.positions.received <= view.positions.durable.0 || commit == Timestamp::default() {
+        return 0.0;
+    }
+    (view.server_time.0.saturating_sub(commit.0)).max(0) as f64 / 1e6
+}
+
+fn failure(error: &Error) -> Failure {
+    Failure { message: error.to_string(), hint: error.hint(), transient: error.is_transient() }
+}

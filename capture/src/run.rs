@@ -1,0 +1,397 @@
+//! One connection, acted out: bytes in, sink calls out, syncs beside, the slot told.
+//!
+//! # The loop
+//!
+//! Each turn waits for the first of these, in this order of priority, then handles every frame that is in the buffer:
+//!
+//! 1. a sync has ended: `durable` moves and the feedback task hears of it;
+//! 2. the feedback task has failed: the connection is gone;
+//! 3. we are asked to stop: the transaction in the stream is finished first, within [`GRACE`];
+//! 4. the socket has bytes;
+//! 5. a quarter of a second has passed.
+//!
+//! After the frames the machine settles, and if no sync is under way the next one begins: so one sync carries all that
+//! was appended while the one before it ran (group commit), and at low load a transaction is synced at once.
+//!
+//! # Why nothing is confirmed too early
+//!
+//! The feedback task knows one number, the position that [`Target::synced`] returned. It is a position that the machine
+//! had appended when the job was made, and the machine checks the chain each time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use irongate_postgres::{Frame, FrameReader};
+use irongate_trail::{Lsn, Mark, ResumeLsn, Timestamp};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::error::Error;
+use crate::feedback::Feedback;
+use crate::machine::{Counts, Machine, Positions};
+use crate::pgoutput::Decoder;
+use crate::target::{Job, Target};
+
+/// How long a transaction in the stream may take to end once we are asked to stop; then it is rolled back.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long the server may take to answer the end of the stream.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How often idle things are looked after, and the state is shown.
+const TICK: Duration = Duration::from_millis(250);
+
+/// An open stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) reader: FrameReader,
+    pub(crate) decoder: Decoder,
+    pub(crate) machine: Machine,
+    pub(crate) feedback: Feedback,
+    /// After so long without a byte the server counts as gone; after half of it, it is asked for one.
+    pub(crate) silence: Duration,
+}
+
+/// How a stream ended when nothing went wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    /// We were asked to.
+    Stopped,
+    /// The server is shutting down and has sent everything.
+    ByServer,
+}
+
+/// What can be shown of a stream while it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) positions: Positions,
+    pub(crate) counts: Counts,
+    pub(crate) streamed: usize,
+    pub(crate) durable: Mark,
+    /// The server's clock in the last frame.
+    pub(crate) server_time: Timestamp,
+}
+
+/// A sync that runs beside the loop, or none.
+#[derive(Default)]
+struct Syncing(Option<JoinHandle<Result<Mark, Error>>>);
+
+impl Syncing {
+    fn start(&mut self, job: Job) {
+        self.0 = Some(tokio::task::spawn_blocking(job));
+    }
+
+    /// Waits for the sync to end; for ever if there is none. Cancel-safe.
+    async fn ended(&mut self) -> Result<Mark, Error> {
+        match &mut self.0 {
+            Some(handle) => {
+                let outcome = handle.await;
+                self.0 = None;
+                outcome.map_err(Error::Task)?
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Why the loop is left.
+enum Left {
+    Stopped,
+    ByServer,
+}
+
+/// Runs a stream until `stop` is ready, the server ends it, or something fails. Whatever the outcome, what was
+/// appended is durable in `target` on return and what was begun is rolled back, unless that failed too.
+pub(crate) async fn run<T: Target>(
+    mut stream: Stream,
+    target: &mut T,
+    stop: &mut Stop,
+    show: &mut (impl FnMut(&View, &mut Machine) + Send),
+) -> Result<Ended, Error> {
+    let mut syncing = Syncing::default();
+    let left = turn(&mut stream, target, &mut syncing, stop, show).await;
+    // A sync that is under way is waited for in every case: its answer belongs to the target.
+    if syncing.0.is_some() {
+        let outcome = syncing.ended().await;
+        let durable = target.synced(outcome)?;
+        stream.machine.synced(durable)?;
+    }
+    let Stream { reader, mut machine, feedback, .. } = stream;
+    let now = Timestamp::now();
+    let settled = machine
+        .disconnected(now, target)
+        .and_then(|()| target.sync_now())
+        .and_then(|()| machine.synced(target.durable().resume_lsn.max(machine.positions().durable)));
+    match left {
+        Err(error) => {
+            feedback.abort();
+            if let Err(second) = settled {
+                tracing::warn!(error = %second, "what was in hand could not be put away");
+            }
+            Err(error)
+        }
+        Ok(left) => {
+            settled?;
+            feedback.durable(machine.positions().durable);
+            part(reader, feedback, &mut machine).await;
+            Ok(match left {
+                Left::Stopped => Ended::Stopped,
+                Left::ByServer => Ended::ByServer,
+            })
+        }
+    }
+}
+
+/// The loop.
+async fn turn<T: Target>(
+    stream: &mut Stream,
+    target: &mut T,
+    syncing: &mut Syncing,
+    stop: &mut Stop,
+    show: &mut (impl FnMut(&View, &mut Machine) + Send),
+) -> Result<Left, Error> {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = Watch::new();
+    let mut stopping: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            biased;
+            outcome = syncing.ended() => {
+                let durable = target.synced(outcome)?;
+                stream.machine.synced(durable)?;
+                stream.feedback.durable(durable);
+            }
+            error = stream.feedback.failed() => return Err(last_words(stream, error).await),
+            () = stop.asked(), if stopping.is_none() => stopping = Some(Instant::now() + GRACE),
+            // What is received while nothing is taken any more would only fill memory.
+            more = stream.reader.fill(), if stopping.is_none() || stream.machine.in_transaction() => {
+                if !more? {
+                    return Err(irongate_postgres::Error::Closed(None).into());
+                }
+                watch.heard();
+            }
+            _ = tick.tick() => {}
+        }
+        if handle_frames(stream, target, &mut watch, stopping.is_some())? {
+            return Ok(Left::ByServer);
+        }
+        let is_between = !stream.machine.in_transaction();
+        if stopping.is_some() && is_between {
+            stream.machine.stopping();
+        }
+        let is_behind = stream.machine.settle(Timestamp::now(), target)?;
+        if syncing.0.is_none()
+            && let Some(job) = target.sync_job()?
+        {
+            syncing.start(job);
+        }
+        if let Some(deadline) = stopping
+            && (is_between && !is_behind || Instant::now() >= deadline)
+        {
+            return Ok(Left::Stopped);
+        }
+        watch.look(stream, target, show)?;
+    }
+}
+
+/// Handles what has been received. True when the server has ended the stream.
+fn handle_frames<T: Target>(
+    stream: &mut Stream,
+    target: &mut T,
+    watch: &mut Watch,
+    stopping: bool,
+) -> Result<bool, Error> {
+    let Stream { reader, decoder, machine, feedback, .. } = stream;
+    while !stopping || machine.in_transaction() {
+        match reader.next_frame()? {
+            None => break,
+            Some(Frame::XLogData { start, time, data, .. }) => {
+                watch.server_time = time;
+                machine.frame(start);
+                let message =
+                    decoder.decode(data).map_err(|source| Error::Malformed { lsn: machine.at(), source })?;
+                machine.message(message, target)?;
+            }
+            Some(Frame::Keepalive { wal_end, time, reply_requested }) => {
+                watch.server_time = time;
+                machine.keepalive(wal_end, reply_requested);
+                if reply_requested {
+                    feedback.asked();
+                }
+            }
+            Some(Frame::Done) => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+/// What the loop keeps an eye on.
+struct Watch {
+    heard: Instant,
+    probed: bool,
+    shown: Instant,
+    server_time: Timestamp,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { heard: now, probed: false, shown: now, server_time: Timestamp::default() }
+    }
+
+    fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.probed = false;
+    }
+
+    /// Finds out a server that is gone, checks the chain, and shows the state.
+    fn look<T: Target>(
+        &mut self,
+        stream: &mut Stream,
+        target: &T,
+        show: &mut impl FnMut(&View, &mut Machine),
+    ) -> Result<(), Error> {
+        let now = Instant::now();
+        if now < self.shown + TICK {
+            return Ok(());
+        }
+        self.shown = now;
+        let silent = now - self.heard;
+        if silent >= stream.silence {
+            return Err(Error::Silent(silent));
+        }
+        if silent >= stream.silence / 2 && !self.probed {
+            stream.feedback.probe();
+            self.probed = true;
+        }
+        stream.machine.confirmed(stream.feedback.confirmed())?;
+        let view = View {
+            positions: stream.machine.positions(),
+            counts: stream.machine.counts(),
+            streamed: stream.machine.streamed(),
+            durable: target.durable(),
+            server_time: self.server_time,
+        };
+        show(&view, &mut stream.machine);
+        Ok(())
+    }
+}
+
+/// The sending side has failed. The server's reason, if it gave one, is at the reader.
+async fn last_words(stream: &mut Stream, error: Error) -> Error {
+    let words = async {
+        loop {
+            match stream.reader.next_frame() {
+                Ok(Some(_)) => {}
+                Ok(None) => match stream.reader.fill().await {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => return Some(error),
+                },
+                Err(error) => return Some(error),
+            }
+        }
+    };
+    timeout(FAREWELL, words).await.ok().flatten().map_or(error, Error::from)
+}
+
+/// Tells the server the last position and ends the session in order. What fails here is lost on nobody: the trail is
+/// durable, and a position that the server did not hear is told it again at the next start.
+async fn part(mut reader: FrameReader, feedback: Feedback, machine: &mut Machine) {
+    let farewell = async {
+        let (mut writer, confirmed) = feedback.finish().await?;
+        machine.confirmed(confirmed)?;
+        writer.finish().await?;
+        let mut done = false;
+        while !done && reader.fill().await? {
+            while let Some(frame) = reader.next_frame()? {
+                done |= frame == Frame::Done;
+            }
+        }
+        writer.terminate().await?;
+        Ok::<_, Error>(confirmed)
+    };
+    match timeout(FAREWELL, farewell).await {
+        Ok(Ok(confirmed)) => tracing::debug!(%confirmed, "stream ended"),
+        Ok(Err(error)) => tracing::debug!(%error, "stream ended without an answer of the server"),
+        Err(_) => tracing::debug!("stream ended, and the server did not answer in time"),
+    }
+}
+
+/// Waits before another attempt: longer each time, and not in step with others.
+#[derive(Clone, Debug)]
+pub(crate) struct BackOff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl BackOff {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, next: first }
+    }
+
+    /// How long to wait this time.
+    pub(crate) fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (self.next * 2).min(self.longest);
+        // The low bits of the clock scatter processes that lost the same server.
+        let scatter = u32::from(Timestamp::now().0.to_le_bytes()[0]);
+        wait + wait * scatter / 1024
+    }
+
+    /// An attempt has succeeded.
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// Somebody's wish that we end, asked after in several places and remembered once it was uttered.
+pub(crate) struct Stop {
+    wish: Pin<Box<dyn Future<Output = ()> + Send>>,
+    uttered: bool,
+}
+
+impl Stop {
+    pub(crate) fn new(wish: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { wish: Box::pin(wish), uttered: false }
+    }
+
+    /// Waits for the wish. Cancel-safe, and ready at once when it was uttered before.
+    pub(crate) async fn asked(&mut self) {
+        if !self.uttered {
+            self.wish.as_mut().await;
+            self.uttered = true;
+        }
+    }
+
+    /// Does `work`, unless the wish comes first.
+    pub(crate) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.asked() => None,
+            done = work => Some(done),
+        }
+    }
+}
+
+/// For readers of [`ResumeLsn`]s that may not know one yet.
+pub(crate) fn known(lsn: ResumeLsn) -> Option<Lsn> {
+    (lsn.0 != Lsn::ZERO).then_some(lsn.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_start_over_after_a_success() {
+        let mut back_off = BackOff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let waits: Vec<u64> = (0..8).map(|_| back_off.next().as_millis() as u64).collect();
+        for (wait, least) in waits.iter().zip([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]) {
+            assert!((least..=least + least / 4).contains(wait), "{wait} ms for {least} ms");
+        }
+        back_off.reset();
+        assert!(back_off.next() < Duration::from_millis(1_300));
+    }
+}
