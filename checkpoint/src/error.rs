@@ -5,9 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use irongate_trail::Lsn;
-use tokio_postgres::error::SqlState;
 
-use crate::session::Session;
+use crate::session::OtherSession;
 
 /// Who holds a lock, as far as the lock's file tells. The file is written just after the lock is taken, so both parts
 /// can be missing for an instant.
@@ -124,7 +123,7 @@ pub enum Error {
         /// The flow.
         flow: String,
         /// The session that has claimed it.
-        session: Box<Session>,
+        session: Box<OtherSession>,
     },
     /// Another session has the replication origin. PostgreSQL up to 18 lets one session at a time use an origin.
     #[error("replication origin \"{origin}\" is in use by {session}")]
@@ -132,7 +131,7 @@ pub enum Error {
         /// The origin.
         origin: String,
         /// The session that has it.
-        session: Box<Session>,
+        session: Box<OtherSession>,
     },
     /// The replication origin does not exist in the target's cluster.
     #[error("replication origin \"{origin}\" does not exist")]
@@ -163,14 +162,12 @@ pub enum Error {
         known: Lsn,
     },
     /// The target refuses a statement, or the connection to it is lost.
-    #[error("could not {doing}: {message}")]
+    #[error("could not {doing}: {source}")]
     Sql {
         /// What was being done, as a verb with its object.
         doing: &'static str,
-        /// The server's message with its SQLSTATE, without its detail.
-        message: String,
-        /// The driver's error.
-        source: Box<tokio_postgres::Error>,
+        /// What the server or the connection said, without row values.
+        source: Box<irongate_postgres::Error>,
     },
 }
 
@@ -180,21 +177,12 @@ impl Error {
     }
 
     pub(crate) fn sql(doing: &'static str, source: tokio_postgres::Error) -> Self {
-        let message = match source.as_db_error() {
-            Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
-            None => {
-                let mut text = source.to_string();
-                if let Some(cause) = std::error::Error::source(&source) {
-                    text = format!("{text}: {cause}");
-                }
-                text
-            }
-        };
-        Self::Sql { doing, message, source: Box::new(source) }
+        Self::Sql { doing, source: Box::new(source.into()) }
     }
 
-    /// The SQLSTATE, where the server has given one.
-    pub fn sqlstate(&self) -> Option<&SqlState> {
+    /// The SQLSTATE, where the server has given one. `25P02` says that an earlier statement of the same transaction has
+    /// failed: that one's error tells why.
+    pub fn sqlstate(&self) -> Option<&str> {
         match self {
             Self::Sql { source, .. } => source.code(),
             _ => None,
@@ -210,7 +198,7 @@ impl Error {
             | Self::OriginInUse { .. }
             | Self::Store { .. } => true,
             Self::File { source, .. } => file_is_transient(source),
-            Self::Sql { source, .. } => source.code().map_or_else(|| is_lost(source), sqlstate_is_transient),
+            Self::Sql { source, .. } => source.is_transient(),
             _ => false,
         }
     }
@@ -257,28 +245,14 @@ impl Error {
                 "the target was restored or runs with fsync off: compare it, or instantiate it again".to_owned()
             }
             Self::Sql { source, .. } => match source.code() {
-                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
-                    "run \"irongate setup\", which grants what is needed".to_owned()
-                }
-                Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                Some("42501") => "run \"irongate setup\", which grants what is needed".to_owned(),
+                Some("25006") => {
                     "the target is a standby or set read-only: connect to its primary".to_owned()
                 }
-                _ => return None,
+                _ => return source.hint(),
             },
         })
     }
-}
-
-/// Conditions under which the server may do later what it refuses now: lost connections (class 08), serialisation
-/// failures and deadlocks (40), resources (53), operator intervention (57) and unavailable locks (PostgreSQL manual,
-/// appendix "PostgreSQL Error Codes").
-fn sqlstate_is_transient(code: &SqlState) -> bool {
-    matches!(code.code().get(..2), Some("08" | "40" | "53" | "57")) || *code == SqlState::LOCK_NOT_AVAILABLE
-}
-
-/// Whether an error without a SQLSTATE is the loss of the connection.
-fn is_lost(error: &tokio_postgres::Error) -> bool {
-    error.is_closed() || std::error::Error::source(error).is_some_and(|cause| cause.is::<io::Error>())
 }
 
 fn file_is_transient(source: &io::Error) -> bool {

@@ -19,7 +19,7 @@ mod watermark;
 pub use error::{Error, Holder};
 pub use lock::GroupLock;
 pub use origin::{Origin, OriginSession, OriginTransaction, origin_grants};
-pub use session::Session;
+pub use session::OtherSession;
 pub use status::{Counters, Failure, Program, Publisher, State, Status, TableCounters, read as read_status};
 pub use store::{MemoryStore, Opened, SledStore, Store, TypedStore, codec};
 pub use table::{Applied, CHECKPOINT_SCHEMA, CheckpointTable, checkpoint_setup, checkpoint_teardown};

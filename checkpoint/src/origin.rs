@@ -9,6 +9,7 @@
 
 mod transaction;
 
+use irongate_postgres::sql::quote_identifier;
 use irongate_trail::ResumeLsn;
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
@@ -17,8 +18,8 @@ use tokio_postgres::error::SqlState;
 pub use transaction::{OriginSession, OriginTransaction};
 
 use crate::error::Error;
-use crate::session::Session;
-use crate::sql::{from_pg, quoted, to_pg};
+use crate::session::OtherSession;
+use crate::sql::{from_pg, to_pg};
 
 /// Begins the names of all of Irongate's origins.
 const PREFIX: &str = "irongate_";
@@ -190,8 +191,8 @@ impl Origin {
         // The pid stands only in the message, whatever its language: it is the last number there.
         let pid = error.as_db_error().and_then(|db| last_number(db.message()));
         let session = match pid {
-            Some(pid) => Session::describe(client, pid).await,
-            None => Session::default(),
+            Some(pid) => OtherSession::describe(client, pid).await,
+            None => OtherSession::default(),
         };
         Error::OriginInUse { origin: self.name.clone(), session: Box::new(session) }
     }
@@ -217,7 +218,7 @@ pub fn origin_grants(role: &str) -> Vec<String> {
         "pg_replication_origin_advance(text, pg_lsn)",
         "pg_replication_origin_progress(text, boolean)",
     ];
-    let role = quoted(role);
+    let role = quote_identifier(role);
     let functions = FUNCTIONS.map(|function| format!("pg_catalog.{function}")).join(",\n    ");
     vec![
         format!("GRANT EXECUTE ON FUNCTION\n    {functions}\nTO {role}"),

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 /// A server session that holds what is wanted here.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Session {
+pub struct OtherSession {
     /// Its server process id, the argument of `pg_terminate_backend`.
     pub pid: Option<u32>,
     /// Its `application_name`.
@@ -21,7 +21,7 @@ pub struct Session {
     pub since: Option<String>,
 }
 
-impl fmt::Display for Session {
+impl fmt::Display for OtherSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
             Some(pid) => write!(f, "server process {pid}")?,
@@ -48,7 +48,7 @@ impl fmt::Display for Session {
     }
 }
 
-impl Session {
+impl OtherSession {
     /// What the server tells of process `pid`. Only an explanation for an error message, so a failure to learn more is
     /// no error: the pid alone is left then.
     pub(crate) async fn describe(client: &Client, pid: i32) -> Self {

@@ -1,4 +1,4 @@
-//! The few values that travel between this crate and a server: LSNs and times, without loss, and quoted names.
+//! The few values that travel between this crate and a server: LSNs and times, without loss.
 
 use bytes::{BufMut, BytesMut};
 use irongate_trail::{Lsn, Timestamp};
@@ -36,9 +36,4 @@ pub(crate) fn to_pg(lsn: Lsn) -> PgLsn {
 
 pub(crate) fn from_pg(lsn: PgLsn) -> Lsn {
     Lsn(lsn.into())
-}
-
-/// An identifier in double quotes (PostgreSQL manual, "Identifiers and Key Words").
-pub(crate) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -19,7 +19,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row, Statement};
 
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::OtherSession;
 use crate::sql::{SqlTime, from_pg, to_pg};
 
 pub use statements::{CHECKPOINT_SCHEMA, checkpoint_setup, checkpoint_teardown};
@@ -91,8 +91,8 @@ impl CheckpointTable {
         }
         let holder = client.query_opt(statements::CLAIMANT, &[&self.flow]).await.map_err(sql_error)?;
         let session = match holder {
-            Some(row) => Session::describe(client, row.try_get(0).map_err(sql_error)?).await,
-            None => Session::default(),
+            Some(row) => OtherSession::describe(client, row.try_get(0).map_err(sql_error)?).await,
+            None => OtherSession::default(),
         };
         Err(Error::FlowInUse { flow: self.flow.clone(), session: Box::new(session) })
     }

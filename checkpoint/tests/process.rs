@@ -1,4 +1,5 @@
 //! The lock and the status file of a group, seen from another process.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "support/child.rs"]
 mod child;

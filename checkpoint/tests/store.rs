@@ -2,6 +2,7 @@
 //!
 //! The other process of these tests is this test binary again, running one ignored test with its orders in the
 //! environment.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "support/child.rs"]
 mod child;

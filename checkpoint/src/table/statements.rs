@@ -1,6 +1,6 @@
 //! The SQL of the checkpoint table.
 
-use crate::sql::quoted;
+use irongate_postgres::sql::quote_identifier;
 
 /// The schema of everything that Irongate keeps in a database.
 pub const CHECKPOINT_SCHEMA: &str = "irongate";
@@ -13,7 +13,7 @@ pub const CHECKPOINT_SCHEMA: &str = "irongate";
 /// the page (PostgreSQL manual, "Heap-Only Tuples"). Autovacuum by absolute numbers, since a share of a handful of
 /// rows says nothing.
 pub fn checkpoint_setup(role: &str) -> Vec<String> {
-    let role = quoted(role);
+    let role = quote_identifier(role);
     vec![
         format!("CREATE SCHEMA IF NOT EXISTS {CHECKPOINT_SCHEMA}"),
         format!(

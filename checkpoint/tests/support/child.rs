@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 /// Whether the short form of the tests is asked for.
 pub(crate) fn quick() -> bool {
-    std::env::var("IRONGATE_TIER").is_ok_and(|tier| tier == "quick")
+    ["IRONGATE_TIER", "IRONGATE_TEST_TIER"]
+        .iter()
+        .any(|key| std::env::var(key).is_ok_and(|tier| tier == "quick"))
 }
 
 /// The seed of this run: `IRONGATE_SEED`, else a new one. Printed.
