@@ -1,0 +1,320 @@
+//! Changes on their way from the trail to the target: whole source transactions, or a piece of one that is large.
+//!
+//! The bytes of all rows lie in one arena, so that a row costs two copies and no allocation.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
+
+use crate::settings::Grouping;
+
+/// A piece of a large transaction is handed over when it has so many times the changes of a group.
+const PIECE: usize = 4;
+
+/// One change, in order.
+#[derive(Clone, Debug)]
+pub enum Change<'a> {
+    /// A row of a table.
+    Row {
+        /// The table, as an index into [`Batch::relations`].
+        relation: usize,
+        /// What happened.
+        row: Row<'a>,
+    },
+    /// Tables emptied by one statement.
+    Truncate {
+        /// The tables, as indexes into [`Batch::relations`].
+        relations: &'a [u32],
+        /// `CASCADE` was given. The list is complete nevertheless.
+        cascade: bool,
+        /// `RESTART IDENTITY` was given.
+        restart_identity: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Stored {
+    Row { relation: u32, kind: Kind, old: Range<usize>, new: Range<usize> },
+    Truncate { relations: Vec<u32>, cascade: bool, restart_identity: bool },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Insert,
+    Update,
+    UpdateKey,
+    UpdateFull,
+    DeleteKey,
+    DeleteFull,
+}
+
+/// A source transaction that has changes in a batch.
+#[derive(Clone, Debug)]
+struct Part {
+    begin: Begin,
+    /// Index of its first change here, and how many changes of it went before in other batches.
+    first: usize,
+    before: u64,
+}
+
+/// Changes to be applied, in order.
+#[derive(Default, Debug)]
+pub struct Batch {
+    arena: Vec<u8>,
+    relations: Vec<Arc<Relation>>,
+    known: HashMap<usize, u32>,
+    changes: Vec<Stored>,
+    parts: Vec<Part>,
+    /// The transaction whose end has not been read, and its changes up to the end of this batch.
+    open: Option<(Begin, u64)>,
+    commit: Option<Commit>,
+    commits: u64,
+    messages: u64,
+    progress: Option<ResumeLsn>,
+}
+
+impl Batch {
+    /// Empties the batch for what follows it: a transaction that is open stays open.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.arena.shrink_to(64 << 20);
+        self.relations.clear();
+        self.known.clear();
+        self.changes.clear();
+        self.parts.clear();
+        (self.commit, self.commits, self.messages, self.progress) = (None, 0, 0, None);
+        self.continue_open();
+    }
+
+    /// Makes this batch, emptied, the one that follows `earlier`.
+    pub fn follow(&mut self, earlier: &Self) {
+        self.open.clone_from(&earlier.open);
+        self.clear();
+    }
+
+    /// Forgets everything, for a source that begins anew.
+    pub fn reset(&mut self) {
+        self.open = None;
+        self.clear();
+    }
+
+    fn continue_open(&mut self) {
+        if let Some((begin, before)) = &self.open {
+            self.parts.push(Part { begin: begin.clone(), first: 0, before: *before });
+        }
+    }
+
+    /// Reads from `source` until the group is full or nothing more is durable. True if something came of it. With
+    /// `single`, one source transaction is a group.
+    ///
+    /// # Errors
+    /// As the source gives them, and [`Error::Misuse`] for items out of order.
+    pub fn fill<S: Source>(
+        &mut self,
+        source: &mut S,
+        limits: &Grouping,
+        single: bool,
+    ) -> Result<bool, Error> {
+        let (most_changes, most_commits) =
+            if single { (limits.changes, 1) } else { (limits.changes, limits.transactions) };
+        let mut read = false;
+        let lineage = source.lineage();
+        loop {
+            let full = self.changes.len() >= most_changes || self.arena.len() >= limits.bytes;
+            let stop = if self.open.is_none() {
+                full || self.commits >= most_commits
+            } else {
+                self.changes.len() >= most_changes.saturating_mul(PIECE) || self.arena.len() >= limits.bytes
+            };
+            if stop {
+                return Ok(read);
+            }
+            let Some(item) = source.next()? else { return Ok(read) };
+            read = true;
+            self.take(item)?;
+            let found = source.lineage();
+            if found != lineage {
+                let (found, expected) = (Box::new(found), Box::new(lineage));
+                return Err(Error::Lineage { directory: source.place(), found, expected });
+            }
+        }
+    }
+
+    /// After an error of the source: keeps the whole transactions that were read before it. False if nothing whole is
+    /// left.
+    pub fn keep_whole(&mut self) -> bool {
+        if self.open.take().is_some()
+            && let Some(part) = self.parts.pop()
+        {
+            self.changes.truncate(part.first);
+        }
+        self.commits > 0 && !self.is_continued()
+    }
+
+    pub(crate) fn take(&mut self, item: Item<'_>) -> Result<(), Error> {
+        match item {
+            Item::Begin(begin) => {
+                self.parts.push(Part { begin: begin.clone(), first: self.changes.len(), before: 0 });
+                self.open = Some((begin, 0));
+            }
+            Item::Row { relation, row } => {
+                let relation = self.relation(relation);
+                let kind = match row {
+                    Row::Insert { .. } => Kind::Insert,
+                    Row::Update { old: None, .. } => Kind::Update,
+                    Row::Update { old: Some(Old::Key(_)), .. } => Kind::UpdateKey,
+                    Row::Update { old: Some(Old::Full(_)), .. } => Kind::UpdateFull,
+                    Row::Delete { old: Old::Key(_) } => Kind::DeleteKey,
+                    Row::Delete { old: Old::Full(_) } => Kind::DeleteFull,
+                };
+                let old = self.keep(row.old().map(Old::tuple));
+                let new = self.keep(row.new());
+                self.push(Stored::Row { relation, kind, old, new })?;
+            }
+            Item::Truncate { relations, cascade, restart_identity } => {
+                let relations = relations.iter().map(|relation| self.relation(relation)).collect();
+                self.push(Stored::Truncate { relations, cascade, restart_identity })?;
+            }
+            Item::Message(message) => {
+                if let (Some((_, count)), true) = (&mut self.open, message.transactional) {
+                    *count += 1;
+                }
+                self.messages += 1;
+            }
+            Item::Commit(commit) => {
+                if self.open.take().is_none() {
+                    return Err(Error::Misuse("a commit without a transaction"));
+                }
+                self.commit = Some(commit);
+                self.commits += 1;
+            }
+            Item::Progress(progress) => self.progress = Some(progress.resume_lsn),
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, change: Stored) -> Result<(), Error> {
+        let Some((_, count)) = &mut self.open else {
+            return Err(Error::Misuse("a change outside a transaction"));
+        };
+        *count += 1;
+        self.changes.push(change);
+        Ok(())
+    }
+
+    fn relation(&mut self, relation: &Arc<Relation>) -> u32 {
+        let address = Arc::as_ptr(relation).addr();
+        if let Some(last) = self.relations.last()
+            && Arc::ptr_eq(last, relation)
+        {
+            return (self.relations.len() - 1) as u32;
+        }
+        *self.known.entry(address).or_insert_with(|| {
+            self.relations.push(Arc::clone(relation));
+            (self.relations.len() - 1) as u32
+        })
+    }
+
+    fn keep(&mut self, tuple: Option<Tuple<'_>>) -> Range<usize> {
+        let start = self.arena.len();
+        if let Some(tuple) = tuple {
+            self.arena.extend_from_slice(tuple.as_bytes());
+        }
+        start..self.arena.len()
+    }
+
+    /// Tables that the changes speak of.
+    pub fn relations(&self) -> &[Arc<Relation>] {
+        &self.relations
+    }
+
+    /// How many changes there are.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether there is neither a change nor a commit.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.commit.is_none()
+    }
+
+    /// Whether the last transaction goes on in the next batch.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// The last commit, if the batch ends with one.
+    pub fn end(&self) -> Option<Commit> {
+        if self.open.is_none() { self.commit } else { None }
+    }
+
+    /// Whether the batch begins within a transaction.
+    pub fn is_continued(&self) -> bool {
+        self.parts.first().is_some_and(|part| part.before > 0)
+    }
+
+    /// Where the source begins again by the last progress record that was passed.
+    pub fn progress(&self) -> Option<ResumeLsn> {
+        self.progress
+    }
+
+    /// Source transactions that end here.
+    pub fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// Logical messages passed over.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Bytes of rows.
+    pub fn bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// The change at `index`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Batch::len`].
+    #[inline]
+    pub fn change(&self, index: usize) -> Change<'_> {
+        match &self.changes[index] {
+            Stored::Row { relation, kind, old, new } => {
+                let old = || Tuple::from_checked(&self.arena[old.clone()]);
+                let new = Tuple::from_checked(&self.arena[new.clone()]);
+                let row = match kind {
+                    Kind::Insert => Row::Insert { new },
+                    Kind::Update => Row::Update { old: None, new },
+                    Kind::UpdateKey => Row::Update { old: Some(Old::Key(old())), new },
+                    Kind::UpdateFull => Row::Update { old: Some(Old::Full(old())), new },
+                    Kind::DeleteKey => Row::Delete { old: Old::Key(old()) },
+                    Kind::DeleteFull => Row::Delete { old: Old::Full(old()) },
+                };
+                Change::Row { relation: *relation as usize, row }
+            }
+            Stored::Truncate { relations, cascade, restart_identity } => {
+                let (cascade, restart_identity) = (*cascade, *restart_identity);
+                Change::Truncate { relations, cascade, restart_identity }
+            }
+        }
+    }
+
+    /// All changes in order.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        (0..self.changes.len()).map(|index| self.change(index))
+    }
+
+    /// The transaction of the change at `index`, and the change's number in it, from 1.
+    pub fn place(&self, index: usize) -> Option<(&Begin, u64)> {
+        let next = self.parts.partition_point(|part| part.first <= index);
+        // Of several that start at the same change, all but the last are empty.
+        let part = self.parts.get(next.checked_sub(1)?)?;
+        Some((&part.begin, part.before + (index - part.first) as u64 + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests;

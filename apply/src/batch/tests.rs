@@ -1,0 +1,138 @@
+use irongate_trail::{
+    Column, CommitLsn, Lineage, Lsn, Mark, Position, ReplicaIdentity, ResumeLsn, Timestamp, TupleBuilder,
+};
+
+use super::*;
+
+/// Items told beforehand. `Rows(n)` is n inserts.
+enum Told {
+    Begin(u64),
+    Rows(usize),
+    Commit(u64),
+    Nothing,
+}
+
+struct Script {
+    items: Vec<Told>,
+    relation: Arc<Relation>,
+    tuple: TupleBuilder,
+}
+
+impl Script {
+    fn new(mut items: Vec<Told>) -> Self {
+        items.reverse();
+        let column =
+            Column { name: "id".into(), key: true, type_oid: 23, type_modifier: -1, type_name: None };
+        let relation = Arc::new(Relation {
+            id: 1,
+            schema: "public".into(),
+            name: "t".into(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: vec![column],
+        });
+        Self { items, relation, tuple: TupleBuilder::new().text("1") }
+    }
+}
+
+impl Source for Script {
+    fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
+        let lsn = |n: u64| CommitLsn(Lsn(n));
+        Ok(match self.items.pop() {
+            None | Some(Told::Nothing) => None,
+            Some(Told::Begin(n)) => Some(Item::Begin(Begin {
+                xid: n as u32,
+                commit_lsn: lsn(n),
+                commit_time: Timestamp(0),
+                origin: None,
+                previous: lsn(n - 1),
+            })),
+            Some(Told::Rows(n)) => {
+                if n > 1 {
+                    self.items.push(Told::Rows(n - 1));
+                }
+                let row = Row::Insert { new: self.tuple.as_tuple() };
+                Some(Item::Row { relation: &self.relation, row })
+            }
+            Some(Told::Commit(n)) => Some(Item::Commit(Commit {
+                commit_lsn: lsn(n),
+                end_lsn: ResumeLsn(Lsn(n)),
+                commit_time: Timestamp(0),
+                changes: 0,
+            })),
+        })
+    }
+    fn position(&self) -> Position {
+        Position::default()
+    }
+    fn lineage(&self) -> Lineage {
+        Lineage::default()
+    }
+    fn epoch(&self) -> u64 {
+        1
+    }
+    fn durable(&self) -> Mark {
+        Mark::default()
+    }
+    async fn wait(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn limits(changes: usize) -> Grouping {
+    Grouping { changes, ..Grouping::default() }
+}
+
+#[test]
+fn a_group_ends_at_a_transaction_boundary() {
+    let told = vec![
+        Told::Begin(1),
+        Told::Rows(2),
+        Told::Commit(1),
+        Told::Begin(2),
+        Told::Rows(2),
+        Told::Commit(2),
+        Told::Begin(3),
+        Told::Rows(1),
+        Told::Commit(3),
+    ];
+    let (mut script, mut batch) = (Script::new(told), Batch::default());
+    assert!(batch.fill(&mut script, &limits(3), false).unwrap());
+    assert_eq!((batch.len(), batch.commits()), (4, 2));
+    assert_eq!(batch.end().unwrap().commit_lsn.0, Lsn(2));
+    let places: Vec<_> = (0..4).map(|i| batch.place(i).map(|(b, n)| (b.xid, n)).unwrap()).collect();
+    assert_eq!(places, [(1, 1), (1, 2), (2, 1), (2, 2)]);
+    batch.clear();
+    assert!(batch.fill(&mut script, &limits(3), false).unwrap());
+    assert_eq!((batch.len(), batch.commits()), (1, 1));
+    batch.clear();
+    assert!(!batch.fill(&mut script, &limits(3), false).unwrap());
+    assert!(batch.is_empty());
+}
+
+#[test]
+fn a_large_transaction_comes_in_pieces_and_ends_once() {
+    let told = vec![Told::Begin(1), Told::Rows(10), Told::Nothing, Told::Rows(1), Told::Commit(1)];
+    let (mut script, mut batch, mut next) = (Script::new(told), Batch::default(), Batch::default());
+    assert!(batch.fill(&mut script, &limits(1), false).unwrap());
+    assert_eq!(batch.len(), PIECE);
+    assert!(batch.is_open() && batch.end().is_none() && !batch.is_continued());
+    next.follow(&batch);
+    assert!(next.fill(&mut script, &limits(1), false).unwrap());
+    assert!(next.is_continued());
+    assert_eq!(next.place(0).map(|(b, n)| (b.xid, n)), Some((1, PIECE as u64 + 1)));
+    batch.follow(&next);
+    assert!(batch.fill(&mut script, &limits(1), false).unwrap());
+    assert_eq!((batch.len(), batch.is_open()), (2, true));
+    assert!(batch.fill(&mut script, &limits(1), false).unwrap());
+    assert_eq!((batch.len(), batch.end().is_some()), (3, true));
+    assert_eq!(batch.place(2).map(|(b, n)| (b.xid, n)), Some((1, 11)));
+}
+
+#[test]
+fn one_transaction_is_a_group_when_asked() {
+    let told =
+        vec![Told::Begin(1), Told::Rows(1), Told::Commit(1), Told::Begin(2), Told::Rows(1), Told::Commit(2)];
+    let (mut script, mut batch) = (Script::new(told), Batch::default());
+    batch.fill(&mut script, &limits(100), true).unwrap();
+    assert_eq!((batch.len(), batch.commits()), (1, 1));
+}

@@ -1,0 +1,206 @@
+//! What can go wrong in Replicat. No message holds a row value: of a server's message only what names things is kept.
+
+use irongate_trail::{Column, CommitLsn, Relation};
+use tokio_postgres::error::DbError;
+
+use crate::table::TargetTable;
+
+/// An operation of Replicat that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The trail cannot be read.
+    #[error(transparent)]
+    Trail(#[from] irongate_trail::Error),
+    /// The target cannot be reached, or refused something that is not a row.
+    #[error(transparent)]
+    Target(irongate_postgres::Error),
+    /// The checkpoint table or the origin.
+    #[error(transparent)]
+    Checkpoint(#[from] irongate_checkpoint::Error),
+    /// The target has no checkpoint of the flow.
+    #[error("the target has no checkpoint for flow \"{flow}\"")]
+    NotInstantiated {
+        /// The flow.
+        flow: String,
+    },
+    /// A table is not at the target.
+    #[error("table \"{table}\" of the source has no table \"{target}\" at the target")]
+    MissingTable {
+        /// At the source.
+        table: String,
+        /// What it should be at the target.
+        target: String,
+    },
+    /// The name at the target is a view or the like.
+    #[error("\"{table}\" at the target is not a table")]
+    NotATable {
+        /// At the target.
+        table: String,
+    },
+    /// Columns are not at the target.
+    #[error("table \"{table}\" at the target has no column {columns}")]
+    MissingColumns {
+        /// At the target.
+        table: String,
+        /// Quoted names, separated by commas.
+        columns: String,
+        /// The statement that would mend it, as far as the stream tells types.
+        fix: String,
+    },
+    /// A configured key column that does not come with updates.
+    #[error("key column \"{column}\" of table \"{table}\" is not part of the replica identity")]
+    KeyColumn {
+        /// At the source.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// The target refused a row.
+    #[error(
+        "{operation} of table \"{table}\" refused by the target: {reason} (commit {commit}, change {ordinal})"
+    )]
+    Row {
+        /// `insert`, `update`, `delete` or `truncate`.
+        operation: &'static str,
+        /// At the source.
+        table: String,
+        /// Why.
+        reason: RowError,
+        /// The source transaction.
+        commit: CommitLsn,
+        /// The change's number in it, from 1.
+        ordinal: u64,
+    },
+}
+
+/// Why the target refused a row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RowError {
+    /// No row has the key.
+    Missing,
+    /// More than one row fits.
+    Ambiguous(u64),
+    /// The server's refusal.
+    Server {
+        /// SQLSTATE.
+        code: String,
+        /// What the server says, without values.
+        message: String,
+    },
+}
+
+impl RowError {
+    /// SQLSTATE, or [`crate::MISSING`].
+    pub fn class(&self) -> &str {
+        match self {
+            Self::Missing => crate::MISSING,
+            Self::Ambiguous(_) => "21000",
+            Self::Server { code, .. } => code,
+        }
+    }
+
+    pub(crate) fn server(error: &DbError) -> Self {
+        Self::Server { code: error.code().code().to_owned(), message: without_values(error) }
+    }
+}
+
+impl std::fmt::Display for RowError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no row has that key"),
+            Self::Ambiguous(rows) => write!(f, "{rows} rows have that key"),
+            Self::Server { code, message } => write!(f, "{message} (SQLSTATE {code})"),
+        }
+    }
+}
+
+/// The server's message if it can be trusted to name things only. Messages of class 22 (data exceptions), of raised
+/// exceptions and of internal errors quote values.
+fn without_values(error: &DbError) -> String {
+    let code = error.code().code();
+    let names_only = ["23", "42", "0A", "25", "40", "53", "55", "57", "3F", "3D"];
+    if names_only.iter().any(|class| code.starts_with(class)) {
+        return error.message().to_owned();
+    }
+    let mut text = match code {
+        "22001" => "a value is too long for its column".to_owned(),
+        "22003" => "a number is out of range".to_owned(),
+        "22007" | "22008" => "a date or time is not valid".to_owned(),
+        "22P02" => "a value is not valid for its type".to_owned(),
+        "22021" => "a text is not valid in the encoding".to_owned(),
+        _ => "the server's message is withheld, since it can hold values".to_owned(),
+    };
+    if let Some(column) = error.column() {
+        text.push_str(&format!(" (column \"{column}\")"));
+    }
+    text
+}
+
+impl From<irongate_postgres::Error> for Error {
+    fn from(error: irongate_postgres::Error) -> Self {
+        Self::Target(error)
+    }
+}
+
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Target(error.into())
+    }
+}
+
+impl Error {
+    pub(crate) fn missing_columns(relation: &Relation, table: &TargetTable, missing: &[&Column]) -> Self {
+        use irongate_postgres::sql::{qualified, quote_identifier};
+        let quoted = |name: &str| format!("\"{name}\"");
+        let columns: Vec<String> = missing.iter().map(|column| quoted(&column.name)).collect();
+        let add = |column: &&Column| {
+            let type_name = crate::statement::type_name(column);
+            format!("ADD COLUMN {} {type_name}", quote_identifier(&column.name))
+        };
+        let adds: Vec<String> = missing.iter().map(add).collect();
+        let fix = format!("ALTER TABLE {} {}", qualified(&table.schema, &table.name), adds.join(", "));
+        debug_assert!(!relation.columns.is_empty());
+        Self::MissingColumns {
+            table: format!("{}.{}", table.schema, table.name),
+            columns: columns.join(", "),
+            fix,
+        }
+    }
+
+    /// Whether trying again, with nothing else changed, can help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Trail(error) => error.is_transient(),
+            Self::Target(error) => error.is_transient(),
+            Self::Checkpoint(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Trail(error) => return error.hint(),
+            Self::Target(error) => return error.hint(),
+            Self::Checkpoint(error) => return error.hint(),
+            Self::NotInstantiated { flow } => format!("run \"irongate instantiate {flow}\""),
+            Self::MissingTable { .. } => {
+                "create the table at the target, or map or exclude it in the configuration, then start again".to_owned()
+            }
+            Self::NotATable { .. } => "map the source table to a table".to_owned(),
+            Self::MissingColumns { fix, .. } => format!("run \"{fix}\" at the target, then start again"),
+            Self::KeyColumn { .. } => {
+                "name columns of the replica identity, or set REPLICA IDENTITY FULL at the source".to_owned()
+            }
+            Self::Row { reason: RowError::Missing, .. } => {
+                "the target differs from the source: compare and repair, or set a policy for the class \"missing\", then start again".to_owned()
+            }
+            Self::Row { reason, .. } if reason.class().starts_with("42") => {
+                "the tables differ: mend the target's table (irongate check names the difference), then start again".to_owned()
+            }
+            Self::Row { .. } => {
+                "mend the cause at the target, or set a policy for this class of errors, then start again".to_owned()
+            }
+        })
+    }
+}

@@ -1,0 +1,345 @@
+//! Replicat: from a source of transactions to a target, exactly once.
+//!
+//! [`Applier`] is the loop; it knows neither PostgreSQL nor files. Its argument is short. The target remembers, together
+//! with the rows, the last source transaction that was applied ([`Target::load`]). The source is opened *after* that
+//! transaction. So every batch holds transactions that the target has not seen, in order and without a gap (the
+//! source's promise), and each becomes visible together with the new memory (the target's promise). Whatever fails, the
+//! loop drops what it holds and begins again with the target's memory; nothing that it keeps itself is trusted.
+//!
+//! ```text
+//!            ┌────────── refused ─────────┐
+//!            ▼                            │
+//! load ─▶ open source ─▶ fill ─▶ apply grouped ─▶ fill …
+//!            │             exact: one transaction at a time, up to the one that was refused;
+//!            │             queue: that transaction into the error queue
+//!            └── lost: the caller waits and calls again
+//! ```
+//!
+//! While the target works on one batch the next is read.
+
+mod run;
+
+use std::collections::BTreeMap;
+
+use irongate_checkpoint::{Applied, Mark, TableCounters};
+use irongate_trail::{Begins, CommitLsn, Row, Source};
+
+use crate::batch::{Batch, Change};
+use crate::error::Error;
+use crate::settings::Grouping;
+use crate::target::{Failure, Mode, Outcome, Target};
+
+pub use run::{Replicat, Stopped};
+
+/// Opens a source of transactions anew.
+pub trait Open: Send {
+    /// What is opened.
+    type Source: Source;
+
+    /// Opens the source at a place.
+    ///
+    /// # Errors
+    /// As the source gives them.
+    fn open(&mut self, begins: Begins) -> Result<Self::Source, irongate_trail::Error>;
+}
+
+/// The trail in a directory.
+#[derive(Clone, Debug)]
+pub struct TrailDirectory(pub std::path::PathBuf);
+
+impl Open for TrailDirectory {
+    type Source = irongate_trail::Follower;
+
+    fn open(&mut self, begins: Begins) -> Result<Self::Source, irongate_trail::Error> {
+        irongate_trail::Follower::open(&self.0, begins)
+    }
+}
+
+/// What has been applied since the applier was made.
+#[derive(Clone, Default, Debug)]
+pub struct Totals {
+    /// Source transactions.
+    pub transactions: u64,
+    /// Logical messages passed over.
+    pub messages: u64,
+    /// Bytes of rows.
+    pub bytes: u64,
+    /// Changes put into the error queue or left out by a policy.
+    pub errors: u64,
+    /// By source table.
+    pub tables: BTreeMap<String, TableCounters>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Changes were applied, or a piece of a large transaction was sent.
+    Applied,
+    /// Nothing more is durable: [`Applier::wait`].
+    Idle,
+}
+
+/// The loop. Made for one source and one target; [`Applier::step`] is called again and again.
+#[derive(Debug)]
+pub struct Applier<O: Open, T> {
+    opener: O,
+    target: T,
+    grouping: Grouping,
+    source: Option<O::Source>,
+    batch: Batch,
+    next: Batch,
+    /// `next` has been filled along with the last batch.
+    prefetched: bool,
+    /// The source failed behind what is in the batch.
+    broken: Option<irongate_trail::Error>,
+    applied: Applied,
+    /// Where the source stood behind `batch`.
+    high: Mark,
+    /// Up to this commit each transaction is applied by itself, change by change.
+    exact_until: Option<CommitLsn>,
+    /// This transaction goes to the error queue.
+    queue: Option<CommitLsn>,
+    totals: Totals,
+}
+
+/// Fills a batch. An error of the source waits in `broken` while there are whole transactions from before it.
+fn fill<S: Source>(
+    batch: &mut Batch,
+    source: &mut S,
+    grouping: &Grouping,
+    single: bool,
+    broken: &mut Option<irongate_trail::Error>,
+) -> Result<bool, Error> {
+    match batch.fill(source, grouping, single) {
+        Ok(read) => Ok(read),
+        Err(error) if batch.keep_whole() => {
+            *broken = Some(error);
+            Ok(true)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn mode(batch: &Batch, queue: Option<CommitLsn>, exact_until: Option<CommitLsn>) -> Mode {
+    let first = batch.place(0).map(|(begin, _)| begin.commit_lsn);
+    match (queue, exact_until) {
+        (Some(queue), _) if first.is_none_or(|commit| commit == queue) => Mode::Queue,
+        (None, None) => Mode::Grouped,
+        _ => Mode::Exact,
+    }
+}
+
+impl<O: Open, T: Target> Applier<O, T> {
+    /// An applier that has not begun.
+    pub fn new(opener: O, target: T, grouping: Grouping) -> Self {
+        Self {
+            opener,
+            target,
+            grouping,
+            source: None,
+            batch: Batch::default(),
+            next: Batch::default(),
+            prefetched: false,
+            broken: None,
+            applied: Applied::default(),
+            high: Mark::default(),
+            exact_until: None,
+            queue: None,
+            totals: Totals::default(),
+        }
+    }
+
+    /// What was last applied.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// What has been done so far.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Up to where everything in the source has been passed.
+    pub fn high(&self) -> Mark {
+        self.high
+    }
+
+    /// The source, while it is open.
+    pub fn source(&self) -> Option<&O::Source> {
+        self.source.as_ref()
+    }
+
+    /// The target.
+    pub fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
+    /// Whether a transaction has been sent in part.
+    pub fn is_within_transaction(&self) -> bool {
+        self.batch.is_open()
+    }
+
+    /// Forgets everything but the counters: the next step begins with the target's memory.
+    pub fn begin_again(&mut self) {
+        self.source = None;
+        self.batch.reset();
+        self.next.reset();
+        self.prefetched = false;
+        self.broken = None;
+    }
+
+    /// Asks the target what it has, and opens the source behind that.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn begin(&mut self) -> Result<(), Error> {
+        self.begin_again();
+        self.applied = self.target.load().await?;
+        let Applied { lineage, commit_lsn: commit, end_lsn: resume, .. } = self.applied;
+        self.source = Some(self.opener.open(Begins::After { lineage, commit, resume })?);
+        self.high = Mark { position: self.applied.position, resume_lsn: resume };
+        Ok(())
+    }
+
+    /// Reads and applies one batch.
+    ///
+    /// # Errors
+    /// [`Error`], after which [`Applier::begin`] must be called before the next step. Not cancel-safe.
+    pub async fn step(&mut self) -> Result<Step, Error> {
+        if self.source.is_none() {
+            self.begin().await?;
+        }
+        let Some(source) = &mut self.source else { return Ok(Step::Idle) };
+        if !std::mem::take(&mut self.prefetched) {
+            if let Some(error) = self.broken.take() {
+                return Err(error.into());
+            }
+            let single = self.exact_until.is_some() || self.queue.is_some();
+            fill(&mut self.batch, source, &self.grouping, single, &mut self.broken)?;
+        }
+        let end = self.batch.end().map(|commit| Applied {
+            lineage: source.lineage(),
+            commit_lsn: commit.commit_lsn,
+            end_lsn: commit.end_lsn,
+            commit_time: commit.commit_time,
+            position: source.position(),
+            epoch: source.epoch(),
+            transactions: self.applied.transactions + self.batch.commits(),
+        });
+        let position = source.position();
+        if self.batch.len() == 0 && end.is_none() {
+            self.pass(position);
+            return Ok(Step::Idle);
+        }
+        let mode = mode(&self.batch, self.queue, self.exact_until);
+        self.next.follow(&self.batch);
+        let (result, filled) = if mode == Mode::Grouped && self.broken.is_none() {
+            let (next, grouping, broken) = (&mut self.next, &self.grouping, &mut self.broken);
+            let ahead = async { fill(next, source, grouping, false, broken) };
+            tokio::join!(self.target.apply(&self.batch, mode, end.as_ref()), ahead)
+        } else {
+            (self.target.apply(&self.batch, mode, end.as_ref()).await, Ok(false))
+        };
+        match result {
+            Ok(outcome) => self.account(outcome, end, mode),
+            Err(failure) => return self.fail(failure, mode).await,
+        }
+        self.pass(position);
+        std::mem::swap(&mut self.batch, &mut self.next);
+        self.prefetched = filled?;
+        Ok(Step::Applied)
+    }
+
+    /// Notes that the source has been passed up to `position`, if nothing is held back.
+    fn pass(&mut self, position: irongate_trail::Position) {
+        if self.batch.is_open() {
+            return;
+        }
+        let resume = self.batch.progress().map_or(self.applied.end_lsn, |lsn| lsn.max(self.applied.end_lsn));
+        self.high.position = self.high.position.max(position);
+        self.high.resume_lsn = self.high.resume_lsn.max(resume);
+    }
+
+    fn account(&mut self, outcome: Outcome, end: Option<Applied>, mode: Mode) {
+        let errors = outcome.queued + outcome.ignored;
+        self.totals.errors += errors;
+        self.totals.messages += self.batch.messages();
+        self.totals.bytes += self.batch.bytes() as u64;
+        self.totals.transactions += self.batch.commits();
+        if mode != Mode::Queue {
+            self.count_tables();
+        }
+        if let Some(end) = end {
+            self.applied = end;
+            if self.exact_until.is_some_and(|until| end.commit_lsn >= until) {
+                self.exact_until = None;
+            }
+            if self.queue.is_some_and(|queue| end.commit_lsn >= queue) {
+                self.queue = None;
+            }
+        }
+    }
+
+    fn count_tables(&mut self) {
+        let mut counts = vec![TableCounters::default(); self.batch.relations().len()];
+        for change in self.batch.changes() {
+            match change {
+                Change::Row { relation, row: Row::Insert { .. } } => counts[relation].inserts += 1,
+                Change::Row { relation, row: Row::Update { .. } } => counts[relation].updates += 1,
+                Change::Row { relation, row: Row::Delete { .. } } => counts[relation].deletes += 1,
+                Change::Truncate { relations, .. } => {
+                    relations.iter().for_each(|relation| counts[*relation as usize].truncates += 1);
+                }
+            }
+        }
+        for (relation, count) in self.batch.relations().iter().zip(counts) {
+            let table =
+                self.totals.tables.entry(format!("{}.{}", relation.schema, relation.name)).or_default();
+            table.inserts += count.inserts;
+            table.updates += count.updates;
+            table.deletes += count.deletes;
+            table.truncates += count.truncates;
+        }
+    }
+
+    async fn fail(&mut self, failure: Failure, mode: Mode) -> Result<Step, Error> {
+        // The last transaction that has a change here; a batch that ends open goes up to the one that is open.
+        let last = self.batch.place(self.batch.len().saturating_sub(1)).map(|(begin, _)| begin.commit_lsn);
+        let until = self.batch.end().map(|commit| commit.commit_lsn).max(last);
+        match (failure, mode) {
+            (Failure::Refused(error), Mode::Grouped) => {
+                tracing::debug!(%error, "group refused, applying change by change");
+                self.exact_until = self.exact_until.max(until);
+            }
+            (Failure::Queue, Mode::Exact) => {
+                tracing::warn!(commit = ?last, "whole transaction put into the error queue");
+                self.queue = last;
+            }
+            (Failure::Refused(error) | Failure::Lost(error), _) => return Err(error),
+            (Failure::Queue, _) => {
+                return Err(Error::Trail(irongate_trail::Error::Misuse("a queue asked for in the queue")));
+            }
+        }
+        self.begin().await?;
+        Ok(Step::Applied)
+    }
+
+    /// Tells the target what has been passed, and answers up to where it is durable there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn settle(&mut self) -> Result<Mark, Error> {
+        self.target.settle(self.high).await
+    }
+
+    /// Waits until more may be durable, or a second has passed. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::Trail`].
+    pub async fn wait(&mut self) -> Result<(), Error> {
+        match &mut self.source {
+            Some(source) => Ok(source.wait().await?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Replicat as a process, or as a part of one: its lock, its status, its patience.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use irongate_checkpoint::{Applied, Failure, GroupLock, Program, Publisher, State, Status};
+use irongate_trail::{Directory, Mark, Source, Storage, Timestamp};
+
+use super::{Applier, Step, TrailDirectory};
+use crate::error::Error;
+use crate::settings::ReplicatSettings;
+use crate::target::PostgresTarget;
+
+/// How often the trail is told how far it may be purged, and an idle target how far it is durable.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
+
+/// How a Replicat ended that was asked to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stopped {
+    /// What is applied.
+    pub applied: Applied,
+}
+
+/// One Replicat: the trail in a directory, applied to a PostgreSQL database.
+#[derive(Debug)]
+pub struct Replicat {
+    settings: ReplicatSettings,
+}
+
+impl Replicat {
+    /// A Replicat that has not begun.
+    pub fn new(settings: ReplicatSettings) -> Self {
+        Self { settings }
+    }
+
+    /// Runs until `shutdown` is done, then stops at the end of the target transaction in hand. Errors that trying again
+    /// can help are waited out, as often as the settings say. Not cancel-safe: dropped, it stops as a killed process
+    /// does, and nothing is lost or applied twice by the next.
+    ///
+    /// # Errors
+    /// [`Error`], after which starting again without a change does not help.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Stopped, Error> {
+        let settings = &self.settings;
+        let _lock = GroupLock::acquire(&settings.state_directory, &settings.group)?;
+        let status = Status::starting(&settings.group, &settings.flow, Program::Replicat);
+        let publisher = Publisher::start(&settings.state_directory, status)?;
+        let result = self.attempts(&publisher, shutdown).await;
+        match &result {
+            Ok(_) => publisher.state(State::Stopped, "stopped as asked"),
+            Err(error) => {
+                tracing::error!(group = %settings.group, %error, hint = error.hint(), "abended");
+                publisher.abended(failure_of(error));
+            }
+        }
+        result
+    }
+
+    async fn attempts(
+        &self,
+        publisher: &Publisher,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Stopped, Error> {
+        let settings = &self.settings;
+        let storage: Arc<dyn Storage> = Arc::new(Directory::new(&settings.trail));
+        let mut run = Run {
+            applier: Applier::new(
+                TrailDirectory(settings.trail.clone()),
+                PostgresTarget::new(settings.clone()),
+                settings.grouping,
+            ),
+            storage,
+            settings,
+            publisher,
+            registered: None,
+            settled: None,
+        };
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut attempt = 0;
+        loop {
+            let error = match run.until_stopped(shutdown.as_mut(), &mut attempt).await {
+                Ok(()) => return Ok(Stopped { applied: *run.applier.applied() }),
+                Err(error) => error,
+            };
+            let out_of_patience = settings.retry.attempts.is_some_and(|attempts| attempt >= attempts);
+            if !error.is_transient() || out_of_patience {
+                return Err(error);
+            }
+            let pause = settings.retry.pause(attempt);
+            attempt = attempt.saturating_add(1);
+            tracing::warn!(group = %settings.group, %error, attempt, ?pause, "trying again");
+            publisher.update(|status| {
+                status.doing = format!("waiting to try again: {error}");
+                status.error = Some(failure_of(&error));
+            });
+            run.applier.begin_again();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.as_mut() => return Ok(Stopped { applied: *run.applier.applied() }),
+            }
+        }
+    }
+}
+
+fn failure_of(error: &Error) -> Failure {
+    Failure { message: error.to_string(), hint: error.hint(), transient: error.is_transient() }
+}
+
+struct Run<'a> {
+    applier: Applier<TrailDirectory, PostgresTarget>,
+    storage: Arc<dyn Storage>,
+    settings: &'a ReplicatSettings,
+    publisher: &'a Publisher,
+    registered: Option<irongate_checkpoint::Mark>,
+    settled: Option<Instant>,
+}
+
+impl Run<'_> {
+    async fn until_stopped<F: Future<Output = ()>>(
+        &mut self,
+        mut shutdown: std::pin::Pin<&mut F>,
+        attempt: &mut u32,
+    ) -> Result<(), Error> {
+        self.applier.begin().await?;
+        *attempt = 0;
+        self.publisher.state(State::Running, "applying");
+        tracing::info!(group = %self.settings.group, from = %self.applier.applied().end_lsn, "replicat started");
+        loop {
+            // A transaction that has been sent in part is finished first.
+            if !self.applier.is_within_transaction() && is_done(shutdown.as_mut()).await {
+                self.settle().await?;
+                return Ok(());
+            }
+            match self.applier.step().await? {
+                Step::Applied => self.publish("applying"),
+                Step::Idle => {
+                    self.publish("waiting for the trail");
+                    tokio::select! {
+                        biased;
+                        () = shutdown.as_mut() => {
+                            self.settle().await?;
+                            return Ok(());
+                        }
+                        result = self.applier.wait() => result?,
+                    }
+                }
+            }
+            if self.settled.is_none_or(|at| at.elapsed() >= SETTLE_EVERY)
+                && !self.applier.is_within_transaction()
+            {
+                self.settle().await?;
+            }
+        }
+    }
+
+    /// Tells the trail how far this reader's veto against purge goes.
+    async fn settle(&mut self) -> Result<(), Error> {
+        let low = self.applier.settle().await?;
+        self.settled = Some(Instant::now());
+        if self.registered != Some(low) {
+            let applied = self.applier.applied();
+            let mark = Mark {
+                position: low.position,
+                resume_lsn: low.resume_lsn,
+                commit_lsn: applied.commit_lsn,
+                commit_time: applied.commit_time,
+                set: Timestamp::now(),
+            };
+            irongate_trail::register_reader(&*self.storage, &self.settings.group, &mark)?;
+            self.registered = Some(low);
+        }
+        Ok(())
+    }
+
+    fn publish(&self, doing: &str) {
+        let (applied, totals) = (self.applier.applied(), self.applier.totals());
+        let durable = self.applier.source().map(Source::durable).unwrap_or_default();
+        let behind = durable.commit_lsn > applied.commit_lsn;
+        let micros = Timestamp::now().0.saturating_sub(applied.commit_time.0);
+        self.publisher.update(|status| {
+            if status.doing != doing {
+                doing.clone_into(&mut status.doing);
+            }
+            status.error = None;
+            status.position = Some(self.applier.high().position);
+            status.resume_lsn = Some(applied.end_lsn.0);
+            status.commit_lsn = Some(applied.commit_lsn.0);
+            status.last_commit_time = Some(applied.commit_time);
+            status.lag_bytes =
+                Some(if behind { durable.resume_lsn.0.bytes_since(applied.end_lsn.0) } else { 0 });
+            status.lag_seconds = Some(if behind { micros as f64 / 1e6 } else { 0.0 });
+            status.counters.transactions = totals.transactions;
+            status.counters.messages = totals.messages;
+            status.counters.errors = totals.errors;
+            status.counters.bytes = totals.bytes;
+            let sum =
+                |of: fn(&irongate_checkpoint::TableCounters) -> u64| totals.tables.values().map(of).sum();
+            status.counters.rows_inserted = sum(|table| table.inserts);
+            status.counters.rows_updated = sum(|table| table.updates);
+            status.counters.rows_deleted = sum(|table| table.deletes);
+            status.counters.truncates = sum(|table| table.truncates);
+            if status.tables != totals.tables {
+                status.tables.clone_from(&totals.tables);
+            }
+        });
+    }
+}
+
+/// Whether the future is done, without waiting for it.
+async fn is_done<F: Future<Output = ()>>(future: std::pin::Pin<&mut F>) -> bool {
+    matches!(futures_util::poll!(future), std::task::Poll::Ready(()))
+}

@@ -1,0 +1,127 @@
+//! What Replicat needs to know.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use irongate_postgres::Endpoint;
+
+use crate::policy::Policies;
+
+/// Settings of one Replicat.
+#[derive(Clone, Debug)]
+pub struct ReplicatSettings {
+    /// The flow. Names the checkpoint row and the origin.
+    pub flow: String,
+    /// The group, as `info` shows it.
+    pub group: String,
+    /// The target database.
+    pub target: Endpoint,
+    /// The directory of the trail.
+    pub trail: PathBuf,
+    /// Where the status file and the lock lie.
+    pub state_directory: PathBuf,
+    /// What source tables are called at the target.
+    pub names: Names,
+    /// Columns that identify a row, by source table (`schema.table`), where they are not the replica identity's.
+    pub key_columns: HashMap<String, Vec<String>>,
+    /// How source transactions are grouped.
+    pub grouping: Grouping,
+    /// Whether a commit at the target waits for the target's disk. Off by default, as in native logical replication:
+    /// data and checkpoint vanish together if the target crashes, and the trail is kept until they are safe.
+    pub synchronous_commit: bool,
+    /// What to do about errors that a retry cannot help.
+    pub policies: Policies,
+    /// How often and how long to try again after errors that a retry can help.
+    pub retry: Retry,
+}
+
+/// How many changes go into one target transaction. Source transactions are never split: a larger one is applied in
+/// pieces and committed whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Grouping {
+    /// A group is closed at the first transaction boundary behind so many changes.
+    pub changes: usize,
+    /// A group is closed at the first transaction boundary behind so many bytes; also the most that one piece of a large
+    /// transaction takes in memory, but for its last row.
+    pub bytes: usize,
+    /// Source transactions in one group at the most.
+    pub transactions: u64,
+}
+
+impl Default for Grouping {
+    fn default() -> Self {
+        Self { changes: 2000, bytes: 4 << 20, transactions: 2000 }
+    }
+}
+
+/// Back-off.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Attempts in a row before Replicat gives up; `None` for no end.
+    pub attempts: Option<u32>,
+    /// Pause before the first; doubled each time.
+    pub delay: Duration,
+    /// The longest pause.
+    pub longest: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: None, delay: Duration::from_millis(200), longest: Duration::from_secs(30) }
+    }
+}
+
+impl Retry {
+    /// The pause before the given attempt, counted from 0.
+    pub fn pause(&self, attempt: u32) -> Duration {
+        self.delay.saturating_mul(1 << attempt.min(16)).min(self.longest)
+    }
+}
+
+/// Renames of schemas and tables. A table's own entry goes before its schema's.
+#[derive(Clone, Default, Debug)]
+pub struct Names {
+    /// Source schema to target schema.
+    pub schemas: HashMap<String, String>,
+    /// Source schema and table to target schema and table.
+    pub tables: HashMap<(String, String), (String, String)>,
+}
+
+impl Names {
+    /// Schema and name at the target of a source table.
+    pub fn target_of(&self, schema: &str, table: &str) -> (String, String) {
+        if !self.tables.is_empty()
+            && let Some(target) = self.tables.get(&(schema.to_owned(), table.to_owned()))
+        {
+            return target.clone();
+        }
+        let schema = self.schemas.get(schema).map_or(schema, String::as_str);
+        (schema.to_owned(), table.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tables_own_rename_goes_before_its_schemas() {
+        let pair = |schema: &str, table: &str| (schema.to_owned(), table.to_owned());
+        let names = Names {
+            schemas: HashMap::from([("a".to_owned(), "b".to_owned())]),
+            tables: HashMap::from([(pair("a", "t"), pair("c", "u"))]),
+        };
+        assert_eq!(names.target_of("a", "t"), pair("c", "u"));
+        assert_eq!(names.target_of("a", "x"), pair("b", "x"));
+        assert_eq!(names.target_of("z", "t"), pair("z", "t"));
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let retry = Retry::default();
+        assert_eq!(retry.pause(0), Duration::from_millis(200));
+        assert_eq!(retry.pause(1), Duration::from_millis(400));
+        assert_eq!(retry.pause(60), Duration::from_secs(30));
+    }
+}

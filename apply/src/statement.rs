@@ -1,0 +1,340 @@
+//! The SQL of changes. Texts only: nothing here sends anything.
+//!
+//! Two forms: by row, with a parameter for each value in the value's text form and of the column's own type; and by set,
+//! with an array of texts for each column, one element a row, cast to the column's base type. The cast names no length
+//! or precision: the assignment to the column checks those, and refuses what an explicit cast would cut off.
+
+use irongate_postgres::sql::{qualified, quote_identifier};
+use irongate_trail::{Column, Old, Row, Tuple, Value};
+
+use crate::table::{Key, Plan, TargetColumn};
+
+/// Where a parameter's value comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Parameter {
+    /// From the row that identifies, else from the new row.
+    pub(crate) key: bool,
+    /// Place in the tuple.
+    pub(crate) column: usize,
+}
+
+/// A statement with what fills it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Statement {
+    pub(crate) sql: String,
+    pub(crate) parameters: Vec<Parameter>,
+}
+
+/// What an update writes: places of source columns, in order.
+pub(crate) type Written = Vec<usize>;
+
+/// The tuple that identifies the row of an update or delete.
+#[inline]
+pub(crate) fn key_tuple(row: Row<'_>) -> Option<Tuple<'_>> {
+    row.old().map(Old::tuple).or(row.new())
+}
+
+/// Whether an update moves its row to another key.
+pub(crate) fn changes_key(plan: &Plan, row: Row<'_>) -> bool {
+    let Row::Update { old: Some(old), new } = row else { return false };
+    let moved = |(column, (old, new)): (usize, (Value<'_>, Value<'_>))| {
+        plan.in_key[column] && new != Value::Unchanged && old != new
+    };
+    old.tuple().values().zip(new.values()).enumerate().any(moved)
+}
+
+/// What an update writes, given whether it changes the key.
+pub(crate) fn written(plan: &Plan, new: Tuple<'_>, key_changed: bool) -> Written {
+    let writes = |(column, value): (usize, Value<'_>)| {
+        let target = plan.columns[column].map(|place| &plan.table.columns[place])?;
+        let wanted =
+            value != Value::Unchanged && !target.identity_always && (key_changed || !plan.in_key[column]);
+        wanted.then_some(column)
+    };
+    new.values().take(plan.columns.len()).enumerate().filter_map(writes).collect()
+}
+
+/// Whether the update cannot be an UPDATE: it changes an identity column that may only be inserted.
+pub(crate) fn needs_replace(plan: &Plan, row: Row<'_>) -> bool {
+    if plan.replaces {
+        return true;
+    }
+    let Row::Update { old: Some(old), new } = row else { return false };
+    let moved = |(column, (old, new)): (usize, (Value<'_>, Value<'_>))| {
+        let place = plan.columns.get(column).copied().flatten();
+        place.is_some_and(|place| plan.table.columns[place].identity_always)
+            && plan.in_key[column]
+            && new != Value::Unchanged
+            && old != new
+    };
+    old.tuple().values().zip(new.values()).enumerate().any(moved)
+}
+
+impl Plan {
+    fn target(&self) -> String {
+        qualified(&self.table.schema, &self.table.name)
+    }
+
+    fn column(&self, source: usize) -> Option<&TargetColumn> {
+        self.columns[source].map(|place| &self.table.columns[place])
+    }
+
+    fn name(&self, source: usize) -> String {
+        self.column(source).map_or_else(String::new, |column| quote_identifier(&column.name))
+    }
+
+    /// Source columns that are written by an insert.
+    pub(crate) fn inserted(&self) -> Vec<usize> {
+        (0..self.columns.len()).filter(|column| self.columns[*column].is_some()).collect()
+    }
+
+    fn key_columns(&self) -> &[usize] {
+        match &self.key {
+            Key::Columns { columns, .. } => columns,
+            _ => &[],
+        }
+    }
+
+    fn names(&self, columns: &[usize]) -> String {
+        list(columns, |column| self.name(*column))
+    }
+
+    /// `unnest($1::text[], …) AS s(c0, …)` over so many columns.
+    fn unnest(count: usize) -> String {
+        // Unqualified, because only so the parser takes several arrays; the session's search path is empty, so the name
+        // is the catalog's.
+        let arrays = list(&(1..=count).collect::<Vec<_>>(), |n| format!("${n}"));
+        let names = list(&(0..count).collect::<Vec<_>>(), |n| format!("c{n}"));
+        format!("unnest({arrays}) AS s({names})")
+    }
+
+    fn cast(&self, source: usize, parameter: usize) -> String {
+        let cast = self.column(source).map_or("pg_catalog.text", |column| column.cast.as_str());
+        format!("s.c{parameter}::{cast}")
+    }
+
+    /// Equality of a column with an expression.
+    fn equals(&self, source: usize, left: &str, right: &str) -> String {
+        match self.column(source).and_then(|column| column.equals.as_deref()) {
+            Some(operator) => format!("{left} {operator} {right}"),
+            None => format!("{left}::pg_catalog.text OPERATOR(pg_catalog.=) {right}"),
+        }
+    }
+
+    /// `COPY … FROM STDIN`.
+    pub(crate) fn copy(&self) -> Statement {
+        let inserted = self.inserted();
+        let sql = format!("COPY {} ({}) FROM STDIN", self.target(), self.names(&inserted));
+        Statement { sql, parameters: from_new(&inserted) }
+    }
+
+    /// Inserts many rows.
+    pub(crate) fn insert_set(&self) -> Statement {
+        let inserted = self.inserted();
+        let values: Vec<String> =
+            inserted.iter().enumerate().map(|(parameter, column)| self.cast(*column, parameter)).collect();
+        let sql = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}",
+            self.target(),
+            self.names(&inserted),
+            values.join(", "),
+            Self::unnest(inserted.len())
+        );
+        Statement { sql, parameters: from_new(&inserted) }
+    }
+
+    /// Inserts one row.
+    pub(crate) fn insert_row(&self) -> Statement {
+        let inserted = self.inserted();
+        if inserted.is_empty() {
+            return Statement {
+                sql: format!("INSERT INTO {} DEFAULT VALUES", self.target()),
+                parameters: vec![],
+            };
+        }
+        let values = list(&(1..=inserted.len()).collect::<Vec<_>>(), |n| format!("${n}"));
+        let sql = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({values})",
+            self.target(),
+            self.names(&inserted)
+        );
+        Statement { sql, parameters: from_new(&inserted) }
+    }
+
+    /// Updates many rows by key. Without anything to write it only counts them.
+    pub(crate) fn update_set(&self, written: &[usize]) -> Statement {
+        let mut parameters = from_new(written);
+        parameters.extend(self.key_columns().iter().map(|column| Parameter { key: true, column: *column }));
+        let keys: Vec<String> = self
+            .key_columns()
+            .iter()
+            .enumerate()
+            .map(|(n, column)| {
+                let left = format!("t.{}", self.name(*column));
+                self.equals(*column, &left, &self.cast(*column, written.len() + n))
+            })
+            .collect();
+        let (target, unnest, keys) = (self.target(), Self::unnest(parameters.len()), keys.join(" AND "));
+        let sql = if written.is_empty() {
+            format!("SELECT 1 FROM {unnest} JOIN {target} AS t ON {keys}")
+        } else {
+            let sets: Vec<String> = written
+                .iter()
+                .enumerate()
+                .map(|(n, column)| format!("{} = {}", self.name(*column), self.cast(*column, n)))
+                .collect();
+            format!("UPDATE {target} AS t SET {} FROM {unnest} WHERE {keys}", sets.join(", "))
+        };
+        Statement { sql, parameters }
+    }
+
+    /// Deletes many rows by key.
+    pub(crate) fn delete_set(&self) -> Statement {
+        let parameters: Vec<Parameter> =
+            self.key_columns().iter().map(|column| Parameter { key: true, column: *column }).collect();
+        let keys: Vec<String> = parameters
+            .iter()
+            .enumerate()
+            .map(|(n, parameter)| {
+                let left = format!("t.{}", self.name(parameter.column));
+                self.equals(parameter.column, &left, &self.cast(parameter.column, n))
+            })
+            .collect();
+        let unnest = Self::unnest(parameters.len());
+        let sql = format!("DELETE FROM {} AS t USING {unnest} WHERE {}", self.target(), keys.join(" AND "));
+        Statement { sql, parameters }
+    }
+
+    /// The condition that finds one old row, its parameters numbered after those in `parameters`.
+    fn find(&self, old: Tuple<'_>, parameters: &mut Vec<Parameter>) -> String {
+        let mut conditions = Vec::new();
+        let all: Vec<usize>;
+        let columns = match &self.key {
+            Key::Columns { columns, .. } => columns.as_slice(),
+            _ => {
+                all = self.inserted();
+                &all
+            }
+        };
+        let values: Vec<Value<'_>> = old.values().collect();
+        for &column in columns {
+            let left = format!("t.{}", self.name(column));
+            if values.get(column) == Some(&Value::Null) {
+                conditions.push(format!("{left} IS NULL"));
+            } else {
+                parameters.push(Parameter { key: true, column });
+                conditions.push(self.equals(column, &left, &format!("${}", parameters.len())));
+            }
+        }
+        let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
+        let target = self.target();
+        match (&self.key, self.table.partitioned) {
+            (Key::Columns { .. }, _) => conditions,
+            (_, false) => format!("t.ctid = (SELECT t.ctid FROM {target} AS t WHERE {conditions} LIMIT 1)"),
+            (_, true) => format!(
+                "(t.tableoid, t.ctid) = (SELECT t.tableoid, t.ctid FROM {target} AS t WHERE {conditions} LIMIT 1)"
+            ),
+        }
+    }
+
+    /// Updates one row. Without anything to write it only counts it.
+    pub(crate) fn update_row(&self, row: Row<'_>, written: &[usize]) -> Option<Statement> {
+        let mut parameters = from_new(written);
+        let sets: Vec<String> = written
+            .iter()
+            .enumerate()
+            .map(|(n, column)| format!("{} = ${}", self.name(*column), n + 1))
+            .collect();
+        let found = self.find(key_tuple(row)?, &mut parameters);
+        let target = self.target();
+        let sql = if sets.is_empty() {
+            format!("SELECT 1 FROM {target} AS t WHERE {found}")
+        } else {
+            format!("UPDATE {target} AS t SET {} WHERE {found}", sets.join(", "))
+        };
+        Some(Statement { sql, parameters })
+    }
+
+    /// Deletes one row.
+    pub(crate) fn delete_row(&self, row: Row<'_>) -> Option<Statement> {
+        let mut parameters = Vec::new();
+        let found = self.find(key_tuple(row)?, &mut parameters);
+        Some(Statement { sql: format!("DELETE FROM {} AS t WHERE {found}", self.target()), parameters })
+    }
+
+    /// Takes a row out and puts it in again as it is now, in one statement. Values that were not sent are carried over.
+    pub(crate) fn replace_row(&self, row: Row<'_>) -> Option<Statement> {
+        let values: Vec<Value<'_>> = row.new()?.values().collect();
+        let inserted = self.inserted();
+        let mut parameters = Vec::new();
+        let mut carried = Vec::new();
+        for &column in &inserted {
+            if values.get(column) == Some(&Value::Unchanged) {
+                carried.push(format!("d.{}", self.name(column)));
+            } else {
+                parameters.push(Parameter { key: false, column });
+                carried.push(format!("${}", parameters.len()));
+            }
+        }
+        let found = self.find(key_tuple(row)?, &mut parameters);
+        let (target, names) = (self.target(), self.names(&inserted));
+        let sql = format!(
+            "WITH d AS (DELETE FROM {target} AS t WHERE {found} RETURNING t.*) \
+             INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM d",
+            carried.join(", ")
+        );
+        Some(Statement { sql, parameters })
+    }
+}
+
+/// Empties tables in one statement. A partitioned table's name stands for its partitions; any other is emptied alone,
+/// since the source names every table that it emptied.
+pub(crate) fn truncate<'a>(plans: impl Iterator<Item = &'a Plan>, restart_identity: bool) -> String {
+    let mut names: Vec<String> = plans
+        .map(|plan| format!("{}{}", if plan.table.partitioned { "" } else { "ONLY " }, plan.target()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let restart = if restart_identity { " RESTART IDENTITY" } else { "" };
+    format!("TRUNCATE TABLE {}{restart}", names.join(", "))
+}
+
+fn from_new(columns: &[usize]) -> Vec<Parameter> {
+    columns.iter().map(|column| Parameter { key: false, column: *column }).collect()
+}
+
+fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    items.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+/// A column's type as SQL, as far as the stream tells it.
+pub(crate) fn type_name(column: &Column) -> String {
+    if let Some((schema, name)) = &column.type_name {
+        return qualified(schema, name);
+    }
+    let Some(known) = tokio_postgres::types::Type::from_oid(column.type_oid) else {
+        return format!("/* type with OID {} at the source */", column.type_oid);
+    };
+    let element = match known.kind() {
+        tokio_postgres::types::Kind::Array(element) => Some(element.name().to_owned()),
+        _ => None,
+    };
+    let base = element.as_deref().unwrap_or(known.name());
+    let modifier = modifier(base, column.type_modifier);
+    let array = if element.is_some() { "[]" } else { "" };
+    format!("pg_catalog.{}{modifier}{array}", quote_identifier(base))
+}
+
+/// Length or precision of the types that commonly have one (`atttypmod`, as their `typmodout` functions read it).
+fn modifier(base: &str, modifier: i32) -> String {
+    match base {
+        _ if modifier < 0 => String::new(),
+        "varchar" | "bpchar" => format!("({})", modifier - 4),
+        "numeric" => {
+            let packed = modifier - 4;
+            format!("({},{})", packed >> 16 & 0xffff, ((packed & 0x7ff) ^ 1024) - 1024)
+        }
+        "bit" | "varbit" | "time" | "timetz" | "timestamp" | "timestamptz" => format!("({modifier})"),
+        _ => String::new(),
+    }
+}

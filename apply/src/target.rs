@@ -1,0 +1,77 @@
+//! Where Replicat's changes go: a database, or whatever an embedder puts in its place.
+
+mod exact;
+mod postgres;
+
+use std::future::Future;
+
+use irongate_checkpoint::{Applied, Mark};
+
+use crate::batch::Batch;
+use crate::error::Error;
+
+pub use postgres::PostgresTarget;
+pub(crate) use postgres::connection_for_replay;
+
+/// How carefully a batch is applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// In as few statements as keep its meaning. Any refusal refuses the whole batch.
+    Grouped,
+    /// Change by change in the source's order, so that a refusal is known to the row and its policy can be followed.
+    /// The batch holds changes of one source transaction.
+    Exact,
+    /// Into the error queue instead of the tables. The batch holds changes of one source transaction.
+    Queue,
+}
+
+/// Why a batch was not applied. Nothing of it, and of earlier batches of the same target transaction, is there.
+#[derive(Debug)]
+pub enum Failure {
+    /// The connection or the moment is to blame: the same may succeed later.
+    Lost(Error),
+    /// The batch is to blame. In [`Mode::Grouped`] the exact mode finds out more; in any other this is the end.
+    Refused(Error),
+    /// A policy wants the whole source transaction in the error queue.
+    Queue,
+}
+
+/// What came of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Outcome {
+    /// Changes put into the error queue.
+    pub queued: u64,
+    /// Changes left out by a policy.
+    pub ignored: u64,
+}
+
+/// Takes batches and applies them exactly once.
+///
+/// The promise of an implementation: [`Target::load`] returns what was given with the last batch that was applied, and a
+/// batch and its `end` become visible together or not at all.
+pub trait Target: Send {
+    /// Where to begin: what was last applied. Called before the first batch and after each failure.
+    ///
+    /// # Errors
+    /// [`Error`]; transient ones are tried again.
+    fn load(&mut self) -> impl Future<Output = Result<Applied, Error>> + Send;
+
+    /// Applies a batch. If `end` is given, it ends with a source transaction and is committed, with `end` as the place
+    /// to begin after it; otherwise it is a piece, and the next batch belongs to the same target transaction.
+    ///
+    /// # Errors
+    /// [`Failure`], after which [`Target::load`] is called before anything else. Not cancel-safe.
+    fn apply(
+        &mut self,
+        batch: &Batch,
+        mode: Mode,
+        end: Option<&Applied>,
+    ) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+
+    /// Told, when there is time, that everything up to `applied` is committed; answers up to where that is known to be
+    /// durable, which is what the trail may be purged to.
+    ///
+    /// # Errors
+    /// [`Error`]; transient ones are tried again.
+    fn settle(&mut self, applied: Mark) -> impl Future<Output = Result<Mark, Error>> + Send;
+}

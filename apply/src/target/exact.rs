@@ -1,0 +1,223 @@
+//! A batch applied change by change, for when applying it in sets was refused: finds the change that is to blame and
+//! does with it what its policy says.
+//!
+//! Changes go in windows, each a savepoint and a flight of statements. A window with a refusal is taken back and
+//! repeated change by change, each in a savepoint of its own. So what is sound costs little more than by set, and what
+//! is not is found to the row.
+
+use std::sync::Arc;
+
+use irongate_checkpoint::Applied;
+use irongate_trail::CommitLsn;
+
+use super::postgres::{Alone, Connection, execute_alone, sort};
+use super::{Failure, Outcome};
+use crate::batch::Batch;
+use crate::error::{Error, RowError};
+use crate::error_queue;
+use crate::policy::Action;
+use crate::settings::ReplicatSettings;
+use crate::table::Plan;
+
+/// Changes between two savepoints.
+const WINDOW: usize = 256;
+
+impl Connection {
+    pub(super) async fn apply_exact(
+        &mut self,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+        end: Option<&Applied>,
+    ) -> Result<Outcome, Failure> {
+        let plans = self.plans(batch, settings).await?;
+        if self.begin()? {
+            self.simple("BEGIN").await?;
+        }
+        let mut outcome = Outcome::default();
+        let mut from = 0;
+        while from < batch.len() {
+            let to = batch.len().min(from + WINDOW);
+            self.simple("SAVEPOINT irongate").await?;
+            if self.window(batch, from..to, &plans).await? {
+                self.simple("RELEASE irongate").await?;
+            } else {
+                self.simple("ROLLBACK TO irongate; RELEASE irongate").await?;
+                for index in from..to {
+                    self.one(batch, index, &plans, settings, &mut outcome).await?;
+                }
+            }
+            from = to;
+        }
+        if let Some(end) = end {
+            self.finish(end).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Puts the changes into the error queue instead of the tables.
+    pub(super) async fn apply_queued(
+        &mut self,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+        end: Option<&Applied>,
+    ) -> Result<Outcome, Failure> {
+        if self.begin()? {
+            self.simple("BEGIN").await?;
+        }
+        let reason = RowError::Server {
+            code: "irongate".to_owned(),
+            message: "another change of the transaction was refused".to_owned(),
+        };
+        let mut outcome = Outcome::default();
+        for index in 0..batch.len() {
+            error_queue::put(self.session.client(), &settings.flow, batch, index, &reason, true)
+                .await
+                .map_err(sort)?;
+            outcome.queued += 1;
+        }
+        if let Some(end) = end {
+            self.finish(end).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Applies the only change of a batch within the transaction that the caller began.
+    pub(crate) async fn apply_single(
+        &mut self,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+    ) -> Result<(), Error> {
+        let unsorted = |failure: Failure| match failure {
+            Failure::Lost(error) | Failure::Refused(error) => error,
+            Failure::Queue => {
+                Error::Trail(irongate_trail::Error::Misuse("a policy asked of a single change"))
+            }
+        };
+        let plans = self.plans(batch, settings).await.map_err(unsorted)?;
+        let alone = Alone::of(batch, 0, &plans);
+        match self.attempt(batch, 0, &alone).await.map_err(unsorted)? {
+            None => Ok(()),
+            Some(reason) => Err(refusal(batch, 0, &alone, reason)),
+        }
+    }
+
+    async fn simple(&self, sql: &str) -> Result<(), Failure> {
+        self.session.batch_execute(sql).await.map_err(sort)
+    }
+
+    /// Sends a run of changes at once. False if one was refused.
+    async fn window(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        plans: &[Arc<Plan>],
+    ) -> Result<bool, Failure> {
+        let mut ready = Vec::with_capacity(range.len());
+        for index in range {
+            let alone = Alone::of(batch, index, plans);
+            match self.prepare(&alone.statement.sql, None).await.map_err(sort) {
+                Ok(prepared) => ready.push((index, alone, prepared)),
+                Err(Failure::Refused(_)) => return Ok(false),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let client = self.session.client();
+        let answers = ready
+            .iter()
+            .map(|(index, alone, prepared)| execute_alone(client, prepared, &alone.statement, batch, *index));
+        let mut sound = true;
+        // Polled in order, so sent in order.
+        for (answer, (_, alone, _)) in futures_util::future::join_all(answers).await.into_iter().zip(&ready) {
+            match answer.map_err(sort) {
+                Ok(rows) => sound &= alone.expected.is_none_or(|expected| rows == expected),
+                Err(Failure::Refused(_)) => sound = false,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(sound)
+    }
+
+    /// Applies one change, or does with it what its policy says.
+    async fn one(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        plans: &[Arc<Plan>],
+        settings: &ReplicatSettings,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let alone = Alone::of(batch, index, plans);
+        let mut attempt = 0;
+        loop {
+            self.simple("SAVEPOINT irongate").await?;
+            let reason = match self.attempt(batch, index, &alone).await? {
+                None => return self.simple("RELEASE irongate").await,
+                Some(reason) => reason,
+            };
+            self.simple("ROLLBACK TO irongate; RELEASE irongate").await?;
+            let (schema, table) = &alone.schema_and_name;
+            match settings.policies.action(schema, table, reason.class()) {
+                Action::Retry { attempts, delay } if attempt < attempts => {
+                    attempt += 1;
+                    tracing::warn!(table = %alone.table, class = reason.class(), attempt, "change refused, trying again");
+                    tokio::time::sleep(delay).await;
+                }
+                Action::Abend | Action::Retry { .. } => {
+                    return Err(Failure::Refused(refusal(batch, index, &alone, reason)));
+                }
+                Action::QueueTransaction => return Err(Failure::Queue),
+                Action::QueueRow => {
+                    tracing::warn!(table = %alone.table, class = reason.class(), "change put into the error queue");
+                    error_queue::put(self.session.client(), &settings.flow, batch, index, &reason, false)
+                        .await
+                        .map_err(sort)?;
+                    outcome.queued += 1;
+                    return Ok(());
+                }
+                Action::Ignore => {
+                    tracing::warn!(table = %alone.table, class = reason.class(), "change left out");
+                    outcome.ignored += 1;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Tries one change; the reason if it was refused.
+    async fn attempt(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        alone: &Alone,
+    ) -> Result<Option<RowError>, Failure> {
+        let answer = match self.prepare(&alone.statement.sql, None).await {
+            Ok(prepared) => {
+                execute_alone(self.session.client(), &prepared, &alone.statement, batch, index).await
+            }
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(rows) if alone.expected.is_none_or(|expected| rows == expected) => Ok(None),
+            Ok(0) => Ok(Some(RowError::Missing)),
+            Ok(rows) => Ok(Some(RowError::Ambiguous(rows))),
+            Err(error) => match error.as_db_error().map(RowError::server) {
+                Some(reason) => match sort(error) {
+                    Failure::Refused(_) => Ok(Some(reason)),
+                    failure => Err(failure),
+                },
+                None => Err(sort(error)),
+            },
+        }
+    }
+}
+
+fn refusal(batch: &Batch, index: usize, alone: &Alone, reason: RowError) -> Error {
+    let place = batch.place(index);
+    Error::Row {
+        operation: alone.operation,
+        table: alone.table.clone(),
+        reason,
+        commit: place.map_or(CommitLsn::default(), |(begin, _)| begin.commit_lsn),
+        ordinal: place.map_or(0, |(_, ordinal)| ordinal),
+    }
+}

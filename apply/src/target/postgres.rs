@@ -1,0 +1,507 @@
+//! A PostgreSQL database as target.
+//!
+//! A batch is one flight of statements: BEGIN, the sets, the origin's position and the checkpoint row are sent without
+//! waiting for each other; when all have been answered, and each set has changed as many rows as it has, COMMIT is
+//! sent. So a group costs two round trips, whatever its size, and nothing is committed that was not counted.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures_util::SinkExt;
+use irongate_checkpoint::{
+    Applied, CheckpointTable, Mark, Origin, OriginSession, OriginTransaction, Watermarks,
+};
+use irongate_postgres::Session;
+use irongate_trail::Lsn;
+use tokio_postgres::types::{PgLsn, Type};
+
+use super::{Failure, Mode, Outcome, Target};
+use crate::batch::{Batch, Change};
+use crate::compile::{SetKind, Step, compile};
+use crate::error::{Error, RowError};
+use crate::parameters;
+use crate::settings::ReplicatSettings;
+use crate::statement::{self, Statement};
+use crate::table::{Plan, TargetTable};
+
+/// From so many rows on an insert goes by COPY. Below, the round trip that COPY needs costs more than it saves.
+const COPY_FROM_ROWS: usize = 500;
+/// Bytes of one piece of COPY data.
+const COPY_PIECE: usize = 256 * 1024;
+/// Prepared statements that are kept. More are only made by rows without a key, each with nulls in other places.
+const MOST_STATEMENTS: usize = 2000;
+
+/// Settings of the session. The planner's are there because a set always finds its rows by an index: an estimate of the
+/// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat.
+const SETTINGS: &str = "SET session_replication_role = replica; SET plan_cache_mode = force_generic_plan; \
+     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; \
+     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET row_security = off";
+
+pub(super) type Answer = Result<u64, tokio_postgres::Error>;
+type Flight<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+
+/// A target database and the session that applies to it.
+#[derive(Debug)]
+pub struct PostgresTarget {
+    settings: ReplicatSettings,
+    connection: Option<Connection>,
+    watermarks: Option<Watermarks>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) session: Session,
+    pub(super) checkpoint: CheckpointTable,
+    pub(super) origin: OriginSession,
+    pub(super) open: Option<OriginTransaction>,
+    /// By the address of the relation, which the plan keeps alive.
+    plans: HashMap<usize, Arc<Plan>>,
+    statements: HashMap<String, tokio_postgres::Statement>,
+}
+
+impl PostgresTarget {
+    /// A target that connects when it is first loaded.
+    pub fn new(settings: ReplicatSettings) -> Self {
+        Self { settings, connection: None, watermarks: None }
+    }
+}
+
+/// A session for changes out of the error queue, under an origin of its own: the flow's is Replicat's.
+///
+/// # Errors
+/// [`Error::Target`], [`Error::Checkpoint`].
+pub(crate) async fn connection_for_replay(
+    settings: &ReplicatSettings,
+    origin: Origin,
+) -> Result<Connection, Error> {
+    Connection::open(settings, origin, false).await
+}
+
+impl Target for PostgresTarget {
+    async fn load(&mut self) -> Result<Applied, Error> {
+        if let Some(connection) = &mut self.connection
+            && connection.rollback().await.is_err()
+        {
+            self.connection = None;
+        }
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                let origin = Origin::of_flow(&self.settings.flow)?;
+                none.insert(Connection::open(&self.settings, origin, true).await?)
+            }
+        };
+        let client = connection.session.client();
+        let applied = connection.checkpoint.load(client).await?;
+        let applied = applied.ok_or_else(|| Error::NotInstantiated { flow: self.settings.flow.clone() })?;
+        let (insert, _) = connection.log_positions().await?;
+        let mark = Mark { position: applied.position, resume_lsn: applied.end_lsn };
+        match &mut self.watermarks {
+            Some(watermarks) => watermarks.reconnected(mark, insert)?,
+            none => *none = Some(Watermarks::new(mark, insert, Mark::default())),
+        }
+        Ok(applied)
+    }
+
+    async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
+        let Some(connection) = &mut self.connection else { return Err(Failure::Lost(not_loaded())) };
+        let result = match mode {
+            Mode::Grouped => connection.apply_grouped(batch, &self.settings, end).await,
+            Mode::Exact => connection.apply_exact(batch, &self.settings, end).await,
+            Mode::Queue => connection.apply_queued(batch, &self.settings, end).await,
+        };
+        match result {
+            Err(Failure::Lost(error)) => {
+                // What the server said last tells more than that the line is dead.
+                let error = connection
+                    .session
+                    .failure()
+                    .map_or(error, |reason| Error::Target(irongate_postgres::Error::Closed(Some(reason))));
+                self.connection = None;
+                Err(Failure::Lost(error))
+            }
+            other => other,
+        }
+    }
+
+    async fn settle(&mut self, applied: Mark) -> Result<Mark, Error> {
+        let (Some(connection), Some(watermarks)) = (&self.connection, &mut self.watermarks) else {
+            return Err(not_loaded());
+        };
+        if self.settings.synchronous_commit {
+            watermarks.applied_durably(applied);
+            return Ok(watermarks.low());
+        }
+        if watermarks.is_pending() || watermarks.high() != applied {
+            let (insert, flush) = connection.log_positions().await?;
+            watermarks.applied(applied, insert);
+            watermarks.flushed(flush);
+        }
+        Ok(watermarks.low())
+    }
+}
+
+fn not_loaded() -> Error {
+    Error::Target(irongate_postgres::Error::Closed(None))
+}
+
+/// Sorts an error of the server: its batch is to blame, or the moment.
+pub(super) fn sort(error: tokio_postgres::Error) -> Failure {
+    let error = irongate_postgres::Error::from(error);
+    if error.is_transient() {
+        Failure::Lost(Error::Target(error))
+    } else {
+        Failure::Refused(Error::Target(error))
+    }
+}
+
+fn sort_checkpoint(error: irongate_checkpoint::Error) -> Failure {
+    if error.is_transient() { Failure::Lost(error.into()) } else { Failure::Refused(error.into()) }
+}
+
+/// Sends a statement now: a first poll hands it to the connection. The answer is awaited later.
+async fn launch<'a>(flight: impl Future<Output = Result<(), Failure>> + Send + 'a) -> Flight<'a> {
+    let mut flight: Flight<'a> = Box::pin(flight);
+    match futures_util::poll!(flight.as_mut()) {
+        std::task::Poll::Ready(result) => Box::pin(std::future::ready(result)),
+        std::task::Poll::Pending => flight,
+    }
+}
+
+impl Connection {
+    async fn open(settings: &ReplicatSettings, origin: Origin, claim: bool) -> Result<Self, Error> {
+        let application = format!("irongate {}", settings.group);
+        let session = Session::connect(&settings.target, &application).await?;
+        session.batch_execute(SETTINGS).await?;
+        let commit = if settings.synchronous_commit { "on" } else { "off" };
+        session.batch_execute(&format!("SET synchronous_commit = {commit}")).await?;
+        let checkpoint = CheckpointTable::prepare(session.client(), &settings.flow).await?;
+        if claim {
+            checkpoint.claim(session.client()).await?;
+        }
+        origin.create_if_missing(session.client()).await?;
+        let origin = origin.session_setup(session.client()).await?;
+        let (plans, statements) = (HashMap::new(), HashMap::new());
+        Ok(Self { session, checkpoint, origin, open: None, plans, statements })
+    }
+
+    /// The target's insert and flush LSN.
+    async fn log_positions(&self) -> Result<(Lsn, Lsn), Error> {
+        const SQL: &str =
+            "SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn()";
+        let row = self.session.query_one(SQL, &[]).await?;
+        let lsn = |column| row.try_get::<_, PgLsn>(column).map(|lsn| Lsn(lsn.into()));
+        Ok((lsn(0)?, lsn(1)?))
+    }
+
+    /// Ends a transaction that will not be committed, and clears what it leaves in the session.
+    pub(super) async fn rollback(&mut self) -> Result<(), Error> {
+        if let Some(open) = self.open.take() {
+            self.session.batch_execute("ROLLBACK").await?;
+            open.rolled_back();
+        }
+        self.origin.reset(self.session.client()).await?;
+        // The target's tables may have been changed to mend the refusal.
+        self.plans.clear();
+        self.statements.clear();
+        Ok(())
+    }
+
+    /// The plans of the batch's relations, in their order.
+    pub(super) async fn plans(
+        &mut self,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+    ) -> Result<Vec<Arc<Plan>>, Failure> {
+        let mut plans = Vec::with_capacity(batch.relations().len());
+        for relation in batch.relations() {
+            let address = Arc::as_ptr(relation).addr();
+            if let Some(plan) = self.plans.get(&address) {
+                plans.push(Arc::clone(plan));
+                continue;
+            }
+            let (schema, name) = settings.names.target_of(&relation.schema, &relation.name);
+            let source = format!("{}.{}", relation.schema, relation.name);
+            let table = match TargetTable::load(&self.session, &schema, &name).await {
+                Ok(Some(table)) => table,
+                Ok(None) => {
+                    let target = format!("{schema}.{name}");
+                    return Err(Failure::Refused(Error::MissingTable { table: source, target }));
+                }
+                Err(error) if error.is_transient() => return Err(Failure::Lost(error)),
+                Err(error) => return Err(Failure::Refused(error)),
+            };
+            let plan =
+                Plan::new(relation, table, settings.key_columns.get(&source)).map_err(Failure::Refused)?;
+            let plan = Arc::new(plan);
+            self.plans.insert(address, Arc::clone(&plan));
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+
+    /// Prepares a statement, once. Of a set's parameters the types are known; the server tells those of a row's.
+    pub(super) async fn prepare(
+        &mut self,
+        sql: &str,
+        set_parameters: Option<usize>,
+    ) -> Result<tokio_postgres::Statement, tokio_postgres::Error> {
+        if let Some(known) = self.statements.get(sql) {
+            return Ok(known.clone());
+        }
+        let prepared = match set_parameters {
+            Some(count) => self.session.prepare_typed(sql, &vec![Type::TEXT_ARRAY; count]).await?,
+            None => self.session.prepare(sql).await?,
+        };
+        if self.statements.len() >= MOST_STATEMENTS {
+            self.statements.clear();
+        }
+        self.statements.insert(sql.to_owned(), prepared.clone());
+        Ok(prepared)
+    }
+
+    async fn apply_grouped(
+        &mut self,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+        end: Option<&Applied>,
+    ) -> Result<Outcome, Failure> {
+        let plans = self.plans(batch, settings).await?;
+        let mut steps = Vec::new();
+        for step in compile(batch, &plans) {
+            let step = Ready::of(step, batch, &plans);
+            let prepared = self.prepare(&step.statement.sql, step.set_parameters()).await.map_err(sort)?;
+            steps.push((step, prepared));
+        }
+        let begin = self.begin()?;
+        let client = self.session.client();
+        let mut flights = Vec::with_capacity(steps.len() + 3);
+        if begin {
+            flights.push(launch(async { client.batch_execute("BEGIN").await.map_err(sort) }).await);
+        }
+        let mut copied = Ok(());
+        for (step, prepared) in &steps {
+            if step.by_copy {
+                copied = step.copy(client, prepared, batch).await;
+                if copied.is_err() {
+                    break;
+                }
+            } else {
+                flights.push(launch(step.execute(client, prepared, batch)).await);
+            }
+        }
+        if let (Ok(()), Some(end), Some(open)) = (&copied, end, &self.open) {
+            let position = open.xact_setup(client, end.end_lsn, end.commit_time);
+            flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await);
+            let save = self.checkpoint.save(client, end);
+            flights.push(launch(async { save.await.map_err(sort_checkpoint) }).await);
+        }
+        // The first to fail is to blame; those behind it only say that the transaction is aborted.
+        let mut result = Ok(());
+        for flight in flights {
+            let answer = flight.await;
+            result = result.and(answer);
+        }
+        result.and(copied)?;
+        if end.is_some() {
+            self.commit().await?;
+        }
+        Ok(Outcome::default())
+    }
+
+    /// Opens the account of a target transaction unless one is open. True if BEGIN is to be sent.
+    pub(super) fn begin(&mut self) -> Result<bool, Failure> {
+        if self.open.is_some() {
+            return Ok(false);
+        }
+        self.open = Some(self.origin.begin().map_err(sort_checkpoint)?);
+        Ok(true)
+    }
+
+    /// Writes position and checkpoint and commits.
+    pub(super) async fn finish(&mut self, end: &Applied) -> Result<(), Failure> {
+        if let Some(open) = &self.open {
+            let client = self.session.client();
+            open.xact_setup(client, end.end_lsn, end.commit_time).await.map_err(sort_checkpoint)?;
+            self.checkpoint.save(client, end).await.map_err(sort_checkpoint)?;
+        }
+        self.commit().await
+    }
+
+    async fn commit(&mut self) -> Result<(), Failure> {
+        // Every statement was answered with success, so this cannot turn into a silent ROLLBACK.
+        self.session.batch_execute("COMMIT").await.map_err(sort)?;
+        if let Some(open) = self.open.take() {
+            open.committed();
+        }
+        Ok(())
+    }
+}
+
+/// A step with its statement.
+struct Ready {
+    statement: Statement,
+    rows: Vec<u32>,
+    is_set: bool,
+    by_copy: bool,
+    /// Rows that must be changed, and of which table, as the error says it.
+    expected: Option<u64>,
+    operation: &'static str,
+    table: String,
+}
+
+impl Ready {
+    fn of(step: Step, batch: &Batch, plans: &[Arc<Plan>]) -> Self {
+        match step {
+            Step::Set { plan, kind, rows } => {
+                let plan = &plans[plan];
+                let by_copy =
+                    kind == SetKind::Insert && rows.len() >= COPY_FROM_ROWS && !plan.table.row_security;
+                let (statement, operation) = match &kind {
+                    SetKind::Insert if by_copy => (plan.copy(), "insert"),
+                    SetKind::Insert => (plan.insert_set(), "insert"),
+                    SetKind::Update(written) => (plan.update_set(written), "update"),
+                    SetKind::Delete => (plan.delete_set(), "delete"),
+                };
+                let expected = (!plan.table.has_rules).then_some(rows.len() as u64);
+                Self { statement, rows, is_set: true, by_copy, expected, operation, table: plan.source() }
+            }
+            Step::Alone(index) => {
+                let alone = Alone::of(batch, index as usize, plans);
+                Self {
+                    statement: alone.statement,
+                    rows: vec![index],
+                    is_set: false,
+                    by_copy: false,
+                    expected: alone.expected,
+                    operation: alone.operation,
+                    table: alone.table,
+                }
+            }
+        }
+    }
+
+    fn set_parameters(&self) -> Option<usize> {
+        self.is_set.then_some(self.statement.parameters.len())
+    }
+
+    /// Sends the statement when first polled.
+    async fn execute(
+        &self,
+        client: &tokio_postgres::Client,
+        prepared: &tokio_postgres::Statement,
+        batch: &Batch,
+    ) -> Result<(), Failure> {
+        let answer = if self.is_set {
+            let columns = parameters::columns(batch, &self.rows, &self.statement.parameters);
+            client.execute_raw(prepared, columns).await
+        } else {
+            execute_alone(client, prepared, &self.statement, batch, self.rows[0] as usize).await
+        };
+        self.count(answer)
+    }
+
+    /// Sends the rows by COPY, whose data cannot be sent before the server asks for it.
+    async fn copy(
+        &self,
+        client: &tokio_postgres::Client,
+        prepared: &tokio_postgres::Statement,
+        batch: &Batch,
+    ) -> Result<(), Failure> {
+        let mut sink = Box::pin(client.copy_in::<_, bytes::Bytes>(prepared).await.map_err(sort)?);
+        let mut data = BytesMut::with_capacity(2 * COPY_PIECE);
+        // Rows are added in runs that surely stay near the size of a piece.
+        for rows in self.rows.chunks(64) {
+            parameters::copy_rows(batch, rows, &self.statement.parameters, &mut data);
+            if data.len() >= COPY_PIECE {
+                sink.feed(data.split().freeze()).await.map_err(sort)?;
+            }
+        }
+        if !data.is_empty() {
+            sink.feed(data.freeze()).await.map_err(sort)?;
+        }
+        self.count(sink.as_mut().finish().await)
+    }
+
+    fn count(&self, answer: Answer) -> Result<(), Failure> {
+        let rows = answer.map_err(sort)?;
+        if self.expected.is_none_or(|expected| rows == expected) {
+            return Ok(());
+        }
+        let reason = if rows == 0 { RowError::Missing } else { RowError::Ambiguous(rows) };
+        // Exact mode finds the place; this names the table if even that should fail.
+        Err(Failure::Refused(Error::Row {
+            operation: self.operation,
+            table: self.table.clone(),
+            reason,
+            commit: irongate_trail::CommitLsn::default(),
+            ordinal: 0,
+        }))
+    }
+}
+
+/// One change's statement.
+pub(super) struct Alone {
+    pub(super) statement: Statement,
+    pub(super) expected: Option<u64>,
+    pub(super) operation: &'static str,
+    pub(super) table: String,
+    pub(super) schema_and_name: (String, String),
+}
+
+impl Alone {
+    pub(super) fn of(batch: &Batch, index: usize, plans: &[Arc<Plan>]) -> Self {
+        let (plan, statement, operation) = match batch.change(index) {
+            Change::Truncate { relations, restart_identity, .. } => {
+                let tables = relations.iter().map(|relation| &*plans[*relation as usize]);
+                let sql = statement::truncate(tables, restart_identity);
+                let plan = relations.first().map(|relation| &plans[*relation as usize]);
+                (plan, Statement { sql, parameters: Vec::new() }, "truncate")
+            }
+            Change::Row { relation, row } => {
+                let plan = &plans[relation];
+                let nothing = || Statement { sql: "SELECT 1 WHERE false".to_owned(), parameters: Vec::new() };
+                let (statement, operation) = match row {
+                    irongate_trail::Row::Insert { .. } => (Some(plan.insert_row()), "insert"),
+                    irongate_trail::Row::Update { .. } if statement::needs_replace(plan, row) => {
+                        (plan.replace_row(row), "update")
+                    }
+                    irongate_trail::Row::Update { new, .. } => {
+                        let written = statement::written(plan, new, statement::changes_key(plan, row));
+                        (plan.update_row(row, &written), "update")
+                    }
+                    irongate_trail::Row::Delete { .. } => (plan.delete_row(row), "delete"),
+                };
+                (Some(plan), statement.unwrap_or_else(nothing), operation)
+            }
+        };
+        let counted = operation != "truncate" && plan.is_some_and(|plan| !plan.barrier);
+        let names = plan.map(|plan| (plan.relation.schema.clone(), plan.relation.name.clone()));
+        Self {
+            statement,
+            // A trigger or rule may make nothing or something else of the change.
+            expected: counted.then_some(1),
+            operation,
+            table: plan.map(|plan| plan.source()).unwrap_or_default(),
+            schema_and_name: names.unwrap_or_default(),
+        }
+    }
+}
+
+pub(super) async fn execute_alone(
+    client: &tokio_postgres::Client,
+    prepared: &tokio_postgres::Statement,
+    statement: &Statement,
+    batch: &Batch,
+    index: usize,
+) -> Answer {
+    let values = match batch.change(index) {
+        Change::Row { row, .. } => parameters::values(row, &statement.parameters),
+        Change::Truncate { .. } => Vec::new(),
+    };
+    client.execute_raw(prepared, values).await
+}
