@@ -270,7 +270,7 @@ impl ReplicationConnection {
         loop {
             match self.receive_start().await? {
                 Some(Start::Streaming) => break,
-                Some(Start::Failed(error)) => return Err(error.into()),
+                Some(Start::Failed(error)) => return Err(Error::Server(error)),
                 None => {}
             }
         }
@@ -303,7 +303,9 @@ impl ReplicationConnection {
             return Ok(Some(Start::Streaming));
         }
         match self.wire.receive().await? {
-            Message::ErrorResponse(body) => Ok(Some(Start::Failed(ServerError::from_fields(body.fields())))),
+            Message::ErrorResponse(body) => {
+                Ok(Some(Start::Failed(Box::new(ServerError::from_fields(body.fields())))))
+            }
             Message::ParameterStatus(_) => Ok(None),
             _ => Err(Error::protocol("no CopyBothResponse to START_REPLICATION")),
         }
@@ -321,7 +323,7 @@ impl std::fmt::Debug for ReplicationConnection {
 
 enum Start {
     Streaming,
-    Failed(ServerError),
+    Failed(Box<ServerError>),
 }
 
 fn bad(error: std::io::Error) -> Error {

@@ -187,6 +187,7 @@ impl Server {
             ("unix_socket_directories", &socket),
             ("listen_addresses", "127.0.0.1"),
             ("fsync", "off"),
+            ("shared_buffers", "16MB"),
             ("wal_level", "logical"),
             ("max_connections", "50"),
         ];
