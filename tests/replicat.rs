@@ -1,0 +1,9 @@
+//! Replicat against a real target, with trails written by hand: what no source would send on demand.
+
+#[path = "replicat/support.rs"]
+mod support;
+
+#[path = "replicat/fast_and_exact.rs"]
+mod fast_and_exact;
+#[path = "replicat/refusals.rs"]
+mod refusals;

@@ -1,0 +1,133 @@
+//! Changes that the target refuses: found to the row, and treated as their policy says.
+
+use std::sync::Arc;
+
+use irongate_apply::{Action, Error, MISSING, Policies, Policy, RowError};
+use irongate_tests::Server;
+use irongate_trail::{CommitLsn, Lsn, Relation, ReplicaIdentity};
+
+use super::support::{Bench, Op, relation, tuple};
+
+const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, a varchar(5) CHECK (a <> 'bad'));
+                      CREATE TABLE u (id int PRIMARY KEY, a text);";
+
+fn t() -> Arc<Relation> {
+    relation(1, "t", ReplicaIdentity::Default, &["id!", "a"])
+}
+
+fn insert(id: &str, a: &str) -> Op {
+    Op::Insert(t(), tuple(&[Some(id), Some(a)]))
+}
+
+fn policy(class: &str, action: Action) -> Policies {
+    Policies(vec![Policy { table: None, class: Some(class.to_owned()), action }])
+}
+
+async fn bench() -> Bench {
+    Bench::new(Server::majors()[0], SCHEMA).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_names_the_change_and_no_value_and_leaves_what_was_before_it() {
+    let mut bench = bench().await;
+    bench.transaction(&[insert("1", "one")]);
+    bench.transaction(&[insert("2", "two"), insert("3", "bad"), insert("4", "four")]);
+    bench.transaction(&[insert("5", "five")]);
+    let error = bench.apply(bench.settings()).await.unwrap_err();
+    let Error::Row { table, ordinal, commit, reason, .. } = &error else { panic!("{error}") };
+    assert_eq!((table.as_str(), *ordinal, *commit), ("public.t", 2, CommitLsn(Lsn(0x2100))));
+    assert_eq!(reason.class(), "23514");
+    assert!(!error.to_string().contains("bad"), "{error}");
+    assert!(error.hint().is_some() && !error.is_transient());
+    assert_eq!(bench.rows("t").await, ["(1,one)"]);
+    // Mended, it goes on where it stopped.
+    bench.server.batch_in("target", "ALTER TABLE t DROP CONSTRAINT t_a_check").await;
+    bench.apply(bench.settings()).await.unwrap();
+    assert_eq!(bench.rows("t").await, ["(1,one)", "(2,two)", "(3,bad)", "(4,four)", "(5,five)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_too_long_for_the_target_is_refused_and_never_cut() {
+    let mut bench = bench().await;
+    bench.transaction(&[insert("1", "sixsix")]);
+    let error = bench.apply(bench.settings()).await.unwrap_err();
+    assert!(matches!(&error, Error::Row { reason: RowError::Server { code, .. }, .. } if code == "22001"), "{error}");
+    assert!(!error.to_string().contains("sixsix"), "{error}");
+    assert!(bench.rows("t").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_of_a_row_that_is_not_there_is_refused() {
+    let mut bench = bench().await;
+    bench.transaction(&[Op::Update(t(), None, tuple(&[Some("9"), Some("x")]))]);
+    let error = bench.apply(bench.settings()).await.unwrap_err();
+    assert!(matches!(&error, Error::Row { reason: RowError::Missing, .. }), "{error}");
+    let mut settings = bench.settings();
+    settings.policies = policy(MISSING, Action::Ignore);
+    bench.apply(settings).await.unwrap();
+    assert!(bench.rows("t").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_row_is_shown_replayed_and_never_applied_twice() {
+    let mut bench = bench().await;
+    bench.transaction(&[insert("1", "one"), insert("2", "bad"), insert("3", "three")]);
+    bench.transaction(&[Op::Delete(t(), b'K', tuple(&[Some("8"), None]))]);
+    let mut settings = bench.settings();
+    settings.policies = Policies(vec![Policy { table: None, class: None, action: Action::QueueRow }]);
+    bench.apply(settings.clone()).await.unwrap();
+    assert_eq!(bench.rows("t").await, ["(1,one)", "(3,three)"]);
+    let client = bench.server.client("target").await;
+    let queued = irongate_apply::list(&client, "f", false).await.unwrap();
+    assert_eq!(queued.iter().map(|q| q.class.as_str()).collect::<Vec<_>>(), ["23514", MISSING]);
+    let shown = irongate_apply::show(&client, "f", queued[0].id).await.unwrap().unwrap();
+    assert_eq!(shown.new_row.unwrap()["a"], "bad");
+    // Still refused: stays queued.
+    let error = irongate_apply::replay(&settings, Some(&[queued[0].id])).await.unwrap_err();
+    assert!(matches!(error, Error::Row { .. }), "{error}");
+    bench.server.batch_in("target", "ALTER TABLE t DROP CONSTRAINT t_a_check; INSERT INTO t VALUES (8, 'x')").await;
+    assert_eq!(irongate_apply::replay(&settings, None).await.unwrap(), 2);
+    assert_eq!(irongate_apply::replay(&settings, None).await.unwrap(), 0);
+    assert_eq!(bench.rows("t").await, ["(1,one)", "(2,bad)", "(3,three)"]);
+    // Applied again from the same trail, nothing happens: the checkpoint stands behind it.
+    bench.apply(settings).await.unwrap();
+    assert_eq!(irongate_apply::list(&client, "f", false).await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_transaction_is_queued_whole() {
+    let mut bench = bench().await;
+    bench.transaction(&[insert("1", "one")]);
+    bench.transaction(&[insert("2", "two"), insert("3", "bad")]);
+    bench.transaction(&[insert("4", "four")]);
+    let mut settings = bench.settings();
+    settings.policies = policy("23", Action::QueueTransaction);
+    bench.apply(settings.clone()).await.unwrap();
+    assert_eq!(bench.rows("t").await, ["(1,one)", "(4,four)"]);
+    let client = bench.server.client("target").await;
+    let queued = irongate_apply::list(&client, "f", false).await.unwrap();
+    assert_eq!(queued.iter().map(|q| q.ordinal).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(irongate_apply::skip(&client, "f", None).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_column_stops_with_the_statement_that_mends_it() {
+    let mut bench = bench().await;
+    let wider = relation(1, "t", ReplicaIdentity::Default, &["id!", "a", "extra"]);
+    bench.transaction(&[Op::Insert(wider, tuple(&[Some("1"), Some("one"), Some("more")]))]);
+    let error = bench.apply(bench.settings()).await.unwrap_err();
+    let Error::MissingColumns { fix, .. } = &error else { panic!("{error}") };
+    assert!(error.to_string().contains("\"extra\"") && error.to_string().contains("public.t"), "{error}");
+    bench.server.batch_in("target", fix).await;
+    bench.apply(bench.settings()).await.unwrap();
+    assert_eq!(bench.rows("t").await, ["(1,one,more)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_table_stops_and_names_it() {
+    let mut bench = bench().await;
+    let gone = relation(9, "gone", ReplicaIdentity::Default, &["id!"]);
+    bench.transaction(&[Op::Insert(gone, tuple(&[Some("1")]))]);
+    let error = bench.apply(bench.settings()).await.unwrap_err();
+    assert!(error.to_string().contains("public.gone"), "{error}");
+}
