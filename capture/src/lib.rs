@@ -24,6 +24,7 @@ pub mod pgoutput;
 pub mod positions;
 mod run;
 mod sink;
+pub mod slot;
 mod source;
 mod target;
 

@@ -121,6 +121,7 @@ pub(crate) async fn run<T: Target>(
         .disconnected(now, target)
         .and_then(|()| target.sync_now())
         .and_then(|()| machine.synced(target.durable().resume_lsn.max(machine.positions().durable)));
+    show(&view(&machine, target, now), &mut machine);
     match left {
         Err(error) => {
             feedback.abort();
@@ -244,7 +245,7 @@ impl Watch {
         self.probed = false;
     }
 
-    /// Finds out a server that is gone, checks the chain, and shows the state.
+    /// Now and then: finds out a server that is gone, checks the chain, and shows the state.
     fn look<T: Target>(
         &mut self,
         stream: &mut Stream,
@@ -265,15 +266,18 @@ impl Watch {
             self.probed = true;
         }
         stream.machine.confirmed(stream.feedback.confirmed())?;
-        let view = View {
-            positions: stream.machine.positions(),
-            counts: stream.machine.counts(),
-            streamed: stream.machine.streamed(),
-            durable: target.durable(),
-            server_time: self.server_time,
-        };
-        show(&view, &mut stream.machine);
+        show(&view(&stream.machine, target, self.server_time), &mut stream.machine);
         Ok(())
+    }
+}
+
+fn view<T: Target>(machine: &Machine, target: &T, server_time: Timestamp) -> View {
+    View {
+        positions: machine.positions(),
+        counts: machine.counts(),
+        streamed: machine.streamed(),
+        durable: target.durable(),
+        server_time,
     }
 }
 
