@@ -1,11 +1,16 @@
 //! Replication origins at the target: what Replicat writes is marked with one, so that the reverse Extract never sends
 //! it back (PostgreSQL manual, "Replication Progress Tracking").
 //!
-//! The position that an origin keeps is a by-product: authority lies in the checkpoint table, because a transaction
-//! that takes no transaction id leaves the origin's progress where it was. What an origin must never do is to *lie ahead*:
-//! `pg_replication_origin_xact_setup` is session state and survives a ROLLBACK, so the next transaction of the session
-//! that commits anything would take the failed transaction's position with it. [`OriginTransaction`] makes that
-//! impossible to forget.
+//! The position that an origin keeps is a by-product and never an answer to "how far": authority lies in the checkpoint
+//! table. The position can lie *behind*, because a transaction that takes no transaction id leaves it where it was. And
+//! it can lie *ahead*, in two ways:
+//!
+//! * `pg_replication_origin_xact_setup` is session state and survives a ROLLBACK, so the next transaction of the session
+//!   that commits anything takes the failed transaction's position with it. [`OriginTransaction`] makes the reset
+//!   impossible to forget.
+//! * From PostgreSQL 16 on the rollback of a transaction that has a transaction id itself moves the origin to the
+//!   position in force (observed on 16, 17 and 18, not on 15). So the position is given *last*, right before COMMIT: what
+//!   fails before moves nothing. A COMMIT that fails itself, on a deferred constraint say, still does.
 
 mod transaction;
 
@@ -106,8 +111,8 @@ impl Origin {
         }
     }
 
-    /// The position of the last transaction that was committed under the origin *and took a transaction id*; `None`
-    /// before the first, or without the origin. With `flush` the answer waits until that commit is durable.
+    /// The origin's position; `None` before the first, or without the origin. With `flush` the answer waits until it is
+    /// durable. No place to begin again at: it can lie behind and, from PostgreSQL 16 on, ahead of what is applied.
     ///
     /// # Errors
     /// [`Error::Sql`].

@@ -148,11 +148,13 @@ async fn a_position_that_survives_a_rollback_is_never_committed_by_the_next_tran
         let database = server.database().await;
         let (client, session) = set_up(&database).await;
 
-        // The trap: transaction 200 is rolled back, an unrelated row is committed, and the server says 200 is applied.
+        // The trap: a transaction is rolled back, an unrelated row is committed, and the server says the first is
+        // applied.
         client.batch_execute("BEGIN").await.unwrap();
         let setup = "SELECT pg_replication_origin_xact_setup('0/C8', now())";
         client.batch_execute(setup).await.unwrap();
-        client.batch_execute("INSERT INTO t VALUES (1); ROLLBACK").await.unwrap();
+        client.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(progress(&client, &session).await, None);
         insert(&client).await;
         assert_eq!(progress(&client, &session).await, Some(200), "the trap is no trap any more");
         client.batch_execute("SELECT pg_replication_origin_xact_reset()").await.unwrap();
@@ -162,7 +164,6 @@ async fn a_position_that_survives_a_rollback_is_never_committed_by_the_next_tran
             let transaction = session.begin().unwrap();
             client.batch_execute("BEGIN").await.unwrap();
             transaction.xact_setup(&client, lsn(at), TIME).await.unwrap();
-            insert(&client).await;
             client.batch_execute("ROLLBACK").await.unwrap();
             if told {
                 transaction.rolled_back();
@@ -176,6 +177,66 @@ async fn a_position_that_survives_a_rollback_is_never_committed_by_the_next_tran
             assert_eq!(progress(&client, &session).await, Some(200), "nothing but the trap was committed");
             let next = session.begin().unwrap();
             next.committed();
+        }
+        give_back(&client, session).await;
+    }
+}
+
+#[tokio::test]
+async fn from_16_on_a_rollback_itself_moves_the_origin_unless_the_position_was_given_last() {
+    for server in servers() {
+        let database = server.database().await;
+        let (client, session) = set_up(&database).await;
+        let table = CheckpointTable::prepare(&client, &database.flow()).await.unwrap();
+        table.initialise(&client, &applied(100)).await.unwrap();
+        let deferred = "CREATE TABLE u (n bigint UNIQUE DEFERRABLE INITIALLY DEFERRED); \
+                        GRANT ALL ON u TO PUBLIC; INSERT INTO u VALUES (1)";
+        database.admin().await.batch_execute(deferred).await.unwrap();
+        let failing = "SELECT 1 / (n - n) FROM t";
+
+        // Mended: what fails before the position is given moves nothing, not even with an older position left over.
+        let transaction = session.begin().unwrap();
+        client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+        table.save(&client, &applied(200)).await.unwrap();
+        transaction.xact_setup(&client, lsn(200), TIME).await.unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+        transaction.committed();
+        assert_eq!(progress(&client, &session).await, Some(200));
+        let (transaction, next) = (session.begin().unwrap(), applied(300));
+        let (begin, insert, fail, save, setup, commit) = join!(
+            client.batch_execute("BEGIN"),
+            client.batch_execute("INSERT INTO t VALUES (1)"),
+            client.batch_execute(failing),
+            table.save(&client, &next),
+            transaction.xact_setup(&client, lsn(300), TIME),
+            client.batch_execute("COMMIT")
+        );
+        assert!(begin.is_ok() && insert.is_ok() && fail.is_err() && commit.is_ok(), "answered with ROLLBACK");
+        for consequence in [save.unwrap_err(), setup.unwrap_err()] {
+            assert_eq!(consequence.sqlstate(), Some("25P02"));
+        }
+        transaction.rolled_back();
+        session.reset(&client).await.unwrap();
+        assert_eq!(progress(&client, &session).await, Some(200));
+
+        // The trap, where nothing can mend it: the COMMIT fails, or the position was given first.
+        for (at, first, last) in
+            [(400, "", "INSERT INTO u VALUES (1)"), (500, "INSERT INTO t VALUES (1)", failing)]
+        {
+            let transaction = session.begin().unwrap();
+            client.batch_execute(&format!("BEGIN; {first}")).await.unwrap();
+            transaction.xact_setup(&client, lsn(at), TIME).await.unwrap();
+            let failed = async {
+                client.batch_execute(last).await?;
+                client.batch_execute("COMMIT").await
+            };
+            failed.await.unwrap_err();
+            client.batch_execute("ROLLBACK").await.unwrap();
+            transaction.rolled_back();
+            session.reset(&client).await.unwrap();
+            let expected = if server.major >= 16 { at } else { 200 };
+            assert_eq!(progress(&client, &session).await, Some(expected), "PostgreSQL {}", server.major);
+            assert_eq!(table.load(&client).await.unwrap(), Some(applied(200)), "the table knows better");
         }
         give_back(&client, session).await;
     }

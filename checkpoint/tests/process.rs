@@ -161,7 +161,7 @@ fn frequent_updates_cost_few_writes_and_the_last_one_is_published() {
         versions += u64::from(written != last);
         last = written;
     }
-    assert!((2..=5).contains(&versions), "{versions} writes in a second for {updates} updates");
+    assert!((1..=5).contains(&versions), "{versions} writes in a second for {updates} updates");
     eventually("the last update is never written", || published(dir.path()).counters.transactions == updates);
     publisher.doing("the very last");
     drop(publisher);

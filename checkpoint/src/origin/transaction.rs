@@ -137,8 +137,9 @@ pub struct OriginTransaction {
 }
 
 impl OriginTransaction {
-    /// Gives the transaction its position and its time at the source, which its commit record will carry. To be sent
-    /// between BEGIN and COMMIT, in every transaction.
+    /// Gives the transaction its position and its time at the source, which its commit record will carry. To be sent in
+    /// every transaction as the last statement before COMMIT, after everything that may fail: from PostgreSQL 16 on a
+    /// rollback moves the origin to the position in force, too.
     ///
     /// The statement is sent when the future is first polled; what comes after it need not wait for its answer.
     ///

@@ -12,11 +12,11 @@ pub(crate) fn quick() -> bool {
         .any(|key| std::env::var(key).is_ok_and(|tier| tier == "quick"))
 }
 
-/// The seed of this run: `IRONGATE_SEED`, else a new one. Printed.
+/// The seed of this run: `IRONGATE_TEST_SEED`, else a new one. Printed.
 pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("IRONGATE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("IRONGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(rand::random);
-    println!("IRONGATE_SEED={seed}");
+    println!("IRONGATE_TEST_SEED={seed}");
     seed
 }
 

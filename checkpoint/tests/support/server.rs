@@ -32,7 +32,7 @@ pub(crate) fn servers() -> &'static [Server] {
     SERVERS.get_or_init(|| majors().into_iter().map(|major| Server::start(major, "")).collect())
 }
 
-/// `IRONGATE_TEST_MAJORS`, else every version that is installed where distributions put it.
+/// `IRONGATE_TEST_MAJORS`, else every version that is installed.
 pub(crate) fn majors() -> Vec<u32> {
     let mut majors: Vec<u32> = match std::env::var("IRONGATE_TEST_MAJORS") {
         Ok(list) => list.split(',').map(|major| major.trim().parse().unwrap()).collect(),
@@ -44,10 +44,21 @@ pub(crate) fn majors() -> Vec<u32> {
     majors
 }
 
+/// `IRONGATE_PG15` (16, 17, 18), else the places where distributions and `scripts/servers` put them.
 fn bin_of(major: u32) -> Option<PathBuf> {
-    let given = std::env::var_os(format!("IRONGATE_PG{major}")).map(PathBuf::from);
-    let usual = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")];
-    given.into_iter().chain(usual.map(PathBuf::from)).find(|dir| dir.join("postgres").is_file())
+    let mut places: Vec<PathBuf> =
+        std::env::var_os(format!("IRONGATE_PG{major}")).map(PathBuf::from).into_iter().collect();
+    places.push(format!("/usr/lib/postgresql/{major}/bin").into());
+    places.push(format!("/usr/pgsql-{major}/bin").into());
+    for (variable, below) in
+        [("IRONGATE_CACHE", ""), ("XDG_CACHE_HOME", "irongate"), ("HOME", ".cache/irongate")]
+    {
+        if let Some(cache) = std::env::var_os(variable) {
+            places.push(Path::new(&cache).join(below).join(format!("postgres/{major}/bin")));
+        }
+    }
+    places.push(format!("/var/cache/irongate/postgres/{major}/bin").into());
+    places.into_iter().find(|dir| dir.join("postgres").is_file())
 }
 
 /// The setting that limits origins in use.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<String>>>);
@@ -31,7 +32,10 @@ impl<S: Subscriber> Layer<S> for Kept {
 /// Runs `work` and returns the warnings and errors that its thread logged.
 pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     let kept = Kept::default();
-    let result = tracing::subscriber::with_default(tracing_subscriber::registry().with(kept.clone()), work);
+    // Also bridges the records of libraries that use the `log` crate, as a program's own subscriber does.
+    let guard = tracing_subscriber::registry().with(kept.clone()).set_default();
+    let result = work();
+    drop(guard);
     let warnings = kept.0.lock().unwrap().clone();
     (result, warnings)
 }
