@@ -1,1 +1,27 @@
-//! The configuration file and what it describes: preflight, set-up, instantiate
+//! The configuration file and what it describes: preflight, set-up, instantiate.
+//!
+//! * [`Configuration`]: one TOML file for the whole deployment; what it describes as [groups](crate::groups) and the
+//!   settings of each.
+//! * [`setup()`] and [`teardown()`]: what the servers must hold, as [`Statement`]s that can be read before they are run.
+//! * [`instantiate()`]: the initial load of a flow at a snapshot.
+#![deny(unsafe_code)]
+
+mod blocker;
+pub mod configuration;
+mod end;
+mod error;
+pub mod groups;
+mod instantiate;
+mod selection;
+mod sequence;
+mod setup;
+mod statement;
+
+pub use blocker::Blocker;
+pub use configuration::Configuration;
+pub use end::As;
+pub use error::Error;
+pub use groups::Group;
+pub use instantiate::{Instantiate, Instantiated, Progress, instantiate};
+pub use setup::{Event, Progress as Listener, Report, Setup, plan, setup, teardown, teardown_plan};
+pub use statement::{Statement, script};

@@ -1,0 +1,262 @@
+//! The configuration: one TOML file for a whole deployment, both sites.
+//!
+//! A file is read in two steps. The parser gives it its shape and refuses what has none (an unknown key, a number where a
+//! text belongs); the review then looks at what the parts say about each other (a flow that names a site nobody has).
+//! Both say file, line and column, and the review says everything that it finds at once. What comes out is plain data:
+//! it is complete, names agree, and nothing in it must be checked again.
+
+mod database;
+mod flow;
+mod names;
+mod problem;
+mod replicat;
+mod table;
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
+pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
+pub use problem::Problem;
+pub use replicat::ReplicatOptions;
+pub use table::{TableName, TablePattern};
+
+use crate::error::Error;
+use database::AddressSection;
+use flow::{Context, FlowSection, Spans};
+use problem::Problems;
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    site: Option<Spanned<String>>,
+    deployment: DeploymentSection,
+    sites: BTreeMap<Spanned<String>, SiteSection>,
+    databases: BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, AddressSection>>,
+    #[serde(default)]
+    flows: BTreeMap<Spanned<String>, FlowSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeploymentSection {
+    name: Spanned<String>,
+    state_directory: PathBuf,
+    trail_directory: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SiteSection {
+    #[allow(dead_code, reason = "for whoever reads the file")]
+    description: Option<String>,
+}
+
+/// A deployment: its sites, its databases, its flows.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Configuration {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// The deployment's name, part of the names of slots and publications.
+    pub name: String,
+    /// The site where this process stands, if the file says so.
+    pub site: Option<String>,
+    /// Where locks, status files and local stores lie.
+    pub state_directory: PathBuf,
+    /// Where trails lie, each in a directory with its flow's name.
+    pub trail_directory: PathBuf,
+    /// The names of the sites.
+    pub sites: BTreeSet<String>,
+    /// The databases by name, each with its address at each site.
+    pub databases: BTreeMap<String, BTreeMap<String, Address>>,
+    /// The flows by name.
+    pub flows: BTreeMap<String, Flow>,
+}
+
+impl Configuration {
+    /// Reads a file. Paths in it are taken from the file's own directory.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`]; [`Error::Configuration`] with everything that is wrong.
+    pub fn load(file: &Path) -> Result<Self, Error> {
+        let unreadable = |source| Error::Unreadable { file: file.to_owned(), source };
+        let text = std::fs::read_to_string(file).map_err(unreadable)?;
+        let file = std::path::absolute(file).map_err(unreadable)?;
+        Self::parse(&text, &file)
+    }
+
+    /// Reads a text that stands in `file`.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] with everything that is wrong.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Error> {
+        let mut problems = Problems::new(file, text);
+        let document: Document = match toml::from_str(text) {
+            Ok(document) => document,
+            Err(error) => {
+                let span = error.span().unwrap_or(0..0);
+                let (reason, remedy) = problem::of_parser(error.message());
+                problems.add(span, reason, remedy);
+                return Err(Error::Configuration(problems.into_found()));
+            }
+        };
+        let configuration = document.review(file, &mut problems);
+        match (configuration, problems.into_found()) {
+            (Some(configuration), problems) if problems.is_empty() => Ok(configuration),
+            (_, problems) => Err(Error::Configuration(problems)),
+        }
+    }
+
+    /// A commented example that can be parsed and adapted.
+    pub fn example() -> &'static str {
+        include_str!("configuration/example.toml")
+    }
+
+    /// A flow.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn flow(&self, name: &str) -> Result<&Flow, Error> {
+        self.flows.get(name).ok_or_else(|| Error::Unknown {
+            what: "flow",
+            name: name.to_owned(),
+            known: self.flows.keys().cloned().collect(),
+        })
+    }
+
+    /// The address of a database at a site.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub fn address(&self, database: &str, site: &str) -> Result<&Address, Error> {
+        self.databases.get(database).and_then(|addresses| addresses.get(site)).ok_or_else(|| Error::Unknown {
+            what: "address of a database",
+            name: format!("{database}.{site}"),
+            known: self
+                .databases
+                .iter()
+                .flat_map(|(database, sites)| sites.keys().map(move |site| format!("{database}.{site}")))
+                .collect(),
+        })
+    }
+
+    /// Where the database that a flow captures is.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a flow that is not of this configuration.
+    pub fn source(&self, flow: &Flow) -> Result<&Address, Error> {
+        self.address(&flow.database, &flow.from)
+    }
+
+    /// Where the database that a flow writes is.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a flow that is not of this configuration.
+    pub fn target(&self, flow: &Flow) -> Result<&Address, Error> {
+        self.address(&flow.database, &flow.to)
+    }
+
+    /// The directory of a flow's trail.
+    pub fn trail(&self, flow: &Flow) -> PathBuf {
+        self.trail_directory.join(&flow.name)
+    }
+}
+
+impl Document {
+    fn review(self, file: &Path, problems: &mut Problems<'_>) -> Option<Configuration> {
+        let directory = file.parent().unwrap_or(Path::new(""));
+        let name = self.deployment.name;
+        names::review_name(problems, &name, "deployment", names::LONGEST_DEPLOYMENT);
+        for site in self.sites.keys() {
+            names::review_name(problems, site, "site", names::LONGEST_FLOW);
+        }
+        let sites: BTreeSet<String> = self.sites.into_keys().map(Spanned::into_inner).collect();
+        if let Some(site) = self.site.as_ref().filter(|site| !sites.contains(site.get_ref())) {
+            unknown_site(problems, site.get_ref(), site.span(), &sites);
+        }
+        let mut databases = BTreeMap::new();
+        let mut addressed = BTreeMap::new();
+        for (database, sections) in self.databases {
+            names::review_name(problems, &database, "database", names::LONGEST_FLOW);
+            let mut addresses = BTreeMap::new();
+            let mut at = BTreeSet::new();
+            for (site, section) in sections {
+                if !sites.contains(site.get_ref()) {
+                    unknown_site(problems, site.get_ref(), site.span(), &sites);
+                }
+                at.insert(site.get_ref().clone());
+                if let Some(address) = section.review(directory, problems) {
+                    addresses.insert(site.into_inner(), address);
+                }
+            }
+            addressed.insert(database.get_ref().clone(), at);
+            databases.insert(database.into_inner(), addresses);
+        }
+        let context = Context { deployment: name.get_ref(), sites: &sites, databases: &addressed };
+        let mut flows = BTreeMap::new();
+        let mut spans = Vec::new();
+        for (name, section) in self.flows {
+            let (flow, at) = section.review(&name, &context, problems);
+            spans.push((flow.name.clone(), at));
+            flows.insert(flow.name.clone(), flow);
+        }
+        let state_directory = directory.join(self.deployment.state_directory);
+        let configuration = Configuration {
+            file: file.to_owned(),
+            name: name.into_inner(),
+            site: self.site.map(Spanned::into_inner),
+            trail_directory: match self.deployment.trail_directory {
+                Some(trails) => directory.join(trails),
+                None => state_directory.join("trail"),
+            },
+            state_directory,
+            sites,
+            databases,
+            flows,
+        };
+        configuration.review_server_names(&spans, problems);
+        Some(configuration)
+    }
+}
+
+impl Configuration {
+    /// Slots are unique in a cluster, publications in a database, origins (which carry the flow's name) in a cluster.
+    fn review_server_names(&self, spans: &[(String, Spans)], problems: &mut Problems<'_>) {
+        for (index, (name, at)) in spans.iter().enumerate() {
+            for (earlier, _) in &spans[..index] {
+                let (Some(one), Some(other)) = (self.flows.get(earlier), self.flows.get(name)) else {
+                    continue;
+                };
+                let (Ok(source), Ok(others)) = (self.source(one), self.source(other)) else { continue };
+                let mut duplicate = |what: &str, value: &str, span: &Range<usize>| {
+                    problems.add(
+                        span.clone(),
+                        format!("flows \"{earlier}\" and \"{name}\" have the same {what} \"{value}\" at one server"),
+                        Some(format!("give one of them another {what}")),
+                    );
+                };
+                if one.slot == other.slot && source.same_cluster(others) {
+                    duplicate("slot", &one.slot, &at.slot);
+                }
+                if one.publication == other.publication
+                    && source.same_cluster(others)
+                    && source.database() == others.database()
+                {
+                    duplicate("publication", &one.publication, &at.publication);
+                }
+            }
+        }
+    }
+}
+
+fn unknown_site(problems: &mut Problems<'_>, site: &str, span: Range<usize>, sites: &BTreeSet<String>) {
+    let known = sites.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let remedy = (!known.is_empty()).then(|| format!("known are: {known}; a new one needs [sites.{site}]"));
+    problems.add(span, format!("there is no site \"{site}\""), remedy);
+}

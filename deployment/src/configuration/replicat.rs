@@ -1,0 +1,168 @@
+//! Settings of a flow's Replicat.
+
+use std::time::Duration;
+
+use irongate_apply::{Action, Grouping, MISSING, Policies, Policy, Retry};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::problem::Problems;
+use super::units::{Bytes, Time};
+
+/// Attempts of a rule whose action is `retry`, and the pause before each, where the rule gives none.
+const RULE_ATTEMPTS: u32 = 5;
+const RULE_DELAY: Duration = Duration::from_secs(1);
+
+/// `[flows.NAME.replicat]` as it is written.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplicatSection {
+    batch_rows: Option<Spanned<u32>>,
+    batch_bytes: Option<Spanned<Bytes>>,
+    batch_transactions: Option<Spanned<u32>>,
+    synchronous_commit: Option<bool>,
+    retry_attempts: Option<u32>,
+    retry_delay: Option<Time>,
+    retry_longest_delay: Option<Time>,
+    #[serde(default)]
+    on_error: Vec<RuleSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleSection {
+    table: Option<Spanned<String>>,
+    class: Option<Spanned<String>>,
+    action: Spanned<ActionName>,
+    attempts: Option<Spanned<u32>>,
+    delay: Option<Spanned<Time>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ActionName {
+    Abend,
+    QueueRow,
+    QueueTransaction,
+    Retry,
+    Ignore,
+}
+
+/// Settings of a flow's Replicat, as far as the configuration gives them.
+#[derive(Clone, Debug)]
+pub struct ReplicatOptions {
+    /// How source transactions are grouped.
+    pub grouping: Grouping,
+    /// Whether a commit at the target waits for the target's disk.
+    pub synchronous_commit: bool,
+    /// How often and how long to try again after errors that a retry can help.
+    pub retry: Retry,
+    /// What to do about the other errors.
+    pub policies: Policies,
+}
+
+impl PartialEq for ReplicatOptions {
+    fn eq(&self, other: &Self) -> bool {
+        let grouping = |g: &Grouping| (g.changes, g.bytes, g.transactions);
+        let retry = |r: &Retry| (r.attempts, r.delay, r.longest);
+        grouping(&self.grouping) == grouping(&other.grouping)
+            && self.synchronous_commit == other.synchronous_commit
+            && retry(&self.retry) == retry(&other.retry)
+            && self.policies == other.policies
+    }
+}
+
+impl Default for ReplicatOptions {
+    fn default() -> Self {
+        Self {
+            grouping: Grouping::default(),
+            synchronous_commit: false,
+            retry: Retry::default(),
+            policies: Policies::default(),
+        }
+    }
+}
+
+impl ReplicatSection {
+    pub(super) fn review(self, problems: &mut Problems<'_>) -> ReplicatOptions {
+        let mut options = ReplicatOptions::default();
+        let mut at_least_one = |value: u64, span| {
+            if value == 0 {
+                problems.add(span, "a batch of nothing", Some("use 1 or more".into()));
+            }
+        };
+        if let Some(rows) = self.batch_rows {
+            at_least_one((*rows.get_ref()).into(), rows.span());
+            options.grouping.changes = rows.into_inner() as usize;
+        }
+        if let Some(bytes) = self.batch_bytes {
+            at_least_one(bytes.get_ref().0, bytes.span());
+            options.grouping.bytes = usize::try_from(bytes.into_inner().0).unwrap_or(usize::MAX);
+        }
+        if let Some(transactions) = self.batch_transactions {
+            at_least_one((*transactions.get_ref()).into(), transactions.span());
+            options.grouping.transactions = transactions.into_inner().into();
+        }
+        options.synchronous_commit = self.synchronous_commit.unwrap_or(options.synchronous_commit);
+        options.retry.attempts = self.retry_attempts.or(options.retry.attempts);
+        options.retry.delay = self.retry_delay.map_or(options.retry.delay, |time| time.0);
+        options.retry.longest = self.retry_longest_delay.map_or(options.retry.longest, |time| time.0);
+        options.policies = Policies(self.on_error.into_iter().map(|rule| rule.review(problems)).collect());
+        options
+    }
+}
+
+impl RuleSection {
+    fn review(self, problems: &mut Problems<'_>) -> Policy {
+        let action = *self.action.get_ref();
+        if action != ActionName::Retry {
+            for span in [self.attempts.as_ref().map(Spanned::span), self.delay.as_ref().map(Spanned::span)] {
+                if let Some(span) = span {
+                    let reason = "only the action \"retry\" has attempts and a delay";
+                    problems.add(span, reason, Some("leave it out, or use action = \"retry\"".into()));
+                }
+            }
+        }
+        if let Some(class) = &self.class
+            && !is_class(class.get_ref())
+        {
+            problems.add(
+                class.span(),
+                format!("\"{}\" is no class of errors", class.get_ref()),
+                Some(format!(
+                    "write a SQLSTATE (\"23505\"), its first two characters (\"23\") or \"{MISSING}\""
+                )),
+            );
+        }
+        if let Some(table) = &self.table
+            && !table.get_ref().contains('.')
+            && table.get_ref() != "*"
+        {
+            problems.add(
+                table.span(),
+                format!("\"{}\" is not of the form schema.table", table.get_ref()),
+                Some("write \"schema.table\" or \"schema.*\"".into()),
+            );
+        }
+        Policy {
+            table: self.table.map(Spanned::into_inner),
+            class: self.class.map(Spanned::into_inner),
+            action: match action {
+                ActionName::Abend => Action::Abend,
+                ActionName::QueueRow => Action::QueueRow,
+                ActionName::QueueTransaction => Action::QueueTransaction,
+                ActionName::Ignore => Action::Ignore,
+                ActionName::Retry => Action::Retry {
+                    attempts: self.attempts.map_or(RULE_ATTEMPTS, Spanned::into_inner),
+                    delay: self.delay.map_or(RULE_DELAY, |delay| delay.into_inner().0),
+                },
+            },
+        }
+    }
+}
+
+fn is_class(text: &str) -> bool {
+    let sqlstate =
+        matches!(text.len(), 2 | 5) && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+    sqlstate || text == MISSING
+}

@@ -1,0 +1,232 @@
+//! What can go wrong between a configuration and the servers that it describes.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::blocker::Blocker;
+use crate::configuration::Problem;
+
+/// Everything that this crate's functions can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration file cannot be read.
+    #[error("cannot read configuration \"{}\": {source}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The configuration says what cannot be.
+    #[error("{}", joined(.0))]
+    Configuration(Vec<Problem>),
+    /// There is no flow or group of this name.
+    #[error("there is no {what} \"{name}\"")]
+    Unknown {
+        /// What was looked for.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// A database cannot be reached, or does not do what it is asked.
+    #[error("cannot {doing} at \"{end}\": {source}")]
+    Database {
+        /// The database and its site.
+        end: String,
+        /// What was tried, as a verb.
+        doing: String,
+        /// What went wrong.
+        source: Box<irongate_postgres::Error>,
+    },
+    /// Something is lacking that only an administrator can give.
+    #[error("database \"{end}\" has no address for its administrator")]
+    NoAdmin {
+        /// The database and its site.
+        end: String,
+        /// The database's name in the configuration.
+        database: String,
+    },
+    /// A password that is to be set cannot be read.
+    #[error("cannot read the password in {place}: {reason}")]
+    Password {
+        /// The file or variable.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// No table of the source fits the flow's patterns.
+    #[error("no table of \"{end}\" belongs to flow \"{flow}\"")]
+    NothingSelected {
+        /// The flow.
+        flow: String,
+        /// The database and its site.
+        end: String,
+    },
+    /// The publication does not exist or has no tables.
+    #[error("publication \"{publication}\" at \"{end}\" does not exist or publishes nothing")]
+    NothingPublished {
+        /// The publication.
+        publication: String,
+        /// The database and its site.
+        end: String,
+    },
+    /// The slot cannot be made, because there is one of the name that must not be dropped.
+    #[error("slot \"{slot}\" at \"{end}\" cannot be replaced: {reason}")]
+    Slot {
+        /// The slot.
+        slot: String,
+        /// The database and its site.
+        end: String,
+        /// Why.
+        reason: String,
+    },
+    /// The creation of a slot waited too long for transactions to end.
+    #[error(
+        "slot \"{slot}\" at \"{end}\" could not be created within {} s: it waits for {}",
+        limit.as_secs(), waited_for(blockers)
+    )]
+    Blocked {
+        /// The slot.
+        slot: String,
+        /// The database and its site.
+        end: String,
+        /// The limit that passed.
+        limit: Duration,
+        /// Who holds it up.
+        blockers: Vec<Blocker>,
+    },
+    /// Tables at the target have rows, which an initial load would double.
+    #[error("tables at \"{end}\" have rows already: {}", tables.join(", "))]
+    NotEmpty {
+        /// The database and its site.
+        end: String,
+        /// The tables.
+        tables: Vec<String>,
+    },
+    /// The target lacks tables or columns.
+    #[error("\"{end}\" cannot take the flow's tables: {}", lacking.join("; "))]
+    TargetTables {
+        /// The database and its site.
+        end: String,
+        /// What is lacking.
+        lacking: Vec<String>,
+    },
+    /// The copy of a table failed.
+    #[error("copying table {table} failed at \"{end}\": {source}")]
+    Copy {
+        /// The table at the source.
+        table: String,
+        /// The database that failed, and its site.
+        end: String,
+        /// What went wrong.
+        source: Box<irongate_postgres::Error>,
+    },
+    /// A directory or file of ours cannot be made or removed.
+    #[error("cannot use \"{}\": {source}", path.display())]
+    Directory {
+        /// The directory or file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The checkpoint table, an origin, or the lock of a group.
+    #[error(transparent)]
+    Checkpoint(#[from] irongate_checkpoint::Error),
+    /// The trail.
+    #[error(transparent)]
+    Trail(#[from] irongate_trail::Error),
+    /// A thread of our own ended without an answer.
+    #[error("a task of this program failed: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// Whether trying again later, with nothing else changed, can help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } | Self::Copy { source, .. } => source.is_transient(),
+            Self::Checkpoint(error) => error.is_transient(),
+            Self::Trail(error) => error.is_transient(),
+            Self::Blocked { .. } => true,
+            Self::Unreadable { .. }
+            | Self::Configuration(_)
+            | Self::Unknown { .. }
+            | Self::NoAdmin { .. }
+            | Self::Password { .. }
+            | Self::NothingSelected { .. }
+            | Self::NothingPublished { .. }
+            | Self::Slot { .. }
+            | Self::NotEmpty { .. }
+            | Self::TargetTables { .. }
+            | Self::Directory { .. }
+            | Self::Internal(_) => false,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("irongate init writes an example; --config names another file".into())
+            }
+            Self::Unreadable { .. } => None,
+            Self::Configuration(problems) => {
+                let remedies: Vec<_> =
+                    problems.iter().filter_map(|problem| problem.remedy.as_deref()).collect();
+                (!remedies.is_empty()).then(|| remedies.join("\n"))
+            }
+            Self::Unknown { known, .. } => {
+                (!known.is_empty()).then(|| format!("there are: {}", known.join(", ")))
+            }
+            Self::Database { source, .. } => source.hint(),
+            Self::Copy { source, .. } => {
+                source.hint().or_else(|| Some("mend the table at the target, then instantiate again".into()))
+            }
+            Self::NoAdmin { end, .. } => Some(format!(
+                "add admin_uri to [databases.{end}], or have the statements of irongate setup --print-sql run"
+            )),
+            Self::Password { .. } => None,
+            Self::NothingSelected { flow, .. } => Some(format!("correct \"tables\" of [flows.{flow}]")),
+            Self::NothingPublished { .. } => Some("irongate setup makes the publication".into()),
+            Self::Slot { .. } => Some("stop who uses it, or give the flow another slot".into()),
+            Self::Blocked { blockers, .. } => {
+                let remedies: Vec<_> = blockers.iter().filter_map(Blocker::remedy).collect();
+                let wait = "wait for the transactions to end and try again".to_owned();
+                Some(if remedies.is_empty() {
+                    wait
+                } else {
+                    format!("{wait}, or end them: {}", remedies.join("; "))
+                })
+            }
+            Self::NotEmpty { .. } => Some(
+                "--truncate empties them in the same transaction as the load; or empty them yourself".into(),
+            ),
+            Self::TargetTables { .. } => Some(
+                "bring the target's schema to the source's (pg_dump --schema-only), or leave the tables out"
+                    .into(),
+            ),
+            Self::Directory { .. } => {
+                Some("the directory must be writable by the user of this process".into())
+            }
+            Self::Checkpoint(error) => error.hint(),
+            Self::Trail(error) => error.hint(),
+            Self::Internal(_) => None,
+        }
+    }
+}
+
+fn waited_for(blockers: &[Blocker]) -> String {
+    if blockers.is_empty() {
+        return "transactions that cannot be seen from here".to_owned();
+    }
+    blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn joined<T: fmt::Display>(all: &[T]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

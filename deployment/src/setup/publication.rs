@@ -1,0 +1,127 @@
+//! The publication of a flow: that it names the flow's tables and publishes every kind of change.
+
+use irongate_postgres::sql::quote_identifier;
+use irongate_postgres::{Error, catalog};
+use tokio_postgres::Client;
+
+use crate::configuration::{Flow, Partitions, TableName};
+use crate::selection::Selection;
+
+/// How a publication differs from what the flow needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Difference {
+    /// There is none.
+    Absent,
+    /// It does not publish all operations, or partitions otherwise.
+    Options(String),
+    /// Tables of the flow are not in it.
+    Missing(Vec<TableName>),
+    /// Tables are in it that the flow leaves out.
+    Extra(Vec<TableName>),
+    /// It is not a list of tables.
+    Wide(&'static str),
+}
+
+/// The tables that a publication names, as it names them.
+async fn named(client: &Client, publication: &str) -> Result<Vec<TableName>, Error> {
+    let rows = client
+        .query(
+            "SELECT n.nspname, c.relname
+               FROM pg_catalog.pg_publication p
+               JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+               JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE p.pubname = $1::pg_catalog.text ORDER BY 1, 2",
+            &[&publication],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })).collect()
+}
+
+fn options(flow: &Flow) -> String {
+    let via_root = flow.partitions == Partitions::Root;
+    format!("publish = 'insert, update, delete, truncate', publish_via_partition_root = {via_root}")
+}
+
+/// Compares the publication with what the flow needs.
+pub(crate) async fn differences(
+    client: &Client,
+    flow: &Flow,
+    selection: &Selection,
+) -> Result<Vec<Difference>, Error> {
+    let Some(publication) = catalog::publication(client, &flow.publication).await? else {
+        return Ok(vec![Difference::Absent]);
+    };
+    let mut found = Vec::new();
+    let mut wrong = Vec::new();
+    for (publishes, what) in [
+        (publication.publishes_insert, "INSERT"),
+        (publication.publishes_update, "UPDATE"),
+        (publication.publishes_delete, "DELETE"),
+        (publication.publishes_truncate, "TRUNCATE"),
+    ] {
+        if !publishes {
+            wrong.push(format!("it does not publish {what}"));
+        }
+    }
+    match (publication.via_root, flow.partitions) {
+        (true, Partitions::Leaf) => wrong.push("it publishes partitions as their root".to_owned()),
+        (false, Partitions::Root) => wrong.push("it publishes partitions one by one".to_owned()),
+        _ => {}
+    }
+    if !wrong.is_empty() {
+        found.push(Difference::Options(wrong.join(", ")));
+    }
+    if publication.all_tables {
+        found.push(Difference::Wide("it is FOR ALL TABLES, other programs' and Irongate's own among them"));
+        return Ok(found);
+    }
+    if !publication.schemas.is_empty() {
+        found.push(Difference::Wide("it publishes whole schemas"));
+        return Ok(found);
+    }
+    let named = named(client, &flow.publication).await?;
+    let missing: Vec<_> =
+        selection.published.iter().filter(|table| !named.contains(table)).cloned().collect();
+    let extra: Vec<_> = named.into_iter().filter(|table| !selection.published.contains(table)).collect();
+    found.extend((!missing.is_empty()).then_some(Difference::Missing(missing)));
+    found.extend((!extra.is_empty()).then_some(Difference::Extra(extra)));
+    Ok(found)
+}
+
+impl Difference {
+    /// What mends it. Nothing for a publication that somebody else has made for more than this flow.
+    pub(crate) fn sql(&self, flow: &Flow, selection: &Selection) -> Option<String> {
+        let publication = quote_identifier(&flow.publication);
+        let list = |tables: &[TableName]| tables.iter().map(TableName::quoted).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Absent if selection.published.is_empty() => None,
+            Self::Absent => Some(format!(
+                "CREATE PUBLICATION {publication} FOR TABLE {} WITH ({})",
+                list(&selection.published),
+                options(flow)
+            )),
+            Self::Options(_) => Some(format!("ALTER PUBLICATION {publication} SET ({})", options(flow))),
+            Self::Missing(tables) => {
+                Some(format!("ALTER PUBLICATION {publication} ADD TABLE {}", list(tables)))
+            }
+            Self::Extra(tables) => {
+                Some(format!("ALTER PUBLICATION {publication} DROP TABLE {}", list(tables)))
+            }
+            Self::Wide(_) => None,
+        }
+    }
+
+    /// What is wrong, for people.
+    pub(crate) fn reason(&self) -> String {
+        let list =
+            |tables: &[TableName]| tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Absent => "it does not exist".to_owned(),
+            Self::Options(wrong) => wrong.clone(),
+            Self::Missing(tables) => format!("tables of the flow are left out: {}", list(tables)),
+            Self::Extra(tables) => format!("it names tables that the flow leaves out: {}", list(tables)),
+            Self::Wide(what) => (*what).to_owned(),
+        }
+    }
+}

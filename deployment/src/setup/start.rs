@@ -1,0 +1,223 @@
+//! The beginning of a flow: its slot, and the trail that begins where the slot does.
+//!
+//! Of the three things that know where a flow begins (slot, trail, checkpoint) the slot is made first, the trail's new
+//! lineage second, the checkpoint last. Cut off in between, the flow has no checkpoint that fits: Replicat refuses to
+//! run, and the next set-up or initial load makes slot and trail again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use irongate_checkpoint::{GroupLock, Program};
+use irongate_postgres::{ReplicationConnection, Session, SlotOptions, SnapshotOption, catalog};
+use irongate_trail::{Directory, Lineage, Position, ResumeLsn, Storage, Writer, WriterOptions};
+
+use super::{Event, Progress};
+use crate::blocker::{self, Blocker};
+use crate::configuration::{Configuration, Flow};
+use crate::end::{As, End};
+use crate::error::Error;
+use crate::groups::group_name;
+
+/// How often it is asked who holds up the creation of a slot.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// A flow that begins here.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) lineage: Lineage,
+    /// Transactions that commit before it are in the snapshot, later ones in the stream.
+    pub(crate) consistent_point: ResumeLsn,
+    /// Where the trail goes on.
+    pub(crate) position: Position,
+    pub(crate) snapshot: String,
+    /// Keeps the snapshot alive; the next command on it, or its end, takes the snapshot away.
+    pub(crate) _connection: ReplicationConnection,
+}
+
+/// Takes the locks of a flow's groups, so that none of them runs meanwhile.
+pub(crate) fn lock_groups(configuration: &Configuration, flow: &Flow) -> Result<[GroupLock; 2], Error> {
+    let lock = |program| GroupLock::acquire(&configuration.state_directory, &group_name(&flow.name, program));
+    Ok([lock(Program::Extract)?, lock(Program::Replicat)?])
+}
+
+/// Creates the flow's slot and begins its trail there. A slot of the name that nobody uses is dropped before: the
+/// caller has made sure that nothing is lost by that.
+pub(crate) async fn start(
+    configuration: &Configuration,
+    flow: &Flow,
+    limit: Duration,
+    progress: &mut Progress<'_>,
+) -> Result<Started, Error> {
+    let source = End::source(configuration, flow)?;
+    let failed = |doing: &str, error| source.failed(doing, error);
+    let own = source.connect(As::Extract, "irongate start").await?;
+    let slot = catalog::slot(&own, &flow.slot).await.map_err(|error| failed("look at the slot", error))?;
+    let mut connection = ReplicationConnection::connect(&source.own_login().endpoint, "irongate start")
+        .await
+        .map_err(|error| failed("connect for replication", error))?;
+    if let Some(slot) = slot {
+        refuse_foreign(&source, flow, &slot)?;
+        connection
+            .drop_slot(&flow.slot, false)
+            .await
+            .map_err(|error| failed("drop the unused slot", error))?;
+    }
+    let identity =
+        connection.identify_system().await.map_err(|error| failed("identify the server", error))?;
+    // The administrator may see others' statements.
+    let admin = match source.address.admin {
+        Some(_) => source.connect(As::Admin, "irongate start").await.ok(),
+        None => None,
+    };
+    let watch = admin.as_ref().unwrap_or(&own);
+    let created = create_slot(&source, flow, &mut connection, &own, watch, limit, progress).await?;
+    let lineage = Lineage {
+        system_identifier: identity.system_identifier,
+        timeline: identity.timeline,
+        slot_incarnation: created.consistent_point,
+    };
+    let consistent_point = ResumeLsn(created.consistent_point);
+    let begun = Begin {
+        directory: configuration.trail(flow),
+        flow: flow.name.clone(),
+        reader: group_name(&flow.name, Program::Replicat),
+        lineage,
+        start: consistent_point,
+        server_version: own.server_version_num(),
+        file_size: flow.extract.file_size,
+    };
+    let position = match blocking(move || begun.run()).await? {
+        Ok(position) => position,
+        Err(error) => {
+            // Without a trail nobody reads the slot, and it would keep the server's log for ever.
+            if let Err(error) = connection.drop_slot(&flow.slot, false).await {
+                tracing::warn!(%error, slot = flow.slot, "cannot drop the slot that was just made");
+            }
+            return Err(error);
+        }
+    };
+    let snapshot = created.snapshot_name.unwrap_or_default();
+    Ok(Started { lineage, consistent_point, position, snapshot, _connection: connection })
+}
+
+/// A slot that is in use, or is not ours, must not be dropped.
+fn refuse_foreign(source: &End<'_>, flow: &Flow, slot: &catalog::SlotFacts) -> Result<(), Error> {
+    let refuse =
+        |reason: String| Err(Error::Slot { slot: flow.slot.clone(), end: source.to_string(), reason });
+    if let Some(pid) = slot.active_pid {
+        return refuse(format!("it is in use by server process {pid}"));
+    }
+    if slot.plugin.as_deref() != Some(irongate_postgres::replication::OUTPUT_PLUGIN) {
+        return refuse("it is not one of Irongate's: its output plugin is another".to_owned());
+    }
+    if slot.database.as_deref() != Some(source.address.database()) {
+        return refuse("it belongs to another database".to_owned());
+    }
+    Ok(())
+}
+
+/// Creates the slot, watching who holds it up, and gives up after the limit.
+async fn create_slot(
+    source: &End<'_>,
+    flow: &Flow,
+    connection: &mut ReplicationConnection,
+    own: &Session,
+    watch: &Session,
+    limit: Duration,
+    progress: &mut Progress<'_>,
+) -> Result<irongate_postgres::CreatedSlot, Error> {
+    let pid = connection.process_id();
+    let options = SlotOptions { snapshot: SnapshotOption::Export, ..SlotOptions::default() };
+    let creation = connection.create_logical_slot(&flow.slot, options);
+    tokio::pin!(creation);
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut blockers: Vec<Blocker> = Vec::new();
+    loop {
+        let pause = ASK_EVERY.min(deadline.saturating_duration_since(tokio::time::Instant::now()));
+        tokio::select! {
+            biased;
+            created = &mut creation => {
+                return created.map_err(|error| source.failed("create the slot", error));
+            }
+            () = tokio::time::sleep(pause) => {}
+        }
+        if let Ok(found) = blocker::of(watch, pid).await
+            && !found.is_empty()
+        {
+            blockers = found;
+            progress(Event::Waiting(&blockers));
+        }
+        if tokio::time::Instant::now() >= deadline {
+            // A walsender that waits for a lock does not notice that its client is gone. What it has made so far is
+            // dropped with it.
+            let end_it = own.execute("SELECT pg_catalog.pg_terminate_backend($1)", &[&pid]).await;
+            if let Err(error) = end_it {
+                tracing::warn!(%error, pid, "cannot end the walsender that creates the slot");
+            }
+            return Err(Error::Blocked { slot: flow.slot.clone(), end: source.to_string(), limit, blockers });
+        }
+    }
+}
+
+/// What is needed to begin a trail, apart from a thread that may block.
+struct Begin {
+    directory: PathBuf,
+    flow: String,
+    reader: String,
+    lineage: Lineage,
+    start: ResumeLsn,
+    server_version: u32,
+    file_size: u64,
+}
+
+impl Begin {
+    fn run(self) -> Result<Position, Error> {
+        use irongate_trail::Error as TrailError;
+
+        let directory = Directory::create(&self.directory).map_err(|source| self.failed(source))?;
+        let storage: Arc<dyn Storage> = Arc::new(directory);
+        let options = WriterOptions {
+            file_size: self.file_size,
+            server_version: self.server_version,
+            ..WriterOptions::new(&self.flow, self.lineage)
+        };
+        let writer = match Writer::open(Arc::clone(&storage), options.clone(), None) {
+            Ok((mut writer, _)) => {
+                writer.begin_lineage(self.lineage, self.start)?;
+                writer.sync()?;
+                writer
+            }
+            Err(TrailError::Missing(_)) => Writer::create(Arc::clone(&storage), options, self.start)?,
+            // A trail whose making was cut off: nobody was ever promised anything of it.
+            Err(TrailError::Damaged { .. }) if irongate_trail::durable(&*storage)?.is_none() => {
+                for name in names(&*storage, &self.directory)? {
+                    storage.remove(&name).map_err(|source| self.failed(source))?;
+                }
+                Writer::create(Arc::clone(&storage), options, self.start)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mark = writer.durable();
+        // Until Replicat says how far it is, it needs everything from here on.
+        irongate_trail::register_reader(&*storage, &self.reader, &mark)?;
+        Ok(mark.position)
+    }
+
+    fn failed(&self, source: std::io::Error) -> Error {
+        Error::Directory { path: self.directory.clone(), source }
+    }
+}
+
+/// The files of a trail's directory that hold the trail.
+fn names(storage: &dyn Storage, directory: &Path) -> Result<Vec<String>, Error> {
+    let names = storage.list().map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
+    Ok(names.into_iter().filter(|name| name.ends_with(".trail")).collect())
+}
+
+/// Runs what blocks on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))
+}

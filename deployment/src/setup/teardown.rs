@@ -1,0 +1,219 @@
+//! Tear-down: everything that set-up and the initial load have made is taken away again, the slot first, because it
+//! holds the server's log, and the roles last, because everything else is done in their name.
+
+use irongate_checkpoint::{CHECKPOINT_SCHEMA, Origin, checkpoint_teardown};
+use irongate_postgres::sql::{quote_identifier, quote_literal};
+use irongate_postgres::{Session, catalog};
+
+use super::run::Sessions;
+use super::{Event, Progress, blocking, lock_groups, reading, rights};
+use crate::configuration::{Address, Configuration, Flow};
+use crate::end::{As, End};
+use crate::error::Error;
+use crate::statement::Statement;
+
+/// What tear-down would run for some flows, in its order; nothing is changed.
+///
+/// # Errors
+/// [`Error::Database`] when a server cannot be asked; [`Error::Slot`] for a slot that is in use.
+pub async fn teardown_plan(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Statement>, Error> {
+    let (mut early, mut late) = (Vec::new(), Vec::new());
+    let remaining: Vec<&Flow> = configuration
+        .flows
+        .values()
+        .filter(|flow| !flows.iter().any(|gone| gone.name == flow.name))
+        .collect();
+    for flow in flows {
+        let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
+        early.extend(at_source(&source, flow).await?);
+        early.extend(at_target(&target, flow).await?);
+        for end in [source, target] {
+            late.extend(of_database(configuration, &end, &remaining).await?);
+        }
+    }
+    // A role is dropped after all that its name stands for, in every database of its server.
+    late.sort_by_key(|statement: &Statement| statement.sql.starts_with("DROP ROLE"));
+    early.extend(late);
+    let mut plan: Vec<Statement> = Vec::new();
+    for statement in early {
+        let dropped_before = statement.sql.starts_with("DROP ROLE")
+            && plan
+                .iter()
+                .any(|other| other.sql == statement.sql && same_cluster(configuration, other, &statement));
+        if !plan.contains(&statement) && !dropped_before {
+            plan.push(statement);
+        }
+    }
+    Ok(plan)
+}
+
+fn same_cluster(configuration: &Configuration, one: &Statement, other: &Statement) -> bool {
+    let address =
+        |statement: &Statement| configuration.address(&statement.database, &statement.site).cloned();
+    match (address(one), address(other)) {
+        (Ok(one), Ok(other)) => Address::same_cluster(&one, &other),
+        _ => false,
+    }
+}
+
+/// Tears some flows down: their server objects, then their trails and status files. Refuses while one of their groups
+/// runs.
+///
+/// # Errors
+/// [`Error::Checkpoint`] when a group runs; otherwise as [`teardown_plan`], [`Error::NoAdmin`], [`Error::Directory`].
+///
+/// Not cancel-safe, but safe to repeat.
+pub async fn teardown(
+    configuration: &Configuration,
+    flows: &[&Flow],
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Statement>, Error> {
+    let locks: Vec<_> =
+        flows.iter().map(|flow| lock_groups(configuration, flow)).collect::<Result<_, _>>()?;
+    let plan = teardown_plan(configuration, flows).await?;
+    let mut sessions = Sessions::new(configuration);
+    for statement in &plan {
+        progress(Event::Statement(statement));
+        // The session of a role keeps the role from being dropped only by what it owns; still, end it before.
+        if statement.sql.starts_with("DROP ROLE") {
+            sessions.close_own();
+        }
+        sessions.run(statement).await?;
+    }
+    for flow in flows {
+        let trail = configuration.trail(flow);
+        let groups = configuration.select_groups(std::slice::from_ref(&flow.name), None)?;
+        let mut stale: Vec<_> = groups
+            .iter()
+            .map(|group| configuration.state_directory.join(format!("{}.status.json", group.name)))
+            .collect();
+        let stores = groups.iter().map(|group| configuration.store(group)).collect::<Vec<_>>();
+        stale.extend(stores);
+        stale.push(trail.clone());
+        if trail.exists() {
+            progress(Event::Note(format!("removing the trail in \"{}\"", trail.display())));
+        }
+        blocking(move || stale.into_iter().try_for_each(remove)).await??;
+    }
+    drop(locks);
+    Ok(plan)
+}
+
+/// Removes a file or a directory with all that is in it.
+fn remove(path: std::path::PathBuf) -> Result<(), Error> {
+    let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    match removed {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Directory { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn at_source(source: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Error> {
+    let session = reading(source).await?;
+    let ask = |error| source.failed("read the catalog", error);
+    let mut plan = Vec::new();
+    if let Some(slot) = catalog::slot(&session, &flow.slot).await.map_err(ask)? {
+        if let Some(pid) = slot.active_pid {
+            return Err(Error::Slot {
+                slot: flow.slot.clone(),
+                end: source.to_string(),
+                reason: format!("it is in use by server process {pid}"),
+            });
+        }
+        let sql = format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(&flow.slot));
+        plan.push(Statement::new(
+            source,
+            As::Extract,
+            sql,
+            "a slot that nobody reads keeps the log for ever",
+        ));
+    }
+    if catalog::publication(&session, &flow.publication).await.map_err(ask)?.is_some() {
+        let sql = format!("DROP PUBLICATION {}", quote_identifier(&flow.publication));
+        plan.push(Statement::new(source, As::Admin, sql, "nobody reads it any more"));
+    }
+    Ok(plan)
+}
+
+async fn exists(session: &Session, end: &End<'_>, sql: &str, name: &str) -> Result<bool, Error> {
+    let answer = async { session.query_one(sql, &[&name]).await?.try_get(0) };
+    answer.await.map_err(|error: tokio_postgres::Error| end.failed("read the catalog", error))
+}
+
+async fn has_table(session: &Session, end: &End<'_>, name: &str) -> Result<bool, Error> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = '{CHECKPOINT_SCHEMA}' AND c.relname = $1::pg_catalog.text)"
+    );
+    exists(session, end, &sql, name).await
+}
+
+async fn at_target(target: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Error> {
+    let session = reading(target).await?;
+    let mut plan = Vec::new();
+    for table in ["checkpoint", "error_queue"] {
+        if has_table(&session, target, table).await? {
+            let sql =
+                format!("DELETE FROM {CHECKPOINT_SCHEMA}.{table} WHERE flow = {}", quote_literal(&flow.name));
+            plan.push(Statement::new(target, As::Replicat, sql, "the flow is no more"));
+        }
+    }
+    let origin = Origin::name_for(&flow.name)?;
+    const ORIGIN: &str =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1::pg_catalog.text)";
+    if exists(&session, target, ORIGIN, &origin).await? {
+        let sql = format!("SELECT pg_catalog.pg_replication_origin_drop({})", quote_literal(&origin));
+        plan.push(Statement::new(target, As::Replicat, sql, "nobody writes under this mark any more"));
+    }
+    Ok(plan)
+}
+
+/// What goes when no flow is left that needs it: our schema in a database, and the roles that set-up has made.
+async fn of_database(
+    configuration: &Configuration,
+    end: &End<'_>,
+    remaining: &[&Flow],
+) -> Result<Vec<Statement>, Error> {
+    let mut ends = Vec::new();
+    for flow in remaining {
+        ends.push(End::source(configuration, flow)?);
+        ends.push(End::target(configuration, flow)?);
+    }
+    let session = reading(end).await?;
+    let mut plan = Vec::new();
+    let shared = |other: &&End<'_>| {
+        other.site == end.site && other.database == end.database && other.own() == As::Replicat
+    };
+    if end.own() == As::Replicat && !ends.iter().any(|other| shared(&other)) {
+        let mut drops = Vec::new();
+        for table in ["checkpoint", "error_queue"] {
+            if has_table(&session, end, table).await? {
+                drops.extend(match table {
+                    "checkpoint" => checkpoint_teardown(),
+                    _ => irongate_apply::error_queue_teardown(),
+                });
+            }
+        }
+        const SCHEMA: &str =
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1::pg_catalog.text)";
+        if exists(&session, end, SCHEMA, CHECKPOINT_SCHEMA).await? {
+            drops.push(format!("DROP SCHEMA {CHECKPOINT_SCHEMA}"));
+        }
+        let why = "no flow ends in this database any more";
+        plan.extend(drops.into_iter().map(|sql| Statement::new(end, As::Admin, sql, why)));
+    }
+    let role = end.own_login().role();
+    let used =
+        ends.iter().any(|other| other.address.same_cluster(end.address) && other.own_login().role() == role);
+    let ours =
+        rights::is_ours(&session, role).await.map_err(|error| end.failed("look for the role", error))?;
+    if ours && !used {
+        let quoted = quote_identifier(role);
+        let why = "no flow logs in as this role any more";
+        plan.push(Statement::new(end, As::Admin, format!("DROP OWNED BY {quoted}"), why));
+        plan.push(Statement::new(end, As::Admin, format!("DROP ROLE {quoted}"), why));
+    }
+    Ok(plan)
+}

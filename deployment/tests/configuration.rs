@@ -1,0 +1,305 @@
+//! What a configuration file may say, and what is answered where it says what cannot be.
+
+use std::path::Path;
+use std::time::Duration;
+
+use irongate_apply::{Action, Policy};
+use irongate_deployment::configuration::{Partitions, Rename, SkipOrigins, TableName};
+use irongate_deployment::{Configuration, Error};
+
+/// A sound file; each case breaks one thing in it.
+const SOUND: &str = r#"site = "a"
+[deployment]
+name = "test"
+state_directory = "state"
+[sites.a]
+[sites.b]
+[databases.db.a]
+uri = "postgresql://h1/db"
+[databases.db.b]
+uri = "postgresql://h2/db"
+[flows.f]
+database = "db"
+from = "a"
+to = "b"
+tables = ["public.*"]
+"#;
+
+fn parse(text: &str) -> Result<Configuration, Error> {
+    Configuration::parse(text, Path::new("/etc/irongate/irongate.toml"))
+}
+
+#[test]
+fn the_example_can_be_parsed_and_says_what_it_means() {
+    let configuration = parse(Configuration::example()).unwrap();
+    assert_eq!(configuration.site.as_deref(), Some("secondary"));
+    let flow = configuration.flow("csp").unwrap();
+    assert_eq!(flow.at, "secondary", "both groups run where the flow ends");
+    assert_eq!(flow.slot, "irongate_contact_csp");
+    assert_eq!(flow.publication, "irongate_contact_csp");
+    assert!(flow.includes("public", "orders") && !flow.includes("public", "session_7"));
+    assert_eq!(flow.target_of(&TableName::new("public", "orders")), TableName::new("config", "orders"));
+    assert_eq!(
+        flow.target_of(&TableName::new("public", "parameter")),
+        TableName::new("config", "parameter_copy"),
+        "a table's own rename goes before its schema's"
+    );
+    assert_eq!(flow.replicat.policies.0.len(), 2);
+    assert_eq!(configuration.trail(flow), Path::new("/var/lib/irongate/trail/csp"));
+}
+
+#[test]
+fn what_the_example_shows_behind_a_hash_is_what_counts_anyway() {
+    let mut all = String::new();
+    for line in Configuration::example().lines() {
+        // A comment in prose has no " = "; a default has.
+        let key = line.strip_prefix("# ").filter(|rest| {
+            rest.split_once(" = ")
+                .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        });
+        let shown = key.filter(|key| !key.contains("password") && !key.starts_with("retry_attempts"));
+        all.push_str(shown.unwrap_or(line));
+        all.push('\n');
+    }
+    assert_ne!(all, Configuration::example());
+    assert_eq!(parse(&all).unwrap(), parse(Configuration::example()).unwrap());
+}
+
+#[test]
+fn paths_begin_at_the_directory_of_the_file() {
+    let configuration = parse(
+        &SOUND
+            .replace("uri = \"postgresql://h1/db\"", "uri = \"postgresql://h1/db\"\npassword_file = \"pw\""),
+    )
+    .unwrap();
+    assert_eq!(configuration.state_directory, Path::new("/etc/irongate/state"));
+    assert_eq!(configuration.trail_directory, Path::new("/etc/irongate/state/trail"));
+    let source = configuration.source(configuration.flow("f").unwrap()).unwrap();
+    assert_eq!(source.extract.password.file.as_deref(), Some(Path::new("/etc/irongate/pw")));
+    assert_eq!(source.extract.role(), "irongate_extract");
+    assert_eq!(source.replicat.role(), "irongate_replicat");
+}
+
+#[test]
+fn a_role_in_the_address_counts_for_both_programs_unless_one_has_its_own() {
+    let text = SOUND.replace(
+        "uri = \"postgresql://h1/db\"",
+        "uri = \"postgresql://both@h1/db\"\nreplicat_role = \"Writer\"",
+    );
+    let configuration = parse(&text).unwrap();
+    let address = configuration.address("db", "a").unwrap();
+    assert_eq!((address.extract.role(), address.replicat.role()), ("both", "Writer"));
+}
+
+#[test]
+fn settings_arrive_with_their_units() {
+    let text = format!(
+        "{SOUND}partitions = \"root\"\nat = \"a\"\nslot = \"s\"\npublication = \"P p\"\n\
+         [[flows.f.map]]\nsource = \"public.*\"\ntarget = \"x.*\"\n\
+         [flows.f.extract]\nfile_size = \"1GiB\"\nskip_origins = [\"o1\", \"o2\"]\nprogress_interval = \"1min 30s\"\n\
+         streaming = false\n\
+         [flows.f.replicat]\nbatch_bytes = \"8MiB\"\nbatch_rows = 7\nsynchronous_commit = true\nretry_attempts = 3\n\
+         [[flows.f.replicat.on_error]]\nclass = \"23\"\naction = \"retry\"\nattempts = 9\ndelay = \"5s\"\n\
+         [flows.f.trail]\npurge = false\nkeep = \"7d\"\nkeep_files = 5\n"
+    );
+    let configuration = parse(&text).unwrap();
+    let flow = configuration.flow("f").unwrap();
+    assert_eq!((flow.partitions, flow.at.as_str(), flow.slot.as_str()), (Partitions::Root, "a", "s"));
+    assert_eq!(flow.publication, "P p");
+    assert_eq!(flow.renames, [Rename::Schema { source: "public".into(), target: "x".into() }]);
+    assert_eq!(flow.extract.file_size, 1 << 30);
+    assert_eq!(flow.extract.skip_origins, SkipOrigins::Named(["o1".into(), "o2".into()].into()));
+    assert_eq!(flow.extract.progress_interval, Duration::from_secs(90));
+    assert!(!flow.extract.streaming && flow.extract.binary);
+    let replicat = &flow.replicat;
+    assert_eq!((replicat.grouping.bytes, replicat.grouping.changes), (8 << 20, 7));
+    assert!(replicat.synchronous_commit);
+    assert_eq!(replicat.retry.attempts, Some(3));
+    let action = Action::Retry { attempts: 9, delay: Duration::from_secs(5) };
+    assert_eq!(replicat.policies.0, [Policy { table: None, class: Some("23".into()), action }]);
+    assert_eq!((flow.purge.purge, flow.purge.keep_files), (false, 5));
+    assert_eq!(flow.purge.keep, Duration::from_secs(7 * 24 * 3600));
+}
+
+struct Case {
+    /// What is replaced in the sound file, by what.
+    replace: (&'static str, &'static str),
+    line: usize,
+    column: usize,
+    /// A part of the reason.
+    reason: &'static str,
+    /// A part of the remedy.
+    remedy: &'static str,
+}
+
+#[test]
+fn what_is_wrong_is_named_with_line_column_and_remedy() {
+    let case =
+        |from, to, line, column, reason, remedy| Case { replace: (from, to), line, column, reason, remedy };
+    let end = "tables = [\"public.*\"]\n";
+    let cases = [
+        case("from = \"a\"", "form = \"a\"", 13, 1, "unknown field \"form\"", "init --stdout"),
+        case("name = \"test\"", "", 2, 1, "missing field \"name\"", "init"),
+        case("site = \"a\"", "site = 5", 1, 8, "expected a string", ""),
+        case("site = \"a\"", "site = \"c\"", 1, 8, "no site \"c\"", "a, b"),
+        case("site = \"a\"", "site = \"a", 1, 10, "", ""),
+        case("name = \"test\"", "name = \"Test\"", 3, 8, "cannot be the name of a deployment", "lower-case"),
+        case("name = \"test\"", "name = \"test\"\nname = \"x\"", 4, 1, "duplicate key", "once"),
+        case("[flows.f]", "[flows.\"f g\"]", 11, 8, "cannot be the name of a flow", "lower-case"),
+        case("[databases.db.b]", "[databases.db.c]", 9, 15, "no site \"c\"", "[sites.c]"),
+        case("postgresql://h1/db", "postgresql://u:pw@h1/db", 8, 7, "holds a password", "password file"),
+        case("postgresql://h1/db", "postgresql://h1", 8, 7, "names no database", "postgresql://"),
+        case("postgresql://h1/db", "postgresql://h1/db?sslmode=full", 8, 7, "sslmode", "verify-full"),
+        case("database = \"db\"", "database = \"bd\"", 12, 12, "no database \"bd\"", "db"),
+        case("to = \"b\"", "to = \"c\"", 14, 6, "no site \"c\"", "a, b"),
+        case("to = \"b\"", "to = \"a\"", 14, 6, "same site", ""),
+        case(
+            "[databases.db.b]\nuri = \"postgresql://h2/db\"\n",
+            "",
+            12,
+            6,
+            "no address at site \"b\"",
+            "[databases.db.b]",
+        ),
+        case("[\"public.*\"]", "[]", 15, 10, "no tables", "public.*"),
+        case(
+            "[\"public.*\"]",
+            "[\"public.*\", \"orders\"]",
+            15,
+            23,
+            "not of the form schema.table",
+            "schema.*",
+        ),
+        case("[\"public.*\"]", "[\"public.*\"]\nexclude = [\"é\", \"a b.c\"]", 16, 12, "not of the form", ""),
+        case(end, "tables = [\"p.*\"]\nslot = \"Slot\"\n", 16, 8, "name of a replication slot", "lower-case"),
+        case(end, "tables = [\"p.*\"]\npublication = \"\"\n", 16, 15, "it is empty", ""),
+        case(end, "tables = [\"p.*\"]\npartitions = \"both\"\n", 16, 14, "unknown variant \"both\"", "init"),
+        case(end, "tables = [\"p.*\"]\nat = \"x\"\n", 16, 6, "no site \"x\"", "a, b"),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.f.extract]\nfile_size = \"64\"\n",
+            17,
+            13,
+            "amount of bytes",
+            "64MiB",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.f.extract]\nfile_size = \"1KiB\"\n",
+            17,
+            13,
+            "too small",
+            "64KiB",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.f.extract]\nprogress_interval = 10\n",
+            17,
+            21,
+            "length of time",
+            "",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.f.extract]\nskip_origins = \"none\"\n",
+            17,
+            16,
+            "not \"any\"",
+            "",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.f.replicat]\nbatch_rows = 0\n",
+            17,
+            14,
+            "batch of nothing",
+            "1 or more",
+        ),
+        case(end, "tables = [\"p.*\"]\n[flows.f.replicat]\nbatch_rows = -1\n", 17, 14, "-1", ""),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[[flows.f.replicat.on_error]]\nclass = \"2350\"\naction = \"abend\"\n",
+            17,
+            9,
+            "no class of errors",
+            "SQLSTATE",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[[flows.f.replicat.on_error]]\naction = \"skip\"\n",
+            17,
+            10,
+            "unknown variant \"skip\"",
+            "spelling",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[[flows.f.replicat.on_error]]\naction = \"ignore\"\nattempts = 3\n",
+            18,
+            12,
+            "only the action \"retry\"",
+            "leave it out",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[[flows.f.map]]\nsource = \"a.*\"\ntarget = \"b.t\"\n",
+            17,
+            10,
+            "cannot be mapped",
+            "b.*",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.f.key_columns]\n\"a.*\" = [\"x\"]\n",
+            17,
+            1,
+            "wildcard",
+            "schema.table",
+        ),
+        case(
+            end,
+            "tables = [\"p.*\"]\n[flows.g]\ndatabase = \"db\"\nfrom = \"a\"\nto = \"b\"\ntables = [\"p.*\"]\n\
+             slot = \"irongate_test_f\"\n",
+            21,
+            8,
+            "flows \"f\" and \"g\" have the same slot",
+            "another slot",
+        ),
+    ];
+    assert!(parse(SOUND).is_ok());
+    for Case { replace: (from, to), line, column, reason, remedy } in cases {
+        assert!(SOUND.contains(from), "the case {to:?} replaces nothing");
+        let error = match parse(&SOUND.replacen(from, to, 1)) {
+            Ok(_) => panic!("{to:?} was accepted"),
+            Err(error) => error,
+        };
+        let Error::Configuration(problems) = &error else { panic!("{to:?}: {error}") };
+        let found = problems.iter().any(|problem| {
+            (problem.line, problem.column) == (line, column) && problem.reason.contains(reason)
+        });
+        assert!(found, "{to:?}: expected {line}:{column} {reason:?}, got\n{error}");
+        assert!(
+            error.to_string().contains(&format!("/etc/irongate/irongate.toml:{line}:{column}: ")),
+            "{error}"
+        );
+        assert!(error.hint().unwrap_or_default().contains(remedy), "{to:?}: {:?}", error.hint());
+        assert!(!error.to_string().contains('`'), "{error}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_in_the_files_order() {
+    let text = SOUND.replace("site = \"a\"", "site = \"x\"").replace("to = \"b\"", "to = \"y\"");
+    let Error::Configuration(problems) = parse(&text).unwrap_err() else { panic!() };
+    assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), [1, 14]);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_said_with_what_makes_one() {
+    let error = Configuration::load(Path::new("/nonexistent/irongate.toml")).unwrap_err();
+    assert!(
+        error.to_string().starts_with("cannot read configuration \"/nonexistent/irongate.toml\""),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("irongate init"));
+}
