@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::lsn::{CommitLsn, Lineage};
+use crate::lsn::{CommitLsn, Lineage, Position};
 
 /// Bytes that do not have the layout they should have. The place is added by whoever knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -70,6 +70,35 @@ pub enum Error {
         /// Whose it should be.
         expected: Box<Lineage>,
     },
+    /// There is a trail, but nobody vouches for anything in it.
+    #[error("the trail in \"{}\" has no durable mark: its writer has vouched for nothing yet", .0.display())]
+    NotDurable(PathBuf),
+    /// The trail is shorter than what was read of it: a disk lost what it had promised, and the writer began again before.
+    #[error(
+        "the trail in \"{}\" was cut back to {now} when it had been read to {read}",
+        directory.display()
+    )]
+    CutBack {
+        /// The trail.
+        directory: PathBuf,
+        /// How far it had been read.
+        read: Position,
+        /// How far it is durable now.
+        now: Position,
+    },
+    /// The writer is of an earlier epoch than the trail: another one has taken over since.
+    #[error(
+        "the trail in \"{}\" was written in epoch {found}, later than the writer's own epoch {own}",
+        directory.display()
+    )]
+    Epoch {
+        /// The trail.
+        directory: PathBuf,
+        /// Its epoch.
+        found: u64,
+        /// The writer's.
+        own: u64,
+    },
     /// There is no trail in the directory.
     #[error("there is no trail in \"{}\"", .0.display())]
     Missing(PathBuf),
@@ -105,7 +134,7 @@ impl Error {
                     | io::ErrorKind::TimedOut
                     | io::ErrorKind::ResourceBusy
             ),
-            Self::InUse(_) => true,
+            Self::InUse(_) | Self::NotDurable(_) | Self::CutBack { .. } => true,
             _ => false,
         }
     }
@@ -138,6 +167,15 @@ impl Error {
             }
             Self::Lineage { .. } => {
                 "point the flow at the trail's own source, or instantiate the flow again".to_owned()
+            }
+            Self::NotDurable(_) => {
+                "start its writer: that examines the files and vouches for what is sound".to_owned()
+            }
+            Self::CutBack { .. } => {
+                "start again: what was cut off is captured anew, and what was read is passed over".to_owned()
+            }
+            Self::Epoch { .. } => {
+                "this site has been superseded: make it a standby with irongate reinstate".to_owned()
             }
             Self::Missing(_) => "irongate setup creates the slot and the trail together".to_owned(),
             Self::Exists(_) => "irongate teardown removes it".to_owned(),

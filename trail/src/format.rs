@@ -21,7 +21,8 @@
 //!
 //! ```text
 //!  0  8  magic  "IRONGATE"
-//!  8  2  version, 1; a reader refuses a version that it does not know
+//!  8  2  version, 1; a reader refuses a version that it does not know. This layout of the header is the same in every
+//!        version, so that damage can be told from a newer version
 //! 10  1  kind of file: 'M' main, 'S' side
 //! 11  1  zero
 //! 12  4  length of the tokens in bytes
@@ -62,8 +63,13 @@
 //! Kinds from 0x80 on may be skipped by a reader that does not know them; any other unknown kind is refused.
 //!
 //! A main file is: header, then whole transactions and progress records, then the end record. A transaction is `B`,
-//! then `R`, `I`, `U`, `D`, `T`, `M`, `A` in any order, then `C`; it does not cross files. A message outside a
-//! transaction stands between transactions. A reader begins only at the start of a file or between transactions.
+//! then `R`, `I`, `U`, `D`, `T`, `M`, `A` in any order, then `C`; it does not cross files. A message that is not
+//! transactional may also stand between transactions. A reader begins only at the start of a file or between
+//! transactions.
+//!
+//! Every file but the last ends with its end record. [`FileHeader::previous`] of a file is the last commit of the file
+//! before it, [`Begin::previous`] that of the transaction before it; where the lineage changes, both begin at zero.
+//! The aborted sub-transactions of [`Adopt`] stand in ascending order.
 //!
 //! The digest of a transaction folds the CRC of each of its records between `B` and `C`, exclusively, in order, by
 //! [`Digest`]; the digest of a side file folds all its records. So a record that is missing, doubled or moved is found
@@ -71,10 +77,13 @@
 //!
 //! # Mark
 //!
-//! The files `durable` and `reader-<name>` hold one [`Mark`]: bincode, then its CRC32C. `durable` is written in place
-//! after each sync, and only then is the slot told. It is not synced itself: after a power cut it may be older than
-//! what is durable, never newer. A reader reads up to it; the writer's recovery takes a bad byte before it for damage
-//! and one behind it for a torn tail.
+//! A mark is a [`Mark`] in bincode, then its CRC32C. The file `reader-<name>` holds one. The file `durable` has two slots,
+//! at offsets 0 and 512, each with a u64 that counts the marks written so far, then a [`Mark`] in bincode, then the CRC32C
+//! of both; they are written in turn, and the sound one with the higher count holds: a mark that is torn leaves the one
+//! before it. It is written in place after each sync, and only then is the slot of the source told. It is synced when the
+//! trail is opened and with each new file, not each time: after a power cut it may be older than what is durable, never
+//! newer. It always stands between transactions. A reader reads up to it; the writer's recovery takes a bad byte before it
+//! for damage and one behind it for a torn tail.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -118,6 +127,11 @@ pub(crate) mod kind {
     pub(crate) const PROGRESS: u8 = b'P';
     pub(crate) const END: u8 = b'E';
     pub(crate) const SUBTRANSACTION: u8 = b'S';
+
+    /// Whether this release knows the kind, or may pass over it.
+    pub(crate) fn is_readable(kind: u8) -> bool {
+        kind >= super::KIND_SKIPPABLE || b"RBIUDTMACPES".contains(&kind)
+    }
 }
 
 /// Whether a file is the trail itself or a transaction beside it.
@@ -163,7 +177,7 @@ pub struct Adopt {
     pub records: u64,
     /// Digest over them.
     pub digest: u64,
-    /// Sub-transactions that were aborted: their rows do not count.
+    /// Sub-transactions that were aborted, ascending: their rows do not count.
     pub aborted: Vec<u32>,
 }
 
@@ -259,16 +273,19 @@ pub(crate) enum HeaderError {
     Unknown(String),
 }
 
+/// The length of the header that `bytes` start with, if so much is there that it can be told.
+pub(crate) fn header_length(bytes: &[u8]) -> Option<usize> {
+    let start = bytes.first_chunk::<HEADER_START>().filter(|start| start[..8] == MAGIC)?;
+    let tokens = u32::from_be_bytes([start[12], start[13], start[14], start[15]]) as usize;
+    (tokens <= MAX_HEADER).then_some(HEADER_START + tokens + 4)
+}
+
 /// Reads the header at the start of `bytes` and returns it with its length.
 pub(crate) fn decode_header(bytes: &[u8]) -> Result<(FileKind, FileHeader, usize), HeaderError> {
     let damaged = |reason| HeaderError::Damaged(Malformed(reason));
     let (start, rest) = bytes.split_first_chunk::<HEADER_START>().ok_or(HeaderError::Short)?;
     if start[..8] != MAGIC {
         return Err(damaged("it does not begin like a trail file"));
-    }
-    let version = u16::from_be_bytes([start[8], start[9]]);
-    if version != VERSION {
-        return Err(HeaderError::Unknown(format!("format version {version}")));
     }
     let length = u32::from_be_bytes([start[12], start[13], start[14], start[15]]) as usize;
     if length > MAX_HEADER {
@@ -278,6 +295,10 @@ pub(crate) fn decode_header(bytes: &[u8]) -> Result<(FileKind, FileHeader, usize
     let crc = rest.first_chunk::<4>().ok_or(HeaderError::Short)?;
     if crc32c::crc32c(&bytes[..HEADER_START + length]) != u32::from_be_bytes(*crc) {
         return Err(damaged("the header's checksum is wrong"));
+    }
+    let version = u16::from_be_bytes([start[8], start[9]]);
+    if version != VERSION {
+        return Err(HeaderError::Unknown(format!("format version {version}")));
     }
     let kind = match start[10] {
         b'M' => FileKind::Main,
@@ -295,6 +316,9 @@ pub(crate) fn decode_header(bytes: &[u8]) -> Result<(FileKind, FileHeader, usize
             _ => {}
         }
         tokens = rest;
+    }
+    if !tokens.is_empty() {
+        return Err(damaged("a header token ends early"));
     }
     let header = header.ok_or(damaged("the header does not describe the file"))?;
     Ok((kind, header, HEADER_START + length + 4))
@@ -421,19 +445,51 @@ pub(crate) fn decode_progress(body: &[u8]) -> Result<Progress, Malformed> {
 
 // Marks
 
-pub(crate) fn encode_mark(mark: &Mark) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(64);
-    encode(mark, &mut bytes);
+fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
     bytes
 }
 
-pub(crate) fn decode_mark(bytes: &[u8]) -> Result<Mark, Malformed> {
+fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed("the mark ends early"))?;
-    if crc32c::crc32c(body) != u32::from_be_bytes(*crc) {
-        return Err(Malformed("the mark's checksum is wrong"));
+    if crc32c::crc32c(body) == u32::from_be_bytes(*crc) {
+        Ok(body)
+    } else {
+        Err(Malformed("the mark's checksum is wrong"))
     }
-    decode(body)
+}
+
+pub(crate) fn encode_mark(mark: &Mark) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    encode(mark, &mut bytes);
+    seal(bytes)
+}
+
+pub(crate) fn decode_mark(bytes: &[u8]) -> Result<Mark, Malformed> {
+    decode(unseal(bytes)?)
+}
+
+/// Bytes of a [`Mark`] in bincode.
+const MARK: usize = 48;
+/// Bytes from one slot of the durable mark to the next: a disk writes so many whole.
+pub(crate) const SLOT: usize = 512;
+
+/// The slot to write, by its offset, and what to write there.
+pub(crate) fn encode_slot(count: u64, mark: &Mark) -> (u64, Vec<u8>) {
+    let mut bytes = Vec::with_capacity(64);
+    bytes.extend_from_slice(&count.to_be_bytes());
+    encode(mark, &mut bytes);
+    (count % 2 * SLOT as u64, seal(bytes))
+}
+
+/// Reads both slots: the newest sound mark and its count.
+pub(crate) fn decode_slots(bytes: &[u8]) -> Option<(u64, Mark)> {
+    let slot = |start: usize| {
+        let body = unseal(bytes.get(start..start + 8 + MARK + 4)?).ok()?;
+        let (count, mark) = body.split_first_chunk::<8>()?;
+        Some((u64::from_be_bytes(*count), decode(mark).ok()?))
+    };
+    [slot(0), slot(SLOT)].into_iter().flatten().max_by_key(|(count, _)| *count)
 }
 
 // Names
@@ -458,6 +514,11 @@ pub(crate) fn open_side_name(xid: u32, nonce: u32) -> String {
 
 pub(crate) fn adopted_side_name(seqno: u64, xid: u32, nonce: u32) -> String {
     format!("{seqno:09}-{xid}-{nonce}.side")
+}
+
+/// The counter in the name of a side file, by which two files of the same xid differ.
+pub(crate) fn side_nonce(name: &str) -> Option<u32> {
+    name.strip_suffix(".side")?.rsplit_once('-')?.1.parse().ok()
 }
 
 pub(crate) fn is_open_side(name: &str) -> bool {

@@ -12,6 +12,7 @@ mod records;
 mod relation;
 mod source;
 mod storage;
+mod survey;
 mod transaction;
 mod tuple;
 mod writer;

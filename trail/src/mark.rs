@@ -4,34 +4,34 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::format::{self, Mark};
+use crate::format::{self, Mark, SLOT};
 use crate::storage::{File, Storage, read_full_at, replace};
 
 /// Name of the file that says how far the trail is durable.
 pub(crate) const DURABLE: &str = "durable";
 const READER: &str = "reader-";
 
-/// Reads a mark; `None` when there is none or it is not whole.
-fn read(storage: &dyn Storage, name: &str) -> Result<Option<Mark>, Error> {
-    let file = match storage.open(name, false) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("open", storage.path(name))(error)),
-    };
-    read_from(&*file).map_err(Error::io("read", storage.path(name)))
+fn open(storage: &dyn Storage, name: &str) -> Result<Option<Arc<dyn File>>, Error> {
+    match storage.open(name, false) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", storage.path(name))(error)),
+    }
 }
 
-/// Reads a mark that may be written at this moment: a half-written one fails its checksum and is read again.
-fn read_from(file: &dyn File) -> io::Result<Option<Mark>> {
+/// Reads a reader's mark; `None` when there is none or it is not whole.
+fn read(storage: &dyn Storage, name: &str) -> Result<Option<Mark>, Error> {
+    let Some(file) = open(storage, name)? else { return Ok(None) };
     let mut bytes = [0; 128];
-    for _ in 0..100 {
-        let length = read_full_at(file, &mut bytes, 0)?;
-        if let Ok(mark) = format::decode_mark(&bytes[..length]) {
-            return Ok(Some(mark));
-        }
-        std::hint::spin_loop();
-    }
-    Ok(None)
+    let length = read_full_at(&*file, &mut bytes, 0).map_err(Error::io("read", storage.path(name)))?;
+    Ok(format::decode_mark(&bytes[..length]).ok())
+}
+
+/// Reads the durable mark and its count. While one slot is being written the other one is sound.
+fn read_slots(storage: &dyn Storage, file: &dyn File) -> Result<Option<(u64, Mark)>, Error> {
+    let mut bytes = [0; 2 * SLOT];
+    let length = read_full_at(file, &mut bytes, 0).map_err(Error::io("read", storage.path(DURABLE)))?;
+    Ok(format::decode_slots(&bytes[..length]))
 }
 
 /// How far the trail is durable, by what its writer said last.
@@ -39,7 +39,8 @@ fn read_from(file: &dyn File) -> io::Result<Option<Mark>> {
 /// # Errors
 /// [`Error::Io`] when the mark cannot be read. A missing or damaged mark is `None`.
 pub fn durable(storage: &dyn Storage) -> Result<Option<Mark>, Error> {
-    read(storage, DURABLE)
+    let Some(file) = open(storage, DURABLE)? else { return Ok(None) };
+    Ok(read_slots(storage, &*file)?.map(|(_, mark)| mark))
 }
 
 /// The writer's hold on the durable mark.
@@ -47,6 +48,7 @@ pub fn durable(storage: &dyn Storage) -> Result<Option<Mark>, Error> {
 pub(crate) struct DurableMark {
     file: Arc<dyn File>,
     storage: Arc<dyn Storage>,
+    count: u64,
 }
 
 impl DurableMark {
@@ -56,12 +58,30 @@ impl DurableMark {
             other => other,
         };
         let file = file.map_err(Error::io("open", storage.path(DURABLE)))?;
-        Ok(Self { file, storage: Arc::clone(storage) })
+        let count = read_slots(&**storage, &*file)?.map_or(0, |(count, _)| count);
+        Ok(Self { file, storage: Arc::clone(storage), count })
     }
 
-    pub(crate) fn publish(&self, mark: &Mark) -> Result<(), Error> {
-        let bytes = format::encode_mark(mark);
-        self.file.write_all_at(&bytes, 0).map_err(Error::io("write", self.storage.path(DURABLE)))
+    /// Takes back what a trail that is no longer there had promised, for those too that hold the file open.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        self.file.truncate(0).map_err(Error::io("truncate", self.storage.path(DURABLE)))
+    }
+
+    /// The file, to be synced.
+    pub(crate) fn target(&self) -> (String, Arc<dyn File>) {
+        (DURABLE.to_owned(), Arc::clone(&self.file))
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync().map_err(Error::io("sync", self.storage.path(DURABLE)))
+    }
+
+    /// Writes the mark. After an error the one before it still holds, and the same slot is written next.
+    pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Error> {
+        let (offset, bytes) = format::encode_slot(self.count + 1, mark);
+        self.file.write_all_at(&bytes, offset).map_err(Error::io("write", self.storage.path(DURABLE)))?;
+        self.count += 1;
+        Ok(())
     }
 }
 
@@ -79,14 +99,10 @@ impl DurableView {
 
     pub(crate) fn read(&mut self) -> Result<Option<Mark>, Error> {
         if self.file.is_none() {
-            self.file = match self.storage.open(DURABLE, false) {
-                Ok(file) => Some(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(Error::io("open", self.storage.path(DURABLE))(error)),
-            };
+            self.file = open(&*self.storage, DURABLE)?;
         }
         let Some(file) = &self.file else { return Ok(None) };
-        read_from(&**file).map_err(Error::io("read", self.storage.path(DURABLE)))
+        Ok(read_slots(&*self.storage, &**file)?.map(|(_, mark)| mark))
     }
 }
 

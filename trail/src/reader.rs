@@ -4,22 +4,28 @@
 //! doubled or moved (the digest), the transaction follows the one before it (`previous`), and nothing of it can be
 //! taken back by a power cut (the durable mark). A row of an aborted sub-transaction is never returned.
 //!
-//! Memory is one read-ahead buffer a file and the descriptions of tables, whatever the size of a transaction.
+//! No file is opened before the mark has come to it, so that what is read is never a file that the writer's recovery
+//! removes and makes anew. Memory is one read-ahead buffer a file and the descriptions of tables, whatever the size of a
+//! transaction.
 
+mod begin;
 mod side;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::change::Row;
 use crate::error::{Error, Malformed};
-use crate::format::{self, Adopt, CommitRecord, Digest, End, FileHeader, FileKind, Mark, kind, main_name};
+use crate::format::{self, Adopt, CommitRecord, Digest, End, FileHeader, Mark, kind};
 use crate::lsn::{CommitLsn, Lineage, Position, ResumeLsn};
 use crate::mark::DurableView;
 use crate::records::{Found, Records, Step};
 use crate::relation::Relation;
 use crate::source::Item;
 use crate::storage::Storage;
+pub(crate) use begin::main_files;
 use side::SideCursor;
 
 /// Where reading begins.
@@ -64,96 +70,84 @@ struct Open {
     skipped: bool,
 }
 
+/// A record that is no item, for whoever looks at the files themselves.
+#[derive(Debug)]
+pub(crate) enum Note {
+    Relation(Arc<Relation>),
+    Adopt(Adopt),
+    End(End),
+    /// Passed over: of a kind that need not be understood.
+    Unknown(u8),
+    /// Of a transaction that is not wanted, or of no interest.
+    Passed,
+}
+
+/// One step: an item, by where its bytes are, or something else.
+enum Advance {
+    Main(Found),
+    Side(Found),
+    Item(Item<'static>),
+    Note(Note),
+}
+
+/// An item or a note.
+pub(crate) enum Entry<'a> {
+    Item(Item<'a>),
+    Note(Note),
+}
+
 /// Reads a trail from a place on. Not woken by itself: see [`crate::Follower`].
 #[derive(Debug)]
 pub struct Reader {
     storage: Arc<dyn Storage>,
-    view: DurableView,
-    /// Reads to the end of the files, whatever the mark says.
-    to_the_end: bool,
+    /// Where the durable mark is looked up; `None` when the trail is read as it was when it was opened.
+    view: Option<DurableView>,
     mark: Mark,
     main: Records,
     header: FileHeader,
     sealed: bool,
-    relations: HashMap<u32, Arc<Relation>>,
+    relations: FxHashMap<u32, Arc<Relation>>,
     interner: Interner,
     open: Option<Open>,
     side: Option<SideCursor>,
     /// The last commit that was passed or, before the first, that must precede it.
     previous: CommitLsn,
     skip_to: CommitLsn,
+    resume: ResumeLsn,
+    /// It reads one lineage only.
+    bound: bool,
     position: Position,
+    /// Where the record that was returned last starts.
+    place: u64,
 }
 
 impl Reader {
-    /// Opens a trail to follow it as far as it is durable.
-    ///
-    /// # Errors
-    /// [`Error::Missing`]; [`Error::NotInTrail`] when the place to begin at is not there; [`Error::Damaged`],
-    /// [`Error::Version`], [`Error::Io`].
-    pub fn open(storage: Arc<dyn Storage>, begins: Begins) -> Result<Self, Error> {
-        Self::with(storage, begins, false)
-    }
-
-    /// Opens a trail to read all there is, though no writer may have vouched for it: for tools, and for a lost site's
-    /// trail. The reader ends with the last whole transaction; a torn tail is not an error.
-    ///
-    /// # Errors
-    /// As [`Reader::open`].
-    pub fn open_to_the_end(storage: Arc<dyn Storage>, begins: Begins) -> Result<Self, Error> {
-        Self::with(storage, begins, true)
-    }
-
-    fn with(storage: Arc<dyn Storage>, begins: Begins, to_the_end: bool) -> Result<Self, Error> {
-        let seqnos = main_files(&*storage)?;
-        let Some(&first) = seqnos.first() else { return Err(Error::Missing(storage.path(""))) };
-        let mut view = DurableView::new(&storage);
-        let mark = view.read()?.unwrap_or_default();
-        let (seqno, skip_to) = match begins {
-            Begins::First => (first, CommitLsn::default()),
-            Begins::File(seqno) => (seqno, CommitLsn::default()),
-            Begins::After { lineage, commit, resume } => {
-                (find(&storage, &seqnos, &mark, to_the_end, lineage, commit, resume)?, commit)
-            }
-        };
-        let limit = limit(&mark, seqno, to_the_end);
-        let (main, header) = Records::open(&storage, &main_name(seqno), FileKind::Main, limit)?;
-        let reader = Self {
-            position: Position { seqno, offset: main.offset() },
-            previous: header.previous,
-            storage,
-            view,
-            to_the_end,
-            mark,
-            main,
-            header,
-            sealed: false,
-            relations: HashMap::new(),
-            interner: Interner::default(),
-            open: None,
-            side: None,
-            skip_to,
-        };
-        reader.check_header(seqno)?;
-        Ok(reader)
-    }
-
-    fn check_header(&self, seqno: u64) -> Result<(), Error> {
-        if self.header.seqno == seqno {
-            Ok(())
-        } else {
-            Err(self.main.damaged(0, "it is another file of the trail"))
-        }
-    }
-
     /// The place behind the last commit, progress record or file end that was passed.
     pub fn position(&self) -> Position {
         self.position
     }
 
+    /// The file that the item returned last lies in, and where in it, in bytes: to name the place to people.
+    pub fn at(&self) -> (&str, u64) {
+        match &self.side {
+            Some(side) => side.place(),
+            None => (self.main.name(), self.place),
+        }
+    }
+
+    /// The sub-transaction that the row returned last belongs to, if its transaction was streamed.
+    pub fn subtransaction(&self) -> Option<u32> {
+        self.side.as_ref().and_then(SideCursor::subtransaction)
+    }
+
     /// The last commit that was passed.
     pub fn previous(&self) -> CommitLsn {
         self.previous
+    }
+
+    /// Where the trail is, as people know it.
+    pub fn directory(&self) -> std::path::PathBuf {
+        self.storage.path("")
     }
 
     /// Whose LSNs the present file holds.
@@ -180,68 +174,77 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Damaged`] with file and offset; [`Error::Gap`]; [`Error::NotInTrail`] when the transaction to begin after
-    /// turns out to be missing; [`Error::Io`].
+    /// turns out to be missing; [`Error::Lineage`] where the lineage ends that the reader was opened for;
+    /// [`Error::CutBack`]; [`Error::Version`]; [`Error::Io`]. After an error the reader is of no use.
     #[inline]
     pub fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
         loop {
-            if let Some(side) = &mut self.side {
-                match side.advance(&self.storage, &mut self.interner)? {
-                    Some(found) => return self.side_item(&found).map(Some),
-                    None => self.side = None,
-                }
-                continue;
-            }
-            let Some(found) = self.step()? else { return Ok(None) };
-            match found.kind {
-                kind::INSERT | kind::UPDATE | kind::DELETE if self.is_wanted() => {
-                    return self.row(&found).map(Some);
-                }
-                kind::TRUNCATE | kind::MESSAGE if self.is_wanted() => {
-                    return self.change(&found).map(Some);
-                }
-                kind => {
-                    if let Some(item) = self.bracket(kind, &found)? {
-                        return Ok(Some(item));
-                    }
-                }
+            match self.advance()? {
+                Some(Advance::Main(found)) => return self.main_item(&found).map(Some),
+                Some(Advance::Side(found)) => return self.side_item(&found).map(Some),
+                Some(Advance::Item(item)) => return Ok(Some(item)),
+                Some(Advance::Note(_)) => {}
+                None => return Ok(None),
             }
         }
     }
 
-    #[inline]
-    fn is_wanted(&self) -> bool {
-        self.open.as_ref().is_none_or(|open| !open.skipped)
+    /// As [`Reader::next`], with what is no item too.
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry<'_>>, Error> {
+        Ok(Some(match self.advance()? {
+            Some(Advance::Main(found)) => Entry::Item(self.main_item(&found)?),
+            Some(Advance::Side(found)) => Entry::Item(self.side_item(&found)?),
+            Some(Advance::Item(item)) => Entry::Item(item),
+            Some(Advance::Note(note)) => Entry::Note(note),
+            None => return Ok(None),
+        }))
     }
 
-    fn item_damaged(&self, found: &Found) -> impl Fn(Malformed) -> Error + '_ {
+    #[inline]
+    fn advance(&mut self) -> Result<Option<Advance>, Error> {
+        if let Some(side) = &mut self.side {
+            match side.advance(&mut self.interner)? {
+                side::Advance::Item(found) => return Ok(Some(Advance::Side(found))),
+                side::Advance::Note(note) => return Ok(Some(Advance::Note(note))),
+                side::Advance::End => self.side = None,
+            }
+        }
+        let Some(found) = self.step()? else { return Ok(None) };
+        self.place = found.offset;
+        match (found.kind, &self.open) {
+            (kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE, Some(open)) => {
+                Ok(Some(if open.skipped { Advance::Note(Note::Passed) } else { Advance::Main(found) }))
+            }
+            (kind::MESSAGE, None) => self.message_between(found).map(Some),
+            _ => self.bracket(&found).map(Some),
+        }
+    }
+
+    fn damaged(&self, found: &Found) -> impl Fn(Malformed) -> Error + '_ {
         let offset = found.offset;
         move |malformed| self.main.damaged(offset, malformed.0)
     }
 
     #[inline]
-    fn row(&self, found: &Found) -> Result<Item<'_>, Error> {
-        let damaged = self.item_damaged(found);
-        if self.open.is_none() {
-            return Err(damaged(Malformed("a row outside a transaction")));
-        }
-        let (relation, tuples) = format::decode_row(self.main.body(found)).map_err(&damaged)?;
-        let unknown = || damaged(Malformed("a row of a table that was not declared"));
-        let relation = self.relations.get(&relation).ok_or_else(unknown)?;
-        let row = Row::decode(found.kind, tuples).map_err(&damaged)?;
-        Ok(Item::Row { relation, row })
+    fn main_item(&self, found: &Found) -> Result<Item<'_>, Error> {
+        item(found.kind, self.main.body(found), &self.relations).map_err(self.damaged(found))
     }
 
-    fn change(&self, found: &Found) -> Result<Item<'_>, Error> {
-        let damaged = self.item_damaged(found);
-        if found.kind == kind::MESSAGE {
-            return format::decode_message(self.main.body(found)).map(Item::Message).map_err(damaged);
-        }
-        truncate(self.main.body(found), &self.relations).map_err(damaged)
-    }
-
+    #[inline]
     fn side_item(&self, found: &Found) -> Result<Item<'_>, Error> {
         let Some(side) = &self.side else { return Err(Error::Misuse("no side file is open")) };
         side.item(found)
+    }
+
+    /// A message between transactions: not wanted before the place to begin at.
+    fn message_between(&self, found: Found) -> Result<Advance, Error> {
+        let message = format::decode_message(self.main.body(&found)).map_err(self.damaged(&found))?;
+        if message.transactional {
+            let reason = Malformed("a transactional message outside a transaction");
+            return Err(self.damaged(&found)(reason));
+        }
+        let wanted = self.previous >= self.skip_to && message.lsn >= self.resume.0;
+        Ok(if wanted { Advance::Main(found) } else { Advance::Note(Note::Passed) })
     }
 
     /// The next sound record of the main files, its digest folded in, or `None` at the durable mark.
@@ -249,13 +252,13 @@ impl Reader {
     fn step(&mut self) -> Result<Option<Found>, Error> {
         loop {
             if self.sealed {
-                if !self.is_followed()? && !self.look()? {
+                if !self.is_followed() {
+                    self.look()?;
+                }
+                if !self.is_followed() {
                     return Ok(None);
                 }
-                if self.is_followed()? {
-                    self.next_file(self.header.seqno + 1)?;
-                }
-                continue;
+                self.next_file(self.header.seqno + 1)?;
             }
             match self.main.next()? {
                 Step::Record(found) => {
@@ -266,14 +269,12 @@ impl Reader {
                     }
                     return Ok(Some(found));
                 }
-                Step::Bad { offset, reason } => {
-                    let torn = self.to_the_end && !self.is_vouched(offset) && !self.is_followed()?;
-                    return if torn { Ok(None) } else { Err(self.main.damaged(offset, reason)) };
-                }
+                // Nothing is read beyond the mark, so that whatever is wrong is damage.
+                Step::Bad { offset, reason } => return Err(self.main.damaged(offset, reason)),
                 Step::End | Step::Short => {
-                    let offset = self.main.offset();
-                    if self.is_vouched(offset) || self.is_followed()? {
-                        return Err(self.main.damaged(offset, "the file ends early"));
+                    let at = self.reached();
+                    if at < self.mark.position {
+                        return Err(self.main.damaged(at.offset, "the file ends early"));
                     }
                     if !self.look()? {
                         return Ok(None);
@@ -283,64 +284,68 @@ impl Reader {
         }
     }
 
-    /// Whether the mark promises bytes at `offset` of the present file.
-    fn is_vouched(&self, offset: u64) -> bool {
-        Position { seqno: self.header.seqno, offset } < self.mark.position
+    /// The place up to which the present file was read.
+    fn reached(&self) -> Position {
+        Position { seqno: self.header.seqno, offset: self.main.offset() }
     }
 
-    /// Whether a later file may be read.
-    fn is_followed(&self) -> Result<bool, Error> {
-        if !self.to_the_end {
-            return Ok(self.mark.position.seqno > self.header.seqno);
-        }
-        let names = self.storage.list().map_err(Error::io("list", self.storage.path("")))?;
-        Ok(names.contains(&main_name(self.header.seqno + 1)))
+    /// Whether the next file may be read.
+    fn is_followed(&self) -> bool {
+        self.mark.position.seqno > self.header.seqno
     }
 
     /// Looks whether more has become durable; true if so.
     fn look(&mut self) -> Result<bool, Error> {
-        let Some(mark) = self.view.read()? else { return Ok(false) };
-        if mark.position <= self.mark.position {
+        let Some(view) = &mut self.view else { return Ok(false) };
+        let Some(mark) = view.read()? else { return Ok(false) };
+        let read = self.reached();
+        if mark.position < read {
+            let (directory, now) = (self.storage.path(""), mark.position);
+            return Err(Error::CutBack { directory, read, now });
+        }
+        if mark.position == self.mark.position {
             return Ok(false);
         }
         self.mark = mark;
-        self.main.extend(limit(&mark, self.header.seqno, self.to_the_end));
+        self.main.extend(begin::limit(&mark, self.header.seqno));
         Ok(true)
     }
 
     fn next_file(&mut self, seqno: u64) -> Result<(), Error> {
-        let limit = limit(&self.mark, seqno, self.to_the_end);
-        let (main, header) = Records::open(&self.storage, &main_name(seqno), FileKind::Main, limit)?;
-        let gap = |reason| Error::Gap { directory: self.storage.path(""), reason };
+        let (main, header) = begin::open_main(&self.storage, seqno, &self.mark)?;
         let continues = header.lineage == self.header.lineage;
-        if continues && header.previous != self.previous {
+        if !continues && self.bound {
+            let (found, expected) = (Box::new(header.lineage), Box::new(self.header.lineage));
+            return Err(Error::Lineage { directory: self.storage.path(""), found, expected });
+        }
+        let expected = if continues { self.previous } else { CommitLsn::default() };
+        if header.previous != expected {
             let reason = format!(
-                "file {seqno} follows commit {}, but the file before it ends with commit {}",
-                header.previous, self.previous
+                "file {seqno} follows commit {}, but the last commit before it is {expected}",
+                header.previous
             );
-            return Err(gap(reason));
+            return Err(Error::Gap { directory: self.storage.path(""), reason });
         }
         self.position = Position { seqno, offset: main.offset() };
         self.previous = header.previous;
-        if !continues {
-            self.skip_to = CommitLsn::default();
-        }
         (self.main, self.header, self.sealed) = (main, header, false);
         self.relations.clear();
-        self.check_header(seqno)
+        Ok(())
     }
 
-    /// Records that are not changes. Some are of no interest to a caller.
-    fn bracket(&mut self, kind: u8, found: &Found) -> Result<Option<Item<'static>>, Error> {
+    /// Records that are not changes.
+    fn bracket(&mut self, found: &Found) -> Result<Advance, Error> {
         let offset = found.offset;
         let body = self.main.body(found);
-        match (kind, &mut self.open) {
+        let damaged = |malformed: Malformed| self.main.damaged(offset, malformed.0);
+        Ok(match (found.kind, &mut self.open) {
             (kind::RELATION, Some(_)) => {
-                let relation = format::decode_relation(body).map_err(|e| self.main.damaged(offset, e.0))?;
-                self.relations.insert(relation.id, self.interner.intern(relation));
+                let relation = self.interner.intern(format::decode_relation(body).map_err(damaged)?);
+                self.relations.insert(relation.id, Arc::clone(&relation));
+                Advance::Note(Note::Relation(relation))
             }
             (kind::BEGIN, None) => {
-                let begin = format::decode_begin(body).map_err(|e| self.main.damaged(offset, e.0))?;
+                let begin = format::decode_begin(body).map_err(damaged)?;
                 if begin.previous != self.previous {
                     let reason = format!(
                         "commit {} follows {}, but the commit before it is {}",
@@ -348,17 +353,18 @@ impl Reader {
                     );
                     return Err(Error::Gap { directory: self.storage.path(""), reason });
                 }
-                let skipped = begin.commit_lsn <= self.skip_to;
+                // A transaction that commits before the place to begin at is not wanted either.
+                let (commit, resume) = (begin.commit_lsn, self.resume.0);
+                let skipped = commit <= self.skip_to || commit.0 < resume;
                 if !skipped && begin.previous < self.skip_to {
                     let directory = self.storage.path("");
                     return Err(Error::NotInTrail { directory, commit: self.skip_to });
                 }
-                self.open = Some(Open { digest: Digest::default(), commit: begin.commit_lsn, skipped });
-                return Ok(if skipped { None } else { Some(Item::Begin(begin)) });
+                self.open = Some(Open { digest: Digest::default(), commit, skipped });
+                if skipped { Advance::Note(Note::Passed) } else { Advance::Item(Item::Begin(begin)) }
             }
             (kind::COMMIT, Some(open)) => {
-                let record: CommitRecord =
-                    format::decode(body).map_err(|e| self.main.damaged(offset, e.0))?;
+                let record: CommitRecord = format::decode(body).map_err(damaged)?;
                 if record.digest != open.digest.0 || record.commit.commit_lsn != open.commit {
                     return Err(self.main.damaged(offset, "the transaction's digest is wrong"));
                 }
@@ -366,86 +372,68 @@ impl Reader {
                 self.open = None;
                 self.previous = record.commit.commit_lsn;
                 self.position.offset = self.main.offset();
-                return Ok(if skipped { None } else { Some(Item::Commit(record.commit)) });
+                if skipped { Advance::Note(Note::Passed) } else { Advance::Item(Item::Commit(record.commit)) }
             }
             (kind::ADOPT, Some(open)) => {
-                let adopt: Adopt = format::decode(body).map_err(|e| self.main.damaged(offset, e.0))?;
-                if !open.skipped {
-                    self.side = Some(SideCursor::open(&self.storage, adopt)?);
+                let adopt: Adopt = format::decode(body).map_err(damaged)?;
+                if open.skipped {
+                    Advance::Note(Note::Passed)
+                } else {
+                    self.side = Some(SideCursor::open(&self.storage, adopt.clone())?);
+                    Advance::Note(Note::Adopt(adopt))
                 }
             }
             (kind::PROGRESS, None) => {
-                let progress = format::decode_progress(body).map_err(|e| self.main.damaged(offset, e.0))?;
+                let progress = format::decode_progress(body).map_err(damaged)?;
                 self.position.offset = self.main.offset();
-                return Ok(Some(Item::Progress(progress)));
+                if self.previous >= self.skip_to && progress.resume_lsn >= self.resume {
+                    Advance::Item(Item::Progress(progress))
+                } else {
+                    Advance::Note(Note::Passed)
+                }
             }
             (kind::END, None) => {
-                format::decode::<End>(body).map_err(|e| self.main.damaged(offset, e.0))?;
+                let end = format::decode::<End>(body).map_err(damaged)?;
+                if end.previous != self.previous {
+                    return Err(self.main.damaged(offset, "the end record is not about this file"));
+                }
                 self.sealed = true;
                 self.position.offset = self.main.offset();
+                Advance::Note(Note::End(end))
             }
-            (kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE, Some(_)) => {}
-            (format::KIND_SKIPPABLE.., _) => {}
-            _ => return Err(self.main.damaged(offset, "a record that does not belong there")),
-        }
-        Ok(None)
+            (kind @ format::KIND_SKIPPABLE.., _) => Advance::Note(Note::Unknown(kind)),
+            (kind, _) if kind::is_readable(kind) => {
+                return Err(self.main.damaged(offset, "a record that does not belong there"));
+            }
+            (kind, _) => return Err(self.main.unknown_kind(kind)),
+        })
     }
 }
 
-/// Numbers of the main files, in order.
-pub(crate) fn main_files(storage: &dyn Storage) -> Result<Vec<u64>, Error> {
-    let names = storage.list().map_err(Error::io("list", storage.path("")))?;
-    let mut seqnos: Vec<u64> = names.iter().filter_map(|name| format::parse_main_name(name)).collect();
-    seqnos.sort_unstable();
-    Ok(seqnos)
-}
-
-/// How far a file may be read.
-fn limit(mark: &Mark, seqno: u64, to_the_end: bool) -> u64 {
-    match mark.position.seqno.cmp(&seqno) {
-        _ if to_the_end => u64::MAX,
-        std::cmp::Ordering::Greater => u64::MAX,
-        std::cmp::Ordering::Equal => mark.position.offset,
-        std::cmp::Ordering::Less => 0,
-    }
-}
-
-/// The file to begin with so as to find everything after `commit`.
-fn find(
-    storage: &Arc<dyn Storage>,
-    seqnos: &[u64],
-    mark: &Mark,
-    to_the_end: bool,
-    lineage: Lineage,
-    commit: CommitLsn,
-    resume: ResumeLsn,
-) -> Result<u64, Error> {
-    let mut other = None;
-    for &seqno in seqnos.iter().rev().filter(|seqno| to_the_end || **seqno <= mark.position.seqno) {
-        let (_, header) = Records::open(storage, &main_name(seqno), FileKind::Main, u64::MAX)?;
-        if header.lineage != lineage {
-            other = Some(header.lineage);
-        } else if header.previous <= commit && header.resume_lsn <= resume {
-            return Ok(seqno);
+/// Reads a change.
+#[inline]
+fn item<'a>(
+    kind: u8,
+    body: &'a [u8],
+    relations: &'a FxHashMap<u32, Arc<Relation>>,
+) -> Result<Item<'a>, Malformed> {
+    match kind {
+        kind::TRUNCATE => {
+            let truncate = format::decode_truncate(body)?;
+            let unknown = Malformed("a truncate of a table that was not declared");
+            let known = |oid: &u32| relations.get(oid).cloned().ok_or(unknown);
+            Ok(Item::Truncate {
+                relations: truncate.relations.iter().map(known).collect::<Result<_, _>>()?,
+                cascade: truncate.cascade,
+                restart_identity: truncate.restart_identity,
+            })
+        }
+        kind::MESSAGE => format::decode_message(body).map(Item::Message),
+        kind => {
+            let (relation, tuples) = format::decode_row(body)?;
+            let relation =
+                relations.get(&relation).ok_or(Malformed("a row of a table that was not declared"))?;
+            Ok(Item::Row { relation, row: Row::decode(kind, tuples)? })
         }
     }
-    let directory = storage.path("");
-    Err(match other {
-        Some(found) if seqnos.len() == 1 || commit == CommitLsn::default() => {
-            Error::Lineage { directory, found: Box::new(found), expected: Box::new(lineage) }
-        }
-        _ => Error::NotInTrail { directory, commit },
-    })
-}
-
-fn truncate<'a>(body: &[u8], relations: &HashMap<u32, Arc<Relation>>) -> Result<Item<'a>, Malformed> {
-    let truncate = format::decode_truncate(body)?;
-    let known = |oid: &u32| {
-        relations.get(oid).cloned().ok_or(Malformed("a truncate of a table that was not declared"))
-    };
-    Ok(Item::Truncate {
-        relations: truncate.relations.iter().map(known).collect::<Result<_, _>>()?,
-        cascade: truncate.cascade,
-        restart_identity: truncate.restart_identity,
-    })
 }

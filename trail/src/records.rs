@@ -1,10 +1,11 @@
 //! The records of one file, one after the other, out of a read-ahead buffer: no allocation and no copy for a record.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::format::{self, FRAME, FileHeader, FileKind, HeaderError, MAX_HEADER, Record};
+use crate::format::{self, FRAME, FileHeader, FileKind, HeaderError, Record};
 use crate::storage::{File, Storage, read_full_at};
 
 /// Bytes read ahead. A larger record is read whole and its memory given back afterwards.
@@ -54,42 +55,25 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Opens a file and reads its header. `limit` bounds what is read; `u64::MAX` reads to the end.
+    /// Opens a file and reads its header. `limit` bounds what is read of its records; `u64::MAX` reads to the end.
     pub(crate) fn open(
         storage: &Arc<dyn Storage>,
         name: &str,
         expected: FileKind,
         limit: u64,
     ) -> Result<(Self, FileHeader), Error> {
-        let path = || storage.path(name);
-        let file = storage.open(name, false).map_err(Error::io("open", path()))?;
-        let mut records = Self {
+        let file = open_file(&**storage, name)?;
+        let (header, length) = header_of(&**storage, name, &*file, expected)?;
+        let records = Self {
             file,
             storage: Arc::clone(storage),
             name: name.to_owned(),
             buffer: vec![0; READ_AHEAD],
             start: 0,
             end: 0,
-            offset: 0,
+            offset: length,
             limit,
         };
-        records.fill(FRAME)?;
-        let damaged = |reason: &str| Error::Damaged { file: path(), offset: 0, reason: reason.to_owned() };
-        let (kind, header, length) = loop {
-            match format::decode_header(&records.buffer[..records.end]) {
-                Ok(found) => break found,
-                Err(HeaderError::Short)
-                    if records.end < MAX_HEADER + 64 && records.fill(records.end + 1)? => {}
-                Err(HeaderError::Short) => return Err(damaged("the header ends early")),
-                Err(HeaderError::Damaged(reason)) => return Err(damaged(reason.0)),
-                Err(HeaderError::Unknown(what)) => return Err(Error::Version { file: path(), what }),
-            }
-        };
-        if kind != expected {
-            return Err(damaged("it is not of the kind that its name says"));
-        }
-        records.start = length;
-        records.offset = length as u64;
         Ok((records, header))
     }
 
@@ -102,6 +86,11 @@ impl Records {
         self.offset
     }
 
+    /// The length of the file.
+    pub(crate) fn length(&self) -> Result<u64, Error> {
+        self.file.length().map_err(Error::io("read", self.storage.path(&self.name)))
+    }
+
     /// Allows reading up to `limit`.
     pub(crate) fn extend(&mut self, limit: u64) {
         self.limit = self.limit.max(limit);
@@ -110,6 +99,11 @@ impl Records {
     /// An error at a place of this file.
     pub(crate) fn damaged(&self, offset: u64, reason: impl Into<String>) -> Error {
         Error::Damaged { file: self.storage.path(&self.name), offset, reason: reason.into() }
+    }
+
+    /// The error for a record that must be understood and is not known.
+    pub(crate) fn unknown_kind(&self, kind: u8) -> Error {
+        Error::Version { file: self.storage.path(&self.name), what: format!("record kind {kind:#04x}") }
     }
 
     /// Makes at least `wanted` unread bytes available; false if the file or the limit ends before.
@@ -122,8 +116,7 @@ impl Records {
         self.start = 0;
         if wanted > self.buffer.len() {
             // Room is made for bytes that are really there, so that a damaged length cannot exhaust memory.
-            let length = self.file.length().map_err(Error::io("read", self.storage.path(&self.name)))?;
-            if length.min(self.limit).saturating_sub(self.offset) < wanted as u64 {
+            if self.length()?.min(self.limit).saturating_sub(self.offset) < wanted as u64 {
                 return Ok(false);
             }
             self.buffer.resize(wanted, 0);
@@ -172,18 +165,84 @@ impl Records {
     }
 
     /// Whether every byte from `offset` to the end of the file is zero: blocks that were allocated and never written.
-    pub(crate) fn is_zero_from(&self, mut offset: u64) -> Result<bool, Error> {
-        let mut block = vec![0; 64 * 1024];
-        loop {
-            let read = read_full_at(&*self.file, &mut block, offset)
-                .map_err(Error::io("read", self.storage.path(&self.name)))?;
-            if block[..read].iter().any(|byte| *byte != 0) {
-                return Ok(false);
-            }
-            if read < block.len() {
-                return Ok(true);
-            }
-            offset += read as u64;
-        }
+    pub(crate) fn is_zero_from(&self, offset: u64) -> Result<bool, Error> {
+        is_zero_from(&*self.file, offset).map_err(Error::io("read", self.storage.path(&self.name)))
     }
+
+    /// Passes over a record that is not sound, by the length it claims, if a sound one stands behind it.
+    pub(crate) fn pass_over(&mut self) -> Result<bool, Error> {
+        let from = self.offset;
+        let claimed = match format::record_length(&self.buffer[self.start..self.end]) {
+            Ok(Some(length)) if self.fill(length)? => length as u64,
+            _ => return Ok(false),
+        };
+        self.seek(from + claimed);
+        let sound = matches!(self.next()?, Step::Record(_) | Step::End);
+        self.seek(if sound { from + claimed } else { from });
+        Ok(sound)
+    }
+
+    fn seek(&mut self, offset: u64) {
+        (self.start, self.end, self.offset) = (0, 0, offset);
+    }
+}
+
+fn open_file(storage: &dyn Storage, name: &str) -> Result<Arc<dyn File>, Error> {
+    storage.open(name, false).map_err(Error::io("open", storage.path(name)))
+}
+
+fn is_zero_from(file: &dyn File, mut offset: u64) -> io::Result<bool> {
+    let mut block = vec![0; 64 * 1024];
+    loop {
+        let read = read_full_at(file, &mut block, offset)?;
+        if block[..read].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if read < block.len() {
+            return Ok(true);
+        }
+        offset += read as u64;
+    }
+}
+
+fn header_of(
+    storage: &dyn Storage,
+    name: &str,
+    file: &dyn File,
+    expected: FileKind,
+) -> Result<(FileHeader, u64), Error> {
+    let path = || storage.path(name);
+    let damaged = |reason: &str| Error::Damaged { file: path(), offset: 0, reason: reason.to_owned() };
+    let mut bytes = vec![0; 4096];
+    let read = read_full_at(file, &mut bytes, 0).map_err(Error::io("read", path()))?;
+    bytes.truncate(read);
+    if let Some(length) = format::header_length(&bytes).filter(|length| *length > read) {
+        bytes.resize(length, 0);
+        let read = read_full_at(file, &mut bytes, 0).map_err(Error::io("read", path()))?;
+        bytes.truncate(read);
+    }
+    match format::decode_header(&bytes) {
+        Ok((kind, header, length)) if kind == expected => Ok((header, length as u64)),
+        Ok(_) => Err(damaged("it is not of the kind that its name says")),
+        Err(HeaderError::Short) => Err(damaged("the header ends early")),
+        Err(HeaderError::Damaged(reason)) => Err(damaged(reason.0)),
+        Err(HeaderError::Unknown(what)) => Err(Error::Version { file: path(), what }),
+    }
+}
+
+/// What a file says of itself.
+pub(crate) fn header(storage: &dyn Storage, name: &str, expected: FileKind) -> Result<FileHeader, Error> {
+    Ok(header_of(storage, name, &*open_file(storage, name)?, expected)?.0)
+}
+
+/// Whether the header of a file never came to be: the file ends within it, or is nothing but zeros.
+pub(crate) fn is_blank(storage: &dyn Storage, name: &str) -> Result<bool, Error> {
+    let file = open_file(storage, name)?;
+    let mut bytes = [0; format::HEADER_START];
+    let mut blank = || {
+        let read = read_full_at(&*file, &mut bytes, 0)?;
+        let wanted = format::header_length(&bytes[..read]).unwrap_or(bytes.len());
+        Ok(file.length()? < wanted as u64 || is_zero_from(&*file, 0)?)
+    };
+    blank().map_err(Error::io("read", storage.path(name)))
 }

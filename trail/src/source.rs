@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +65,11 @@ pub trait Source: Send {
     /// The epoch that the items were written in.
     fn epoch(&self) -> u64;
 
+    /// Where the items come from, for messages: a directory, a topic.
+    fn place(&self) -> PathBuf {
+        PathBuf::new()
+    }
+
     /// How far the trail is durable, as known without asking again.
     fn durable(&self) -> Mark;
 
@@ -108,6 +113,10 @@ impl Source for Follower {
 
     fn epoch(&self) -> u64 {
         self.reader.epoch()
+    }
+
+    fn place(&self) -> PathBuf {
+        self.reader.directory()
     }
 
     fn durable(&self) -> Mark {

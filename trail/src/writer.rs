@@ -8,35 +8,45 @@
 //! * [`Writer::sync_job`] collects every file that the appended transactions lie in, side files first; running the
 //!   job makes them durable; [`Writer::synced`] then moves the mark, which is what readers and the slot are told;
 //! * a transaction that is cut off by a lost connection is taken back ([`Writer::rollback`]);
-//! * after a failed write the same bytes are written again at the same place by the next flush, so a full disk loses
-//!   nothing; after a failed *sync* nothing of the cache can be trusted, the writer cuts the file back to the mark and
-//!   refuses further work.
+//! * a call that fails has changed nothing that counts and can be made again: room is made before bytes are appended,
+//!   and after a failed write the same bytes are written again at the same place, so a full disk loses nothing;
+//! * after a failed *sync* nothing of the cache can be trusted, the writer cuts the trail back to the mark and refuses
+//!   further work.
 //!
 //! The job holds no reference to the writer, so that one thread appends while another syncs.
 
+mod file;
 mod recovery;
 mod side;
+mod sync;
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use crate::change::{Message, Truncate};
 use crate::error::Error;
-use crate::format::{self, Digest, End, FileHeader, FileKind, Mark, kind, main_name};
-use crate::lsn::{CommitLsn, Lineage, Position, ResumeLsn, Timestamp};
-use crate::mark::DurableMark;
+use crate::format::{self, Digest, FileHeader, Mark, kind, main_name};
+use crate::lsn::{CommitLsn, Lineage, ResumeLsn, Timestamp};
+use crate::mark::{self, DurableMark};
+use crate::reader::main_files;
+use crate::records;
 use crate::relation::Relation;
 use crate::storage::{File, Storage};
 use crate::transaction::{Begin, Commit, Progress};
 
+use file::Main;
 pub use recovery::Recovered;
 use side::Side;
+use sync::Started;
+pub use sync::SyncJob;
 
 /// Appended bytes are handed to the operating system when there are so many.
 pub const FLUSH_AT: usize = 256 * 1024;
-/// A side file is synced along, before its transaction commits, when it has grown by so many bytes.
-const SIDE_SYNC_AT: u64 = 8 << 20;
+/// The longest row or message that is taken, in bytes, with room for what a record adds.
+const MAX_BODY: usize = format::MAX_RECORD as usize - (1 << 10);
 
 /// What a writer needs to know.
 #[derive(Clone, Debug)]
@@ -69,27 +79,39 @@ impl WriterOptions {
     }
 }
 
-/// The main file that is being written.
-#[derive(Debug)]
-struct Main {
-    file: Arc<dyn File>,
-    seqno: u64,
-    /// Bytes appended and not yet written; they belong at `flushed`.
-    buffer: Vec<u8>,
-    flushed: u64,
-    /// Relations that the file holds, as it holds them.
-    declared: HashMap<u32, Arc<Relation>>,
-    transactions: u64,
-    sealed: bool,
+/// Relations that a file holds, as it holds them, with the one asked for last at hand.
+#[derive(Debug, Default)]
+struct Declared {
+    relations: FxHashMap<u32, Arc<Relation>>,
+    /// An OID is never 0.
+    last: u32,
 }
 
-impl Main {
-    fn end(&self) -> u64 {
-        self.flushed + self.buffer.len() as u64
+impl Declared {
+    fn holds(&self, relation: &Arc<Relation>) -> bool {
+        let known = self.relations.get(&relation.id);
+        known.is_some_and(|known| Arc::ptr_eq(known, relation) || known == relation)
     }
 
-    fn position(&self) -> Position {
-        Position { seqno: self.seqno, offset: self.end() }
+    fn insert(&mut self, relation: &Arc<Relation>) {
+        self.relations.insert(relation.id, Arc::clone(relation));
+    }
+
+    #[inline]
+    fn check(&mut self, relation: u32) -> Result<(), Error> {
+        if relation == self.last {
+            return Ok(());
+        }
+        if !self.relations.contains_key(&relation) {
+            return Err(Error::Misuse("a row of a relation that was not declared"));
+        }
+        self.last = relation;
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.relations.clear();
+        self.last = 0;
     }
 }
 
@@ -97,6 +119,7 @@ impl Main {
 #[derive(Debug)]
 struct Open {
     start: u64,
+    commit: CommitLsn,
     digest: Digest,
     changes: u64,
 }
@@ -112,12 +135,18 @@ pub struct Writer {
     /// Behind the last whole transaction or progress record.
     appended: Mark,
     durable: Mark,
+    /// What readers were told, which is behind when the mark could not be written.
+    published: Mark,
     /// Transactions that the source has not committed yet, by their top-level xid.
-    sides: HashMap<u32, Side>,
+    sides: FxHashMap<u32, Side>,
     nonce: u32,
+    /// Counts the uses of side files, to tell which was used last.
+    uses: u64,
     /// Files that hold appended transactions and have not been synced since.
     unsynced: Vec<(String, Arc<dyn File>)>,
     directory_changed: bool,
+    /// Jobs that have not been answered, oldest first.
+    started: VecDeque<Started>,
     poisoned: bool,
     _lock: LockGuard,
 }
@@ -127,32 +156,6 @@ struct LockGuard(#[allow(dead_code, reason = "held for its drop")] Box<dyn Send 
 impl std::fmt::Debug for LockGuard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("LockGuard")
-    }
-}
-
-/// Files to be synced, and what is durable then. Runs on any thread.
-#[derive(Debug)]
-pub struct SyncJob {
-    files: Vec<(String, Arc<dyn File>)>,
-    directory: bool,
-    storage: Arc<dyn Storage>,
-    then: Mark,
-}
-
-impl SyncJob {
-    /// Syncs. Blocks for as long as the disk takes. Hand the answer to [`Writer::synced`] or, if it is an error, call
-    /// [`Writer::sync_failed`].
-    ///
-    /// # Errors
-    /// [`Error::Io`], after which it is unknown what is durable.
-    pub fn run(&self) -> Result<Mark, Error> {
-        for (name, file) in &self.files {
-            file.sync().map_err(Error::io("sync", self.storage.path(name)))?;
-        }
-        if self.directory {
-            self.storage.sync_directory().map_err(Error::io("sync", self.storage.path("")))?;
-        }
-        Ok(self.then)
     }
 }
 
@@ -166,6 +169,8 @@ fn lock(storage: &dyn Storage) -> Result<LockGuard, Error> {
 
 impl Writer {
     /// Begins a new trail whose first transaction is the first that commits at or after `start`. Durable on return.
+    /// Readers that were registered before stay so, at its beginning. What an earlier call left that did not come to
+    /// its end is removed.
     ///
     /// # Errors
     /// [`Error::Exists`] when there is a trail already, [`Error::InUse`], [`Error::Io`].
@@ -175,16 +180,31 @@ impl Writer {
         start: ResumeLsn,
     ) -> Result<Self, Error> {
         let lock = lock(&*storage)?;
-        let names = storage.list().map_err(Error::io("list", storage.path("")))?;
-        if names.iter().any(|name| format::parse_main_name(name).is_some()) {
+        let seqnos = main_files(&*storage)?;
+        let begun = seqnos == [1]
+            && mark::durable(&*storage)?.is_none()
+            && records::is_blank(&*storage, &main_name(1))?;
+        if !seqnos.is_empty() && !begun {
             return Err(Error::Exists(storage.path("")));
         }
         let mark = DurableMark::open(&storage)?;
+        mark.clear()?;
+        let names = storage.list().map_err(Error::io("list", storage.path("")))?;
+        for name in names {
+            let main = format::parse_main_name(&name).is_some();
+            if main || format::is_open_side(&name) || format::adopter(&name).is_some() {
+                storage.remove(&name).map_err(Error::io("remove", storage.path(&name)))?;
+            }
+        }
+        for (reader, _) in mark::readers(&*storage)? {
+            mark::register_reader(&*storage, &reader, &Mark::default())?;
+        }
         let at = Mark { resume_lsn: start, ..Mark::default() };
-        let main = Self::begin_file(&storage, &options, 1, &at)?;
+        let main = Main::begin(&storage, 1, &header(&options, 1, &at))?;
         let mut writer = Self::with(storage, options, mark, main, at, lock);
         writer.progress(&Progress { resume_lsn: start, time: (writer.options.clock)() })?;
         writer.sync()?;
+        writer.mark.sync()?;
         Ok(writer)
     }
 
@@ -205,44 +225,26 @@ impl Writer {
             open: None,
             appended,
             durable: Mark::default(),
-            sides: HashMap::new(),
+            published: Mark::default(),
+            sides: FxHashMap::default(),
             nonce: 0,
+            uses: 0,
             unsynced: Vec::new(),
             directory_changed: true,
+            started: VecDeque::new(),
             poisoned: false,
             _lock: lock,
-        }
-    }
-
-    fn begin_file(
-        storage: &Arc<dyn Storage>,
-        options: &WriterOptions,
-        seqno: u64,
-        at: &Mark,
-    ) -> Result<Main, Error> {
-        let name = main_name(seqno);
-        let file = storage.create(&name).map_err(Error::io("create", storage.path(&name)))?;
-        let buffer = format::encode_header(FileKind::Main, &Self::header(options, seqno, at));
-        Ok(Main { file, seqno, buffer, flushed: 0, declared: HashMap::new(), transactions: 0, sealed: false })
-    }
-
-    fn header(options: &WriterOptions, seqno: u64, at: &Mark) -> FileHeader {
-        FileHeader {
-            flow: options.flow.clone(),
-            lineage: options.lineage,
-            seqno,
-            epoch: options.epoch,
-            created: (options.clock)(),
-            resume_lsn: at.resume_lsn,
-            previous: at.commit_lsn,
-            server_version: options.server_version,
-            release: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
     /// Whose LSNs the trail holds.
     pub fn lineage(&self) -> Lineage {
         self.options.lineage
+    }
+
+    /// The epoch that it is written in.
+    pub fn epoch(&self) -> u64 {
+        self.options.epoch
     }
 
     /// What has been appended, up to the last whole transaction.
@@ -255,9 +257,14 @@ impl Writer {
         self.durable
     }
 
+    fn poisoned(&self) -> Error {
+        Error::Poisoned(self.storage.path(""))
+    }
+
+    #[inline]
     fn ready(&self, open: bool) -> Result<(), Error> {
         if self.poisoned {
-            return Err(Error::Poisoned(self.storage.path("")));
+            return Err(self.poisoned());
         }
         match (open, self.open.is_some()) {
             (true, false) => Err(Error::Misuse("a change outside a transaction")),
@@ -269,25 +276,33 @@ impl Writer {
     /// Begins a transaction. `begin.previous` is filled in here.
     ///
     /// # Errors
-    /// [`Error::Io`], when the last file is full and the next cannot be made; [`Error::Misuse`].
+    /// [`Error::Io`], when the last file is full and the next cannot be made: nothing has begun then. [`Error::Misuse`].
     pub fn begin(&mut self, begin: &Begin) -> Result<(), Error> {
         self.ready(false)?;
         if begin.commit_lsn <= self.appended.commit_lsn {
             return Err(Error::Misuse("a commit LSN that does not rise"));
         }
         self.rotate_if_full()?;
-        let begin = Begin { previous: self.appended.commit_lsn, ..begin.clone() };
-        self.open = Some(Open { start: self.main.end(), digest: Digest::default(), changes: 0 });
-        format::append(&mut self.main.buffer, kind::BEGIN, |body| format::encode(&begin, body));
+        self.main.make_room(&*self.storage)?;
+        self.begin_here(begin);
         Ok(())
     }
 
+    fn begin_here(&mut self, begin: &Begin) {
+        let begin = Begin { previous: self.appended.commit_lsn, ..begin.clone() };
+        let (start, commit) = (self.main.end(), begin.commit_lsn);
+        self.open = Some(Open { start, commit, digest: Digest::default(), changes: 0 });
+        self.main.append(kind::BEGIN, |body| format::encode(&begin, body));
+    }
+
+    #[inline]
     fn append_change(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
         self.ready(true)?;
+        self.main.make_room(&*self.storage)?;
         let Some(open) = &mut self.open else { return Ok(()) };
-        open.digest.fold(format::append(&mut self.main.buffer, kind, fill));
+        open.digest.fold(self.main.append(kind, fill));
         open.changes += u64::from(kind != kind::RELATION);
-        if self.main.buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+        Ok(())
     }
 
     /// Declares a relation for the rows that follow, unless the file holds it already just so.
@@ -295,50 +310,63 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`], [`Error::Misuse`].
     pub fn relation(&mut self, relation: &Arc<Relation>) -> Result<(), Error> {
-        if let Some(known) = self.main.declared.get(&relation.id)
-            && (Arc::ptr_eq(known, relation) || known == relation)
-        {
+        if self.main.declared.holds(relation) {
             return Ok(());
         }
-        self.main.declared.insert(relation.id, Arc::clone(relation));
-        self.append_change(kind::RELATION, |body| format::encode(&**relation, body))
+        self.append_change(kind::RELATION, |body| format::encode(&**relation, body))?;
+        self.main.declared.insert(relation);
+        Ok(())
     }
 
     /// Appends a changed row. `operation` is `I`, `U` or `D`; `tuples` is what follows the relation's OID in the
     /// server's message, which the caller has checked with [`crate::Row::decode`].
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Misuse`] outside a transaction or with a relation that was not declared.
+    /// [`Error::Io`], and the row is not appended; [`Error::Misuse`] outside a transaction or with a relation that was
+    /// not declared.
     #[inline]
     pub fn row(&mut self, relation: u32, operation: u8, tuples: &[u8]) -> Result<(), Error> {
-        if !self.main.declared.contains_key(&relation) {
-            return Err(Error::Misuse("a row of a relation that was not declared"));
-        }
+        self.main.declared.check(relation)?;
+        check_row(operation, tuples)?;
         self.append_change(operation, |body| format::encode_row(relation, tuples, body))
     }
 
     /// Appends a truncate.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Misuse`] outside a transaction.
+    /// [`Error::Io`], and nothing is appended; [`Error::Misuse`] outside a transaction.
     pub fn truncate(&mut self, truncate: &Truncate) -> Result<(), Error> {
-        if truncate.relations.iter().any(|relation| !self.main.declared.contains_key(relation)) {
-            return Err(Error::Misuse("a truncate of a relation that was not declared"));
-        }
+        truncate.relations.iter().try_for_each(|relation| self.main.declared.check(*relation))?;
         self.append_change(kind::TRUNCATE, |body| format::encode_truncate(truncate, body))
     }
 
     /// Appends a message, inside a transaction or, if it is not transactional, also between two.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Misuse`] for a transactional message outside a transaction.
+    /// [`Error::Io`], and nothing is appended; [`Error::Misuse`] for a transactional message outside a transaction.
     pub fn message(&mut self, message: &Message<'_>) -> Result<(), Error> {
+        check_message(message)?;
         if self.open.is_some() || message.transactional {
             return self.append_change(kind::MESSAGE, |body| format::encode_message(message, body));
         }
+        self.append_between(kind::MESSAGE, |body| format::encode_message(message, body))
+    }
+
+    /// Notes that nothing for this trail lies before `progress.resume_lsn` that is not in it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and nothing is appended; [`Error::Misuse`] inside a transaction.
+    pub fn progress(&mut self, progress: &Progress) -> Result<(), Error> {
+        self.append_between(kind::PROGRESS, |body| format::encode(progress, body))?;
+        self.appended.resume_lsn = self.appended.resume_lsn.max(progress.resume_lsn);
+        Ok(())
+    }
+
+    fn append_between(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
         self.ready(false)?;
         self.rotate_if_full()?;
-        format::append(&mut self.main.buffer, kind::MESSAGE, |body| format::encode_message(message, body));
+        self.main.make_room(&*self.storage)?;
+        self.main.append(kind, fill);
         self.appended.position = self.main.position();
         Ok(())
     }
@@ -346,13 +374,16 @@ impl Writer {
     /// Ends the transaction. `commit.changes` is filled in here.
     ///
     /// # Errors
-    /// [`Error::Misuse`] outside a transaction.
+    /// [`Error::Misuse`] outside a transaction, or for another commit than the one that was begun.
     pub fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
         self.ready(true)?;
+        if self.open.as_ref().is_some_and(|open| open.commit != commit.commit_lsn) {
+            return Err(Error::Misuse("another commit LSN than the transaction began with"));
+        }
         let Some(open) = self.open.take() else { return Ok(()) };
         let commit = Commit { changes: open.changes, ..*commit };
         let record = format::CommitRecord { commit, digest: open.digest.0 };
-        format::append(&mut self.main.buffer, kind::COMMIT, |body| format::encode(&record, body));
+        self.main.append(kind::COMMIT, |body| format::encode(&record, body));
         self.main.transactions += 1;
         self.appended = Mark {
             position: self.main.position(),
@@ -361,47 +392,30 @@ impl Writer {
             commit_time: commit.commit_time,
             set: self.appended.set,
         };
-        if self.main.buffer.len() >= FLUSH_AT { self.flush() } else { Ok(()) }
+        Ok(())
     }
 
     /// Takes back the transaction that has begun and not ended, if there is one, and everything streamed: the source
     /// sends it again after a lost connection.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]. It can be called again then, and must be before anything else is appended.
     pub fn rollback(&mut self) -> Result<(), Error> {
-        if let Some(open) = self.open.take() {
+        if let Some(open) = &self.open {
+            if !self.poisoned {
+                self.main.cut(&*self.storage, open.start)?;
+            }
             // Relations declared in it go with it; the others are declared once more.
             self.main.declared.clear();
-            self.cut(open.start)?;
+            self.open = None;
         }
-        let dropped: Vec<u32> = self.sides.keys().copied().collect();
-        dropped.into_iter().try_for_each(|xid| self.side_drop(xid))
-    }
-
-    fn cut(&mut self, end: u64) -> Result<(), Error> {
-        if let Some(keep) = end.checked_sub(self.main.flushed) {
-            self.main.buffer.truncate(keep as usize);
-            return Ok(());
+        // Forgotten in any case; a file that cannot be removed now is removed when the trail is opened again.
+        let dropped: Vec<Side> = self.sides.drain().map(|(_, side)| side).collect();
+        let mut result = Ok(());
+        for side in dropped {
+            result = result.and(side.remove());
         }
-        self.main.buffer.clear();
-        let path = || self.storage.path(&main_name(self.main.seqno));
-        self.main.file.truncate(end).map_err(Error::io("truncate", path()))?;
-        self.main.flushed = end;
-        Ok(())
-    }
-
-    /// Notes that nothing for this trail lies before `progress.resume_lsn` that is not in it.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Misuse`] inside a transaction.
-    pub fn progress(&mut self, progress: &Progress) -> Result<(), Error> {
-        self.ready(false)?;
-        self.rotate_if_full()?;
-        format::append(&mut self.main.buffer, kind::PROGRESS, |body| format::encode(progress, body));
-        self.appended.position = self.main.position();
-        self.appended.resume_lsn = self.appended.resume_lsn.max(progress.resume_lsn);
-        Ok(())
+        result
     }
 
     /// Seals the file and begins the next.
@@ -409,56 +423,45 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`]; [`Error::Misuse`] inside a transaction.
     pub fn rotate(&mut self) -> Result<(), Error> {
+        self.rotate_to(self.appended, self.options.clone())
+    }
+
+    fn rotate_to(&mut self, at: Mark, options: WriterOptions) -> Result<(), Error> {
         self.ready(false)?;
-        self.seal()?;
+        self.main.seal(&*self.storage, &self.appended)?;
         let next = self.main.seqno + 1;
-        let main = Self::begin_file(&self.storage, &self.options, next, &self.appended)?;
+        let main = Main::begin(&self.storage, next, &header(&options, next, &at))?;
         let full = std::mem::replace(&mut self.main, main);
-        self.unsynced.push((main_name(full.seqno), full.file));
+        self.unsynced.push((main_name(full.seqno), full.into_file()));
         self.directory_changed = true;
-        self.appended.position = self.main.position();
+        self.options = options;
+        self.appended = Mark { position: self.main.position(), ..at };
         Ok(())
     }
 
     /// Begins a new file for a slot that was created anew, at `start`. Readers of the old lineage stop here.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Misuse`] inside a transaction.
+    /// [`Error::Io`], and the trail still is of the old lineage; [`Error::Misuse`] inside a transaction.
     pub fn begin_lineage(&mut self, lineage: Lineage, start: ResumeLsn) -> Result<(), Error> {
-        self.ready(false)?;
-        self.seal()?;
-        self.options.lineage = lineage;
-        self.appended.resume_lsn = start;
-        self.appended.commit_lsn = CommitLsn::default();
-        self.appended.commit_time = Timestamp::default();
-        self.rotate()?;
+        if !self.sides.is_empty() {
+            return Err(Error::Misuse("a new lineage while transactions of the old one are being streamed"));
+        }
+        let at = Mark { resume_lsn: start, set: self.appended.set, ..Mark::default() };
+        self.rotate_to(at, WriterOptions { lineage, ..self.options.clone() })?;
         self.progress(&Progress { resume_lsn: start, time: (self.options.clock)() })
     }
 
     /// Begins a new file in another epoch.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Misuse`] inside a transaction.
+    /// [`Error::Io`], and the trail still is in the old epoch; [`Error::Misuse`] inside a transaction.
     pub fn begin_epoch(&mut self, epoch: u64) -> Result<(), Error> {
-        self.options.epoch = epoch;
-        self.rotate()
+        self.rotate_to(self.appended, WriterOptions { epoch, ..self.options.clone() })
     }
 
     fn rotate_if_full(&mut self) -> Result<(), Error> {
         if self.main.end() >= self.options.file_size || self.main.sealed { self.rotate() } else { Ok(()) }
-    }
-
-    fn seal(&mut self) -> Result<(), Error> {
-        if !self.main.sealed {
-            let end = End {
-                transactions: self.main.transactions,
-                previous: self.appended.commit_lsn,
-                resume_lsn: self.appended.resume_lsn,
-            };
-            format::append(&mut self.main.buffer, kind::END, |body| format::encode(&end, body));
-            self.main.sealed = true;
-        }
-        self.flush()
     }
 
     /// Hands everything appended to the operating system.
@@ -467,74 +470,40 @@ impl Writer {
     /// [`Error::Io`]. Nothing is lost: a later flush writes the same bytes at the same place.
     pub fn flush(&mut self) -> Result<(), Error> {
         if self.poisoned {
-            return Err(Error::Poisoned(self.storage.path("")));
+            return Err(self.poisoned());
         }
-        let main = &mut self.main;
-        if main.buffer.is_empty() {
-            return Ok(());
-        }
-        let path = || self.storage.path(&main_name(main.seqno));
-        main.file.write_all_at(&main.buffer, main.flushed).map_err(Error::io("write", path()))?;
-        main.flushed += main.buffer.len() as u64;
-        main.buffer.clear();
-        main.buffer.shrink_to(2 * FLUSH_AT);
-        Ok(())
+        self.main.flush(&*self.storage)
     }
+}
 
-    /// Flushes, and returns what must be synced to make every appended transaction durable; `None` when all is.
-    ///
-    /// # Errors
-    /// [`Error::Io`] as for [`Writer::flush`].
-    pub fn sync_job(&mut self) -> Result<Option<SyncJob>, Error> {
-        self.flush()?;
-        let mut files = Vec::new();
-        for side in self.sides.values_mut() {
-            if side.unsynced() >= SIDE_SYNC_AT {
-                files.push(side.sync_target());
-            }
-        }
-        if self.appended.position == self.durable.position && files.is_empty() {
-            return Ok(None);
-        }
-        files.append(&mut self.unsynced);
-        files.push((main_name(self.main.seqno), Arc::clone(&self.main.file)));
-        let then = Mark { set: (self.options.clock)(), ..self.appended };
-        let directory = std::mem::take(&mut self.directory_changed);
-        Ok(Some(SyncJob { files, directory, storage: Arc::clone(&self.storage), then }))
+fn header(options: &WriterOptions, seqno: u64, at: &Mark) -> FileHeader {
+    FileHeader {
+        flow: options.flow.clone(),
+        lineage: options.lineage,
+        seqno,
+        epoch: options.epoch,
+        created: (options.clock)(),
+        resume_lsn: at.resume_lsn,
+        previous: at.commit_lsn,
+        server_version: options.server_version,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
 
-    /// Takes a finished job's answer: moves the mark that readers see. Jobs must be answered in their order.
-    ///
-    /// # Errors
-    /// [`Error::Io`], when the mark cannot be written; it is written again with the next.
-    pub fn synced(&mut self, mark: Mark) -> Result<(), Error> {
-        self.durable = mark;
-        self.mark.publish(&mark)
+#[inline]
+fn check_row(operation: u8, tuples: &[u8]) -> Result<(), Error> {
+    if !matches!(operation, kind::INSERT | kind::UPDATE | kind::DELETE) {
+        return Err(Error::Misuse("a row that is neither inserted nor updated nor deleted"));
     }
+    if tuples.len() > MAX_BODY {
+        return Err(Error::Misuse("a row that is longer than the server's longest"));
+    }
+    Ok(())
+}
 
-    /// Takes note that a job failed: cuts back to the mark, as far as the disk allows, and refuses further work.
-    pub fn sync_failed(&mut self) {
-        self.poisoned = true;
-        if self.durable.position.seqno == self.main.seqno {
-            // The error that matters has been reported already; recovery judges what is left.
-            let _ = self.main.file.truncate(self.durable.position.offset);
-        }
+fn check_message(message: &Message<'_>) -> Result<(), Error> {
+    if message.prefix.len() + message.content.len() > MAX_BODY {
+        return Err(Error::Misuse("a message that is longer than the server's longest"));
     }
-
-    /// Makes everything appended durable, here and now.
-    ///
-    /// # Errors
-    /// [`Error::Io`]. After a failed sync the writer is closed for further work.
-    pub fn sync(&mut self) -> Result<Mark, Error> {
-        if let Some(job) = self.sync_job()? {
-            match job.run() {
-                Ok(mark) => self.synced(mark)?,
-                Err(error) => {
-                    self.sync_failed();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(self.durable)
-    }
+    Ok(())
 }

@@ -1,10 +1,11 @@
 //! The rows of a streamed transaction, read where its commit adopts them.
 
-use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
-use super::{Interner, truncate};
-use crate::change::Row;
+use rustc_hash::FxHashMap;
+
+use super::{Interner, Note};
 use crate::error::{Error, Malformed};
 use crate::format::{self, Adopt, Digest, FileKind, kind};
 use crate::records::{Found, Records, Step};
@@ -12,73 +13,104 @@ use crate::relation::Relation;
 use crate::source::Item;
 use crate::storage::Storage;
 
+/// One step through a side file.
+pub(super) enum Advance {
+    Item(Found),
+    Note(Note),
+    /// It has been read whole and is what its adoption says.
+    End,
+}
+
 #[derive(Debug)]
 pub(super) struct SideCursor {
     records: Records,
     adopt: Adopt,
-    relations: HashMap<u32, Arc<Relation>>,
+    relations: FxHashMap<u32, Arc<Relation>>,
     digest: Digest,
     count: u64,
+    /// Whose rows follow.
+    current: Option<u32>,
     /// The present sub-transaction was aborted.
     aborted: bool,
+    place: u64,
 }
 
 impl SideCursor {
     pub(super) fn open(storage: &Arc<dyn Storage>, adopt: Adopt) -> Result<Self, Error> {
-        let (records, _) = Records::open(storage, &adopt.file, FileKind::Side, adopt.bytes)?;
+        let opened = Records::open(storage, &adopt.file, FileKind::Side, adopt.bytes);
+        let (records, _) = match opened {
+            Err(Error::Io { source, path, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                let reason = "the file of a streamed transaction is not there".to_owned();
+                return Err(Error::Damaged { file: path, offset: 0, reason });
+            }
+            other => other?,
+        };
         Ok(Self {
+            place: 0,
             records,
             adopt,
-            relations: HashMap::new(),
+            relations: FxHashMap::default(),
             digest: Digest::default(),
             count: 0,
+            current: None,
             aborted: false,
         })
     }
 
-    /// The next change that counts, or `None` when the file has been read whole and is what its adoption says.
+    /// The file and the start of the record that was passed last.
+    pub(super) fn place(&self) -> (&str, u64) {
+        (self.records.name(), self.place)
+    }
+
+    pub(super) fn subtransaction(&self) -> Option<u32> {
+        self.current
+    }
+
+    /// The next record.
     #[inline]
-    pub(super) fn advance(
-        &mut self,
-        storage: &Arc<dyn Storage>,
-        interner: &mut Interner,
-    ) -> Result<Option<Found>, Error> {
-        loop {
-            let found = match self.records.next()? {
-                Step::Record(found) => found,
-                Step::End if self.is_whole() => return Ok(None),
-                Step::End | Step::Short => {
-                    let reason = "it is not what the commit that adopts it says";
-                    return Err(self.records.damaged(self.records.offset(), reason));
-                }
-                Step::Bad { offset, reason } => return Err(self.records.damaged(offset, reason)),
-            };
-            self.digest.fold(found.crc);
-            self.count += 1;
-            let damaged = |malformed: Malformed| Error::Damaged {
-                file: storage.path(self.records.name()),
-                offset: found.offset,
-                reason: malformed.0.to_owned(),
-            };
-            match found.kind {
-                kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE => {
-                    if !self.aborted {
-                        return Ok(Some(found));
-                    }
-                }
-                kind::SUBTRANSACTION => {
-                    let xid = self.records.body(&found).try_into().map(u32::from_be_bytes);
-                    let xid = xid.map_err(|_| damaged(Malformed("a sub-transaction without an xid")))?;
-                    self.aborted = self.adopt.aborted.binary_search(&xid).is_ok();
-                }
-                kind::RELATION => {
-                    let relation = format::decode_relation(self.records.body(&found)).map_err(damaged)?;
-                    self.relations.insert(relation.id, interner.intern(relation));
-                }
-                format::KIND_SKIPPABLE.. => {}
-                _ => return Err(damaged(Malformed("a record that does not belong there"))),
+    pub(super) fn advance(&mut self, interner: &mut Interner) -> Result<Advance, Error> {
+        let found = match self.records.next()? {
+            Step::Record(found) => found,
+            Step::End if self.is_whole() => return Ok(Advance::End),
+            Step::End | Step::Short => {
+                let reason = "it is not what the commit that adopts it says";
+                return Err(self.records.damaged(self.records.offset(), reason));
             }
+            Step::Bad { offset, reason } => return Err(self.records.damaged(offset, reason)),
+        };
+        self.digest.fold(found.crc);
+        self.count += 1;
+        self.place = found.offset;
+        match found.kind {
+            kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE => {
+                Ok(if self.aborted { Advance::Note(Note::Passed) } else { Advance::Item(found) })
+            }
+            _ => self.describe(&found, interner).map(Advance::Note),
         }
+    }
+
+    fn describe(&mut self, found: &Found, interner: &mut Interner) -> Result<Note, Error> {
+        let body = self.records.body(found);
+        let damaged = |malformed: Malformed| self.records.damaged(found.offset, malformed.0);
+        Ok(match found.kind {
+            kind::SUBTRANSACTION => {
+                let xid = body.try_into().map(u32::from_be_bytes);
+                let xid = xid.map_err(|_| damaged(Malformed("a sub-transaction without an xid")))?;
+                self.aborted = self.adopt.aborted.binary_search(&xid).is_ok();
+                self.current = Some(xid);
+                Note::Passed
+            }
+            kind::RELATION => {
+                let relation = interner.intern(format::decode_relation(body).map_err(damaged)?);
+                self.relations.insert(relation.id, Arc::clone(&relation));
+                Note::Relation(relation)
+            }
+            kind @ format::KIND_SKIPPABLE.. => Note::Unknown(kind),
+            kind if kind::is_readable(kind) => {
+                return Err(damaged(Malformed("a record that does not belong there")));
+            }
+            kind => return Err(self.records.unknown_kind(kind)),
+        })
     }
 
     fn is_whole(&self) -> bool {
@@ -89,18 +121,7 @@ impl SideCursor {
 
     #[inline]
     pub(super) fn item(&self, found: &Found) -> Result<Item<'_>, Error> {
-        let damaged = |malformed: Malformed| self.records.damaged(found.offset, malformed.0);
-        let body = self.records.body(found);
-        match found.kind {
-            kind::TRUNCATE => truncate(body, &self.relations).map_err(damaged),
-            kind::MESSAGE => format::decode_message(body).map(Item::Message).map_err(damaged),
-            kind => {
-                let (relation, tuples) = format::decode_row(body).map_err(damaged)?;
-                let unknown = || damaged(Malformed("a row of a table that was not declared"));
-                let relation = self.relations.get(&relation).ok_or_else(unknown)?;
-                let row = Row::decode(kind, tuples).map_err(damaged)?;
-                Ok(Item::Row { relation, row })
-            }
-        }
+        super::item(found.kind, self.records.body(found), &self.relations)
+            .map_err(|malformed| self.records.damaged(found.offset, malformed.0))
     }
 }
