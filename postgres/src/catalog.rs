@@ -4,6 +4,7 @@
 //! in the answers are qualified where the session's `search_path` does not reach them; a
 //! [`Session`](crate::Session)'s reaches nothing but `pg_catalog`, which makes them unambiguous.
 
+mod activity;
 mod index;
 mod publication;
 mod server;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
 
+pub use activity::{PreparedTransaction, Writer, prepared_transactions, writers};
 pub use index::{ForeignKey, Index, IndexKind};
 pub use publication::{Publication, PublishedTable, publication, publication_tables};
 pub use server::{

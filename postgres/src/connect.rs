@@ -134,13 +134,12 @@ enum Encryption {
 
 impl Attempt<'_> {
     async fn within_limit(&self) -> Result<Connection, Error> {
-        let result = match self.endpoint.connect_timeout {
+        match self.endpoint.connect_timeout {
             None => self.connect().await,
             Some(limit) => tokio::time::timeout(limit, self.connect())
                 .await
                 .unwrap_or_else(|_| Err(Error::ConnectTimeout { host: self.host.to_string(), limit })),
-        };
-        result.map_err(|error| self.named(error))
+        }
     }
 
     /// An error of the open stream, with the host's name.
@@ -172,18 +171,26 @@ impl Attempt<'_> {
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (Encryption::Always, None),
         };
         match (self.connect_with(first).await, second) {
-            (Err(error), Some(second)) if may_depend_on_tls(&error) => self.connect_with(second).await,
+            (Err(error), Some(second)) if may_depend_on_tls(&error) => {
+                tracing::debug!(host = %self.host, %error, "trying again, with TLS if it was without, else without");
+                self.connect_with(second).await
+            }
             (result, _) => result,
         }
     }
 
     async fn connect_with(&self, encryption: Encryption) -> Result<Connection, Error> {
+        self.start(encryption).await.map_err(|error| self.named(error))
+    }
+
+    async fn start(&self, encryption: Encryption) -> Result<Connection, Error> {
         let stream = open(self.endpoint, self.host, self.address, self.tls, encryption).await?;
         let encrypted = matches!(stream, Stream::Tls(_));
         let mut wire = Wire::new(stream);
         let started =
             startup::start(&mut wire, self.endpoint, self.host, self.application_name, self.kind).await?;
         startup::check_target(&mut wire, &started.parameters, self.target, self.host).await?;
+        tracing::debug!(host = %self.host, process_id = started.process_id, encrypted, "connected");
         Ok(Connection {
             wire,
             parameters: started.parameters,

@@ -232,6 +232,9 @@ impl Error {
             Self::PasswordMissing { looked_in, .. } => Some(format!(
                 "looked in {looked_in}; name a password file, a variable or a passfile that holds the password"
             )),
+            Self::Unreachable { host, .. } if host.starts_with('/') => Some(
+                "is the server running, and is its socket in this directory (its \"unix_socket_directories\")?".into(),
+            ),
             Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => Some(
                 "is the server running there, and does its \"listen_addresses\" include this address?".into(),
             ),
@@ -327,7 +330,9 @@ mod tests {
 
     #[test]
     fn only_what_passes_by_itself_is_transient() {
-        for code in ["08006", "57P01", "57P02", "57P03", "53300", "53100", "40001", "40P01", "55P03"] {
+        for code in [
+            "08006", "57P01", "57P02", "57P03", "53300", "53100", "40001", "40P01", "55P03", "57014", "55006",
+        ] {
             assert!(server(code).is_transient(), "{code}");
         }
         for code in ["28P01", "28000", "42501", "42601", "22P02", "23505", "3D000", "55000", "42704", "XX001"]

@@ -20,7 +20,7 @@ use crate::connect::wire::Wire;
 use crate::connect::{self, Kind};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, ServerError};
-use crate::session::version_num;
+use crate::session::{Canceller, version_num};
 use crate::sql::quote_identifier;
 
 /// The output plugin: the one that every server has and allows.
@@ -39,6 +39,7 @@ pub struct ReplicationConnection {
     server_version: String,
     server_version_num: u32,
     process_id: i32,
+    canceller: Canceller,
 }
 
 /// What `IDENTIFY_SYSTEM` answers.
@@ -122,6 +123,7 @@ impl ReplicationConnection {
             wire: connection.wire,
             host: connection.host,
             process_id: connection.process_id,
+            canceller: Canceller::new(connection.route, connection.process_id, connection.secret_key),
         })
     }
 
@@ -145,6 +147,12 @@ impl ReplicationConnection {
         self.process_id
     }
 
+    /// What cancels the command that this connection is running, from anywhere. Creating a slot may wait for long, and
+    /// a walsender that waits does not notice that its client has gone.
+    pub fn canceller(&self) -> Canceller {
+        self.canceller.clone()
+    }
+
     /// Who the server is and where it stands.
     pub async fn identify_system(&mut self) -> Result<SystemIdentity, Error> {
         let rows = self.query("IDENTIFY_SYSTEM").await?;
@@ -166,7 +174,9 @@ impl ReplicationConnection {
         parse_history(rows.value(0, 1)?.unwrap_or_default())
     }
 
-    /// Creates a logical slot. Waits until every transaction that is writing at this moment has ended.
+    /// Creates a logical slot. Waits until every transaction that is writing at this moment has ended, prepared ones
+    /// included; [`catalog::writers`](crate::catalog::writers) names them. To give up, use the
+    /// [canceller](Self::canceller) and let the call come to its end: the slot is then not there.
     pub async fn create_logical_slot(
         &mut self,
         name: &str,

@@ -89,7 +89,7 @@ impl Session {
             server_version,
             server_version_num,
             process_id,
-            canceller: Canceller { route: connection.route, process_id, secret_key },
+            canceller: Canceller::new(connection.route, process_id, secret_key),
         })
     }
 
@@ -201,7 +201,7 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// Cancels what a session is running.
+/// Cancels what a session or a replication connection is running.
 #[derive(Clone)]
 pub struct Canceller {
     route: Route,
@@ -210,6 +210,10 @@ pub struct Canceller {
 }
 
 impl Canceller {
+    pub(crate) fn new(route: Route, process_id: i32, secret_key: i32) -> Self {
+        Self { route, process_id, secret_key }
+    }
+
     /// Sends a cancel request over a connection of its own. That it was sent does not mean that there was anything
     /// to cancel.
     ///

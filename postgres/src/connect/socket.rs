@@ -66,3 +66,34 @@ pub(super) async fn open(address: &Address, tcp: &TcpSettings) -> io::Result<Str
         Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_notices_a_dead_peer_as_it_is_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let mut settings = TcpSettings {
+            keepalives: true,
+            idle: Duration::from_secs(11),
+            interval: Duration::from_secs(12),
+            count: 13,
+            user_timeout: Some(Duration::from_millis(14_000)),
+        };
+        let Stream::Tcp(stream) = open(&address, &settings).await.unwrap() else { panic!("no TCP socket") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), settings.idle);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), settings.interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), settings.count);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), settings.user_timeout);
+        settings.keepalives = false;
+        settings.user_timeout = None;
+        let Stream::Tcp(stream) = open(&address, &settings).await.unwrap() else { panic!("no TCP socket") };
+        let socket = SockRef::from(&stream);
+        assert!(!socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
+}

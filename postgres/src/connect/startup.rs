@@ -18,7 +18,7 @@ pub(crate) type Parameters = HashMap<String, String>;
 
 /// Settings that decide how values are printed and names are found. Given at start-up they go before what role,
 /// database and the address's `options` set, so that every session of every process prints alike.
-const FIXED: [(&str, &str); 8] = [
+const FIXED: [(&str, &str); 9] = [
     ("client_encoding", "UTF8"),
     ("datestyle", "ISO, YMD"),
     ("intervalstyle", "postgres"),
@@ -27,8 +27,9 @@ const FIXED: [(&str, &str); 8] = [
     ("timezone", "UTC"),
     // Nothing but pg_catalog: a name means what it says.
     ("search_path", ""),
-    // Else a role's setting could give XML values another form.
+    // Else a role's setting could give XML values another form, and literals another meaning.
     ("xmloption", "content"),
+    ("standard_conforming_strings", "on"),
 ];
 
 /// What the server says when it is ready.

@@ -71,9 +71,12 @@ impl Wire {
 
     /// Reads what has come, and at least one byte. Cancel-safe.
     pub(crate) async fn fill(&mut self) -> Result<(), Error> {
-        match self.stream.read_buf(&mut self.unread).await? {
-            0 => Err(Error::Closed(None)),
-            _ => Ok(()),
+        match self.stream.read_buf(&mut self.unread).await {
+            Ok(0) => Err(Error::Closed(None)),
+            Ok(_) => Ok(()),
+            // How TLS calls an end without its own farewell.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Error::Closed(None)),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -5,6 +5,8 @@ pub(crate) fn is_transient(code: &str) -> bool {
     match code {
         // Shut down or crashed by somebody, or not up yet.
         "57P01" | "57P02" | "57P03" | "57P05" => true,
+        // Cancelled by somebody or by a time limit.
+        "57014" => true,
         // Serialization failure, deadlock, lock not available, transaction ended by a timeout.
         "40001" | "40P01" | "55P03" | "25P03" | "25P04" => true,
         // The object is in use: a slot held by a walsender that has not noticed its client's end, a database being

@@ -41,7 +41,7 @@ pub enum Frame<'a> {
         reply_requested: bool,
     },
     /// The server has ended the stream in order: it is shutting down and has sent everything, or it answers our own
-    /// wish to finish.
+    /// wish to finish. Given once.
     Done,
 }
 
@@ -51,12 +51,13 @@ pub struct FrameReader {
     buffer: Buffer,
     /// Bytes that the message at the front of the buffer is known to need.
     wanted: usize,
+    done: bool,
     broken: bool,
 }
 
 impl FrameReader {
     pub(super) fn new(from: ReadHalf, unread: &[u8]) -> Self {
-        Self { from, buffer: Buffer::new(unread), wanted: 0, broken: false }
+        Self { from, buffer: Buffer::new(unread), wanted: 0, done: false, broken: false }
     }
 
     /// Waits for more bytes; `false` is the end of the connection. An end before [`Frame::Done`] is one that the
@@ -68,7 +69,12 @@ impl FrameReader {
     ///
     /// [`Error::Io`].
     pub async fn fill(&mut self) -> Result<bool, Error> {
-        Ok(self.buffer.fill(&mut self.from, self.wanted).await? > 0)
+        match self.buffer.fill(&mut self.from, self.wanted).await {
+            Ok(read) => Ok(read > 0),
+            // How TLS calls an end without its own farewell, which a crashed server does not send.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The next whole frame that was received, or `None` if there is none yet: then [`fill`](Self::fill).
@@ -120,15 +126,18 @@ impl FrameReader {
             }
             self.wanted = 0;
             match tag {
-                // CopyData; CopyDone; and CommandComplete, which alone is what a walsender says that goes down with
-                // its server.
-                b'd' | b'c' | b'C' => return Ok(Some(whole)),
+                b'd' => return Ok(Some(whole)),
+                // CopyDone; and CommandComplete, which alone is what a walsender says that goes down with its server.
+                b'c' | b'C' if !self.done => {
+                    self.done = true;
+                    return Ok(Some(whole));
+                }
                 b'E' => {
                     let message = self.buffer.take(whole);
                     return Err(server_error(message));
                 }
-                // Notice, ParameterStatus, ReadyForQuery.
-                b'N' | b'S' | b'Z' => {
+                // Notice, ParameterStatus, ReadyForQuery, and the CommandComplete behind a CopyDone.
+                b'N' | b'S' | b'Z' | b'c' | b'C' => {
                     self.buffer.take(whole);
                 }
                 _ => return Err(Error::protocol("a message that does not belong into a stream")),

@@ -1,5 +1,6 @@
 //! Questions to the catalogs.
 
+use irongate_postgres::Session;
 use irongate_postgres::catalog::{self, Generated, Identity, IndexKind, TableKind, TriggerFires};
 use irongate_trail::{Lsn, ReplicaIdentity};
 
@@ -37,6 +38,28 @@ async fn the_server_and_its_roles_are_described() {
         assert!(catalog::role_facts(&session, Some("missing")).await.unwrap().is_none());
         assert_eq!(catalog::setting(&session, "wal_level").await.unwrap().as_deref(), Some("logical"));
         assert_eq!(catalog::setting(&session, "no_such").await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn every_question_is_open_to_a_role_without_privileges() {
+    for major in majors() {
+        let server = Server::start(major, &[], "local all nobody trust").await;
+        server.run(TABLES).await;
+        server.run("CREATE ROLE nobody LOGIN; CREATE PUBLICATION p FOR TABLE \"Wide\"").await;
+        server.run("SELECT pg_create_logical_replication_slot('s', 'pgoutput')").await;
+        let session = Session::connect(&server.socket("nobody", "postgres"), "t").await.unwrap();
+        assert_eq!(catalog::server_facts(&session).await.unwrap().wal_level, "logical");
+        assert_eq!(catalog::role_facts(&session, None).await.unwrap().unwrap().name, "nobody");
+        assert!(catalog::slot(&session, "s").await.unwrap().unwrap().confirmed_flush_lsn.is_some());
+        assert_eq!(catalog::publication(&session, "p").await.unwrap().unwrap().tables.len(), 1);
+        assert_eq!(catalog::tables(&session).await.unwrap().len(), 2);
+        let wide = catalog::table(&session, "public", "Wide").await.unwrap().unwrap();
+        let of_admin = catalog::table(&*server.admin().await, "public", "Wide").await.unwrap().unwrap();
+        assert_eq!(wide, of_admin);
+        assert!(catalog::current_wal_flush_lsn(&session).await.unwrap() > Lsn::ZERO);
+        catalog::writers(&session).await.unwrap();
+        catalog::prepared_transactions(&session).await.unwrap();
     }
 }
 

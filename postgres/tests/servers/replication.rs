@@ -123,12 +123,21 @@ async fn a_slot_streams_what_was_committed_after_its_snapshot() {
         assert!(insert.data.ends_with(b"\0\0\0\x012t\0\0\0\x05after"));
         let commit = frames.last().unwrap();
         let end_lsn = Lsn(u64::from_be_bytes(commit.data[10..18].try_into().unwrap()));
-        assert!(end_lsn > commit.lsn || end_lsn > created.consistent_point);
+        assert!(commit.lsn >= created.consistent_point && end_lsn > created.consistent_point);
 
         // What is acknowledged arrives at the slot; a reply comes when it is asked for.
         writer.send(end_lsn, end_lsn, end_lsn, Timestamp::now(), true).await.unwrap();
         until(&mut reader, |seen| seen.kind == 'K').await;
-        let facts = catalog::slot(&session, "slot_1").await.unwrap().unwrap();
+        let since = Instant::now();
+        let facts = loop {
+            let facts = catalog::slot(&session, "slot_1").await.unwrap().unwrap();
+            // The keepalive may be one that was on its way before.
+            if facts.confirmed_flush_lsn >= Some(end_lsn) {
+                break facts;
+            }
+            assert!(since.elapsed() < Duration::from_secs(10), "{facts:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
         assert_eq!(facts.confirmed_flush_lsn, Some(end_lsn));
         assert!(facts.active && facts.active_pid.is_some());
 
@@ -175,6 +184,43 @@ async fn options_a_version_does_not_have_are_refused_before_the_server_is_asked(
     while catalog::slot(&session, "temporary").await.unwrap().is_some() {
         assert!(since.elapsed() < Duration::from_secs(10));
     }
+}
+
+#[tokio::test]
+async fn a_slot_that_waits_for_a_writer_can_be_given_up() {
+    let server = Server::start(any_major(), &[("max_prepared_transactions", "5")], "").await;
+    server.run(TABLE).await;
+    let writer = server.admin().await;
+    writer.batch_execute("BEGIN; INSERT INTO public.t VALUES (1, 'x')").await.unwrap();
+    let session = server.admin().await;
+    let writers = catalog::writers(&session).await.unwrap();
+    assert_eq!(writers.len(), 1);
+    assert_eq!(
+        (writers[0].pid, writers[0].state.as_deref()),
+        (writer.process_id(), Some("idle in transaction"))
+    );
+    assert_eq!(writers[0].application_name, "admin");
+    assert!(writers[0].xid > 2 && writers[0].open_for.unwrap() < Duration::from_secs(30));
+
+    let mut connection = connect(&server.socket("postgres", "postgres")).await;
+    let canceller = connection.canceller();
+    let (created, cancelled) =
+        tokio::join!(connection.create_logical_slot("s", SlotOptions::default()), async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            canceller.cancel().await
+        });
+    cancelled.unwrap();
+    assert_eq!(created.unwrap_err().code(), Some("57014"));
+    assert!(catalog::slot(&session, "s").await.unwrap().is_none());
+
+    writer.batch_execute("PREPARE TRANSACTION 'left over'").await.unwrap();
+    assert!(catalog::writers(&session).await.unwrap().is_empty());
+    let prepared = catalog::prepared_transactions(&session).await.unwrap();
+    assert_eq!(prepared.len(), 1);
+    assert_eq!((prepared[0].gid.as_str(), prepared[0].owner.as_str()), ("left over", "postgres"));
+    assert_eq!((prepared[0].xid, prepared[0].database.as_str()), (writers[0].xid, "postgres"));
+    writer.batch_execute("COMMIT PREPARED 'left over'").await.unwrap();
+    connection.create_logical_slot("s", SlotOptions::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! Every `sslmode`, certificates on both sides, channel binding.
 
-use irongate_postgres::{Error, ReplicationConnection, Session};
+use irongate_postgres::{Error, Frame, ReplicationConnection, Session, SlotOptions};
+use irongate_trail::Timestamp;
 use tempfile::TempDir;
 
 use crate::authentication::{both_get_in, neither_gets_in};
 use crate::support::certificates::{Authority, Identity, authority, self_signed};
-use crate::support::{Server, any_major, directory, private_file, set_mode};
+use crate::support::{Server, Stop, any_major, directory, private_file, set_mode};
 
 struct Site {
     server: Server,
@@ -299,6 +300,81 @@ async fn certificates_as_the_manual_makes_them_are_verified() {
         neither_gets_in(&site.endpoint("localhost", &format!("sslmode=verify-ca&{}", site.root()))).await;
     assert!(error.to_string().contains("version 1"), "{error}");
     assert!(error.hint().unwrap().contains("subjectAltName"));
+}
+
+#[tokio::test]
+async fn addresses_wildcards_and_intermediate_authorities_are_verified() {
+    let names = ["127.0.0.1", "*.db.example.org"];
+    let site = Site::with(ANY, |ours, dir| {
+        let intermediate = ours.intermediate(dir, "intermediate");
+        let identity = intermediate.sign(dir, "server", "x", &names);
+        let chain =
+            [&identity.certificate, &intermediate.file].map(|path| std::fs::read_to_string(path).unwrap());
+        std::fs::write(&identity.certificate, chain.concat()).unwrap();
+        identity
+    })
+    .await;
+    let parameters = format!("sslmode=verify-full&{}", site.root());
+    assert!(encrypted(&site.endpoint("127.0.0.1", &parameters)).await);
+    let parameters = format!("{parameters}&hostaddr=127.0.0.1");
+    assert!(encrypted(&site.endpoint("one.db.example.org", &parameters)).await);
+    for host in ["db.example.org", "x.one.db.example.org", "127.0.0.2", "localhost"] {
+        let error = neither_gets_in(&site.endpoint(host, &parameters)).await;
+        assert!(error.to_string().contains("another host name"), "{host}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_read_and_answered_from_two_tasks_over_tls() {
+    let mut site = Site::new("hostssl all all 127.0.0.1/32 trust").await;
+    site.server.run("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE PUBLICATION p FOR TABLE t").await;
+    let endpoint = site.endpoint("127.0.0.1", "sslmode=require");
+    let mut connection = ReplicationConnection::connect(&endpoint, "t").await.unwrap();
+    let slot = connection.create_logical_slot("s", SlotOptions::default()).await.unwrap();
+    let options = [("proto_version", "1"), ("publication_names", "\"p\"")];
+    let (mut reader, mut writer) =
+        connection.start_logical("s", slot.consistent_point, &options).await.unwrap().split();
+    let (tell, mut told) = tokio::sync::watch::channel(slot.consistent_point);
+    let answers = tokio::spawn(async move {
+        let mut pause = tokio::time::interval(std::time::Duration::from_millis(1));
+        loop {
+            tokio::select! {
+                _ = pause.tick() => {}
+                changed = told.changed() => if changed.is_err() { return },
+            }
+            let lsn = *told.borrow_and_update();
+            // The other end may be gone before this task is told.
+            if writer.send(lsn, lsn, lsn, Timestamp::now(), true).await.is_err() {
+                return;
+            }
+        }
+    });
+    const ROWS: usize = 50_000;
+    site.server
+        .run(&format!("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, {ROWS}) i"))
+        .await;
+    let (mut rows, mut stopping, mut done) = (0, false, false);
+    while !done {
+        assert!(reader.fill().await.unwrap());
+        while let Some(frame) = reader.next_frame().unwrap() {
+            match frame {
+                Frame::XLogData { data, .. } => rows += usize::from(data[0] == b'I'),
+                Frame::Keepalive { wal_end, .. } => {
+                    let _ = tell.send(wal_end);
+                }
+                Frame::Done => done = true,
+            }
+        }
+        if rows == ROWS && !stopping {
+            stopping = true;
+            site.server.signal(Stop::Fast);
+        }
+    }
+    assert_eq!(rows, ROWS);
+    assert!(!reader.fill().await.unwrap());
+    drop(tell);
+    answers.await.unwrap();
+    site.server.wait().await;
 }
 
 #[tokio::test]

@@ -19,11 +19,17 @@ pub(crate) struct Identity {
     pub(crate) serial: rcgen::SerialNumber,
 }
 
-pub(crate) fn authority(dir: &Path, name: &str) -> Authority {
+fn authority_parameters(name: &str) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters
+}
+
+pub(crate) fn authority(dir: &Path, name: &str) -> Authority {
+    let parameters = authority_parameters(name);
     let key = KeyPair::generate().unwrap();
     let file = dir.join(format!("{name}.crt"));
     std::fs::write(&file, parameters.self_signed(&key).unwrap().pem()).unwrap();
@@ -31,6 +37,15 @@ pub(crate) fn authority(dir: &Path, name: &str) -> Authority {
 }
 
 impl Authority {
+    /// Signs another authority.
+    pub(crate) fn intermediate(&self, dir: &Path, name: &str) -> Self {
+        let parameters = authority_parameters(name);
+        let key = KeyPair::generate().unwrap();
+        let file = dir.join(format!("{name}.crt"));
+        std::fs::write(&file, parameters.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+        Self { file, issuer: Issuer::new(parameters, key) }
+    }
+
     /// Signs a certificate of a common name and alternative names.
     pub(crate) fn sign(&self, dir: &Path, file: &str, common_name: &str, names: &[&str]) -> Identity {
         let key = KeyPair::generate().unwrap();
