@@ -116,7 +116,7 @@ impl Server {
         assert!(made.unwrap().success(), "initdb");
         let settings = format!(
             "\nlisten_addresses = ''\nunix_socket_directories = '{}'\ntrack_commit_timestamp = on\n\
-             log_min_messages = fatal\nshared_buffers = 16MB\n{} = 50\n{settings}\n",
+             log_min_messages = fatal\nfsync = off\nshared_buffers = 16MB\n{} = 50\n{settings}\n",
             server.dir.display(),
             origins_limit(major)
         );
