@@ -38,6 +38,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Whose LSNs the trail must hold. `None` takes the trail's word.
     pub lineage: Option<Lineage>,
+    /// The epoch of the database. A trail of a later one is refused: another Extract has taken over since.
+    pub epoch: u64,
     /// Size of a trail file in bytes.
     pub file_size: u64,
     /// First pause before another attempt.
@@ -62,6 +64,7 @@ impl Settings {
             trail: trail.into(),
             state_dir: state_dir.into(),
             lineage: None,
+            epoch: 1,
             file_size: 64 << 20,
             retry_first: Duration::from_secs(1),
             retry_longest: Duration::from_secs(30),
@@ -118,6 +121,7 @@ impl Extract {
             tables: BTreeMap::new(),
             before: Counts::default(),
             counts: Counts::default(),
+            mark: Mark::default(),
         };
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
         match &outcome {
@@ -132,13 +136,15 @@ impl Extract {
 
     async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
         let settings = &self.settings;
-        let mut writer = self.open_trail()?;
+        let mut trail = None;
         let mut back_off = BackOff::new(settings.retry_first, settings.retry_longest);
         let mut binary = true;
         loop {
-            let before = writer.durable();
-            let pause = match self.attempt(&mut writer, binary, shown, &mut stop).await {
-                Ok(Ended::Stopped) => return Ok(Stopped { mark: writer.durable(), counts: shown.total() }),
+            let before = shown.mark;
+            let outcome = self.attempt(&mut trail, binary, shown, &mut stop).await;
+            shown.next_connection();
+            let pause = match outcome {
+                Ok(Ended::Stopped) => return Ok(shown.stopped()),
                 Ok(Ended::ByServer) => {
                     back_off.reset();
                     shown.publisher.doing("the server has shut down; waiting before another attempt");
@@ -150,30 +156,34 @@ impl Extract {
                     Duration::ZERO
                 }
                 Err(error) if error.is_transient() => {
-                    if writer.durable() != before {
+                    if shown.mark != before {
                         back_off.reset();
                     }
                     let pause = back_off.next();
                     tracing::warn!(%error, hint = error.hint(), pause_seconds = pause.as_secs_f32(), "trying again");
                     shown.trouble(&error, pause);
+                    if matches!(error, Error::Trail(_)) {
+                        // Opening it anew takes the disk's word for what is there, and not memory's.
+                        trail = None;
+                    }
                     pause
                 }
                 Err(error) => return Err(error),
             };
-            shown.next_connection();
             if stop.or(tokio::time::sleep(pause)).await.is_none() {
-                writer.rollback()?;
-                writer.sync()?;
-                return Ok(Stopped { mark: writer.durable(), counts: shown.total() });
+                return Ok(shown.stopped());
             }
         }
     }
 
     fn open_trail(&self) -> Result<Writer, Error> {
-        let Settings { flow, lineage, file_size, .. } = &self.settings;
+        let Settings { flow, lineage, epoch, file_size, .. } = &self.settings;
         // Flow and lineage are the trail's own; a trail is made together with its slot, never here.
-        let options =
-            WriterOptions { file_size: *file_size, ..WriterOptions::new(flow, lineage.unwrap_or_default()) };
+        let options = WriterOptions {
+            epoch: *epoch,
+            file_size: *file_size,
+            ..WriterOptions::new(flow, lineage.unwrap_or_default())
+        };
         let (writer, recovered) = Writer::open(Arc::clone(&self.storage), options, *lineage)?;
         if recovered.torn > 0 {
             tracing::info!(bytes = recovered.torn, "an unfinished end of the trail was cut off");
@@ -191,15 +201,20 @@ impl Extract {
     /// One connection, from its start to its end.
     async fn attempt(
         &self,
-        writer: &mut Writer,
+        trail: &mut Option<Writer>,
         binary: bool,
         shown: &mut Shown,
         stop: &mut Stop,
     ) -> Result<Ended, Error> {
         let source = &self.settings.source;
+        let writer = match trail {
+            Some(writer) => writer,
+            None => trail.insert(self.open_trail()?),
+        };
         // After a failure something may still be in hand, or not yet on the disk.
         writer.rollback()?;
         writer.sync_now()?;
+        shown.mark = writer.durable();
         let opening = async {
             let mut connected = source.connect().await?;
             let own = Own { lineage: writer.lineage(), durable: writer.durable().resume_lsn };
@@ -228,11 +243,17 @@ struct Shown {
     /// Of the connections before this one.
     before: Counts,
     counts: Counts,
+    /// Where the trail is durable.
+    mark: Mark,
 }
 
 impl Shown {
     fn total(&self) -> Counts {
         self.before.plus(self.counts)
+    }
+
+    fn stopped(&self) -> Stopped {
+        Stopped { mark: self.mark, counts: self.total() }
     }
 
     fn next_connection(&mut self) {
@@ -250,6 +271,7 @@ impl Shown {
 
     fn show(&mut self, view: &View, machine: &mut Machine) {
         self.counts = view.counts;
+        self.mark = view.durable;
         machine.drain_table_counts(|relation, counts| {
             let table = self.tables.entry(format!("{}.{}", relation.schema, relation.name)).or_default();
             table.inserts += counts.inserts;

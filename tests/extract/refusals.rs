@@ -1,0 +1,69 @@
+//! Streams that must not begin.
+
+use irongate_capture::Error;
+use irongate_capture::positions::Reason;
+use irongate_tests::{Server, Settings};
+
+use crate::support::{Running, SLOT, Site, TABLE};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_somebody_advanced_is_refused_with_a_remedy() {
+    for major in Server::majors() {
+        let site = Site::new(major, &Settings::new(), TABLE).await;
+        site.server.batch("INSERT INTO t VALUES (1, 'lost')").await;
+        site.server
+            .batch(&format!("SELECT pg_replication_slot_advance('{SLOT}', pg_current_wal_lsn())"))
+            .await;
+        let error = site.run().fails().await;
+        assert!(
+            matches!(&error, Error::Refused(refusal) if matches!(refusal.reason, Reason::Ahead { .. })),
+            "{error}"
+        );
+        assert!(error.hint().unwrap().contains("instantiate"));
+        let status =
+            irongate_checkpoint::read_status(&site.dir.path().join("state"), "csp_e").unwrap().unwrap();
+        assert_eq!(status.state, irongate_checkpoint::State::Abended);
+        assert_eq!(status.error.unwrap().message, error.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_created_again_or_dropped_is_refused() {
+    for major in Server::majors() {
+        let site = Site::new(major, &Settings::new(), TABLE).await;
+        site.server.batch(&format!("SELECT pg_drop_replication_slot('{SLOT}')")).await;
+        let error = site.run().fails().await;
+        assert!(matches!(&error, Error::Refused(refusal) if refusal.reason == Reason::Missing), "{error}");
+        site.server.batch("INSERT INTO t VALUES (1, 'lost')").await;
+        site.server.batch(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")).await;
+        let error = site.run().fails().await;
+        assert!(
+            matches!(&error, Error::Refused(refusal) if matches!(refusal.reason, Reason::Ahead { .. })),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_of_the_same_name_is_refused() {
+    let major = Server::majors()[0];
+    let (site, other) =
+        (Site::new(major, &Settings::new(), TABLE).await, Site::new(major, &Settings::new(), TABLE).await);
+    let mut settings = site.settings();
+    settings.source = other.source();
+    let error = Running::start(settings).fails().await;
+    assert!(
+        matches!(&error, Error::Refused(refusal) if matches!(refusal.reason, Reason::OtherSystem { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_publication_is_said_before_the_stream_begins() {
+    for major in Server::majors() {
+        let site = Site::new(major, &Settings::new(), TABLE).await;
+        site.server.batch("DROP PUBLICATION csp").await;
+        let error = site.run().fails().await;
+        assert!(matches!(&error, Error::NoPublication { name } if name == "csp"), "{error}");
+    }
+}
