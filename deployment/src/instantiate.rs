@@ -11,7 +11,7 @@ mod tables;
 
 use std::time::Duration;
 
-use irongate_checkpoint::{CheckpointTable, Origin, OriginSession};
+use irongate_checkpoint::{CheckpointTable, Origin, OriginSession, OriginTransaction};
 use irongate_postgres::{ReplicationConnection, Session};
 use irongate_trail::{Lineage, ResumeLsn, Timestamp};
 
@@ -139,7 +139,7 @@ async fn load(
         .map_err(|error| source.failed("import the slot's snapshot", error))?;
     let tables = copied(&at_source, &at_target.session, flow, [source, target]).await?;
     copy::lock(&at_source, &tables).await.map_err(|error| source.failed("lock the tables", error))?;
-    let transaction = at_target.begin(started).await?;
+    let transaction = at_target.begin().await?;
     let work = async {
         if options.truncate {
             at_target.truncate(&tables).await?;
@@ -165,7 +165,7 @@ async fn load(
             bytes += done.bytes;
         }
         let sequences = copy_sequences(&at_source, &at_target.session, flow, [source, target]).await?;
-        at_target.finish(started).await?;
+        at_target.finish(started, &transaction).await?;
         Ok(Instantiated {
             lineage: started.lineage,
             consistent_point: started.consistent_point,
@@ -230,10 +230,9 @@ impl<'a> Target<'a> {
         Err(Error::NotEmpty { end: self.end.to_string(), tables: with_rows })
     }
 
-    async fn begin(&self, started: &Started) -> Result<irongate_checkpoint::OriginTransaction, Error> {
+    async fn begin(&self) -> Result<OriginTransaction, Error> {
         let transaction = self.origin.begin()?;
         self.session.batch_execute("BEGIN").await.map_err(|error| self.end.failed("begin", error))?;
-        transaction.xact_setup(&self.session, started.consistent_point, Timestamp::now()).await?;
         Ok(transaction)
     }
 
@@ -246,10 +245,11 @@ impl<'a> Target<'a> {
         self.session.batch_execute(&sql).await.map_err(|error| self.end.failed("empty the tables", error))
     }
 
-    /// Replaces the checkpoint and commits.
-    async fn finish(&self, started: &Started) -> Result<(), Error> {
+    /// Replaces the checkpoint and commits. The origin's position is given last: a rollback would move it too.
+    async fn finish(&self, started: &Started, transaction: &OriginTransaction) -> Result<(), Error> {
         self.checkpoint.remove(&self.session).await?;
         self.checkpoint.initialise(&self.session, &first_checkpoint(started)).await?;
+        transaction.xact_setup(&self.session, started.consistent_point, Timestamp::now()).await?;
         self.session.batch_execute("COMMIT").await.map_err(|error| self.end.failed("commit", error))
     }
 }

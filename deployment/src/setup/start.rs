@@ -22,6 +22,9 @@ use crate::groups::group_name;
 /// How often it is asked who holds up the creation of a slot.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a cancelled creation may take to end.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// A flow that begins here.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -71,7 +74,7 @@ pub(crate) async fn start(
         None => None,
     };
     let watch = admin.as_ref().unwrap_or(&own);
-    let created = create_slot(&source, flow, &mut connection, &own, watch, limit, progress).await?;
+    let created = create_slot(&source, flow, &mut connection, watch, limit, progress).await?;
     let lineage = Lineage {
         system_identifier: identity.system_identifier,
         timeline: identity.timeline,
@@ -122,15 +125,14 @@ async fn create_slot(
     source: &End<'_>,
     flow: &Flow,
     connection: &mut ReplicationConnection,
-    own: &Session,
     watch: &Session,
     limit: Duration,
     progress: &mut Progress<'_>,
 ) -> Result<irongate_postgres::CreatedSlot, Error> {
-    let pid = connection.process_id();
+    let (pid, canceller) = (connection.process_id(), connection.canceller());
     let options = SlotOptions { snapshot: SnapshotOption::Export, ..SlotOptions::default() };
     let creation = connection.create_logical_slot(&flow.slot, options);
-    tokio::pin!(creation);
+    let mut creation = std::pin::pin!(creation);
     let deadline = tokio::time::Instant::now() + limit;
     let mut blockers: Vec<Blocker> = Vec::new();
     loop {
@@ -149,13 +151,17 @@ async fn create_slot(
             progress(Event::Waiting(&blockers));
         }
         if tokio::time::Instant::now() >= deadline {
-            // A walsender that waits for a lock does not notice that its client is gone. What it has made so far is
-            // dropped with it.
-            let end_it = own.execute("SELECT pg_catalog.pg_terminate_backend($1)", &[&pid]).await;
-            if let Err(error) = end_it {
-                tracing::warn!(%error, pid, "cannot end the walsender that creates the slot");
+            // A walsender that waits does not notice that its client is gone. Cancelled, it leaves no slot.
+            if let Err(error) = canceller.cancel().await {
+                tracing::warn!(%error, pid, "cannot cancel the creation of the slot");
             }
-            return Err(Error::Blocked { slot: flow.slot.clone(), end: source.to_string(), limit, blockers });
+            return match tokio::time::timeout(LAST_WAIT, creation).await {
+                // It was just in time.
+                Ok(Ok(created)) => Ok(created),
+                _ => {
+                    Err(Error::Blocked { slot: flow.slot.clone(), end: source.to_string(), limit, blockers })
+                }
+            };
         }
     }
 }

@@ -1,0 +1,353 @@
+//! The initial load against real servers, as roles that are no superusers: everything or nothing, and then the stream.
+
+#[path = "support/server.rs"]
+mod server;
+#[path = "support/world.rs"]
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use irongate_apply::Replicat;
+use irongate_capture::Extract;
+use irongate_deployment::{Error, Event, Instantiate, instantiate};
+use server::{Server, pairs};
+use world::{World, ignore};
+
+fn refs(pair: &(Server, Server)) -> (&Server, &Server) {
+    (&pair.0, &pair.1)
+}
+
+const TABLES: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'it''s ok', 'happy'); CREATE DOMAIN positive AS int CHECK (value > 0);
+    CREATE TYPE pair AS (a int, b text);
+    CREATE TABLE kinds (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t text, n numeric, f float8, b bytea,
+        ts timestamptz, iv interval, j jsonb, x xml, a text[], m mood, d positive, p pair, r int4range, u uuid, bits bit(3),
+        twice numeric GENERATED ALWAYS AS (n * 2) STORED, \"Odd \"\"name\"\"\" int);
+    CREATE TABLE counter (id int PRIMARY KEY, n int NOT NULL);
+    CREATE TABLE keyless (a int, b text); ALTER TABLE keyless REPLICA IDENTITY FULL;
+    CREATE TABLE parent (id serial PRIMARY KEY, t text);
+    CREATE TABLE child (id int PRIMARY KEY, parent int NOT NULL REFERENCES parent);
+    CREATE TABLE part (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);
+    CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (1000);
+    CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (1000) TO (2000);
+    CREATE TABLE no_columns (); CREATE SEQUENCE free;
+    CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''a trigger fired''; END';";
+
+const ROWS: &str = r#"
+    INSERT INTO kinds (t, n, f, b, ts, iv, j, x, a, m, d, p, r, u, bits, "Odd ""name""") VALUES
+        (E'tab\t back\\slash \n line', 'NaN', 'infinity', '\x00ff', '0044-03-15 12:00:00 BC', '1 mon -3 days 04:05:06.789',
+         '{"k": [1, null]}', '<a>b</a>', '{a,NULL,"x y"}', 'it''s ok', 7, '(1,"x,y")', '[1,5)',
+         '11111111-2222-3333-4444-555555555555', '101', 3),
+        ('\.', 1.50, 1e-300, NULL, '-infinity', NULL, NULL, NULL, '{}', NULL, NULL, NULL, 'empty', NULL, NULL, NULL),
+        (repeat('long ', 300000), 12345678901234567890.123, '-0', '', 'infinity', '0', '[]', NULL, NULL, 'sad', 1, NULL,
+         NULL, NULL, '000', -1);
+    INSERT INTO keyless SELECT g, 'k' FROM generate_series(1, 50) g; INSERT INTO keyless VALUES (1, 'k'), (NULL, NULL);
+    INSERT INTO parent (t) SELECT 'p' || g FROM generate_series(1, 100) g;
+    INSERT INTO child SELECT g, g FROM generate_series(1, 100) g;
+    INSERT INTO part SELECT g, 'x' || g FROM generate_series(0, 1999) g;
+    INSERT INTO counter SELECT g, 0 FROM generate_series(1, 500) g;
+    INSERT INTO no_columns SELECT; INSERT INTO no_columns SELECT;
+    SELECT setval('free', 4711), nextval('free');"#;
+
+const FLOW: &str = "tables = [\"public.*\"]";
+
+/// Every row of every table, as a digest for each table.
+async fn digests(server: &Server, database: &str) -> String {
+    let tables = "SELECT quote_ident(nspname) || '.' || quote_ident(relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema', 'irongate') ORDER BY 1";
+    let mut all = String::new();
+    for table in server.ask(database, tables).await.lines() {
+        let sql = format!(
+            "SELECT count(*), md5(coalesce(string_agg(md5(r::text), ',' ORDER BY r::text COLLATE \"C\"), '')) FROM {table} r"
+        );
+        all.push_str(&format!("{table} {}\n", server.ask(database, &sql).await));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_and_sequence_arrives_once_with_triggers_and_foreign_keys_silent() {
+    for pair in pairs() {
+        let world = World::new(refs(pair), TABLES, FLOW).await;
+        world.at_source(ROWS).await;
+        // A target that is not asked in the right role would refuse the first row.
+        world
+            .at_target("CREATE TRIGGER boom BEFORE INSERT ON counter FOR EACH ROW EXECUTE FUNCTION boom()")
+            .await;
+        world.setup().await;
+        let mut seen = Vec::new();
+        let mut note = |event: Event<'_>| {
+            if let Event::Copy(progress) = event {
+                seen.push(progress);
+            }
+        };
+        let done = instantiate(&world.configuration, world.flow(), &Instantiate::default(), &mut note)
+            .await
+            .unwrap();
+        assert_eq!(digests(world.source, &world.name).await, digests(world.target, &world.name).await);
+        assert_eq!((done.tables, done.rows), (8, 3 + 52 + 100 + 100 + 2000 + 500 + 2));
+        assert_eq!(done.sequences, 3);
+        let sequences =
+            "SELECT last_value, is_called FROM free UNION ALL SELECT last_value, is_called FROM parent_id_seq
+            UNION ALL SELECT last_value, is_called FROM kinds_id_seq";
+        assert_eq!(world.ask_target(sequences).await, world.ask_source(sequences).await);
+        let last = seen.last().unwrap();
+        assert_eq!((last.tables_done + 1, last.tables_total), (8, 8));
+        // What was written carries the flow's mark.
+        let marked = "SELECT DISTINCT (pg_xact_commit_timestamp_origin(c.xmin)).roident = o.roident
+            FROM counter c, pg_replication_origin o WHERE o.roname = 'irongate_"
+            .to_owned()
+            + &world.name
+            + "'";
+        assert_eq!(world.ask_target(&marked).await, "t");
+    }
+}
+
+/// Writes at the source until told to stop; returns how many transactions it made.
+async fn write(world: &World<'_>, stop: Arc<AtomicBool>) -> u64 {
+    let client = world.source.admin(&world.name).await;
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let n = count % 500 + 1;
+        let sql = format!(
+            "BEGIN; UPDATE counter SET n = n + 1 WHERE id = {n}; INSERT INTO parent (t) VALUES ('live {count}');
+             INSERT INTO child SELECT max(id), max(id) FROM parent; DELETE FROM keyless WHERE a = {n};
+             UPDATE part SET t = t || '.' WHERE id = {}; INSERT INTO kinds (t, n) VALUES ('live', {count}); COMMIT",
+            (count * 7) % 2000
+        );
+        client.batch_execute(&sql).await.unwrap();
+        count += 1;
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_live_writes_copy_and_stream_meet_without_gap_or_overlap() {
+    for pair in pairs() {
+        let world = World::new(refs(pair), TABLES, FLOW).await;
+        world.at_source(ROWS).await;
+        world.setup().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let writing = write(&world, Arc::clone(&stop));
+        let work = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            world.instantiate().await;
+            let (end, ended) = tokio::sync::watch::channel(false);
+            let until = |mut ended: tokio::sync::watch::Receiver<bool>| async move {
+                let _ = ended.wait_for(|end| *end).await;
+            };
+            let extract = Extract::new(world.configuration.extract_settings(world.flow()).unwrap());
+            let extract = tokio::spawn(extract.run(until(ended.clone())));
+            let replicat = Replicat::new(world.configuration.replicat_settings(world.flow()).unwrap());
+            let replicat = tokio::spawn(replicat.run(until(ended)));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.store(true, Ordering::Relaxed);
+            (end, extract, replicat)
+        };
+        let (count, (end, extract, replicat)) = tokio::join!(writing, work);
+        assert!(count > 20, "the load must overlap the copy: {count}");
+        let begin = Instant::now();
+        let expected = digests(world.source, &world.name).await;
+        while digests(world.target, &world.name).await != expected {
+            assert!(!extract.is_finished(), "{:?}", extract.await);
+            assert!(!replicat.is_finished(), "{:?}", replicat.await);
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "source:\n{expected}\ntarget:\n{}",
+                digests(world.target, &world.name).await
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        end.send(true).unwrap();
+        extract.await.unwrap().unwrap();
+        replicat.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_rows_is_refused_before_anything_changes_and_emptied_only_on_demand() {
+    for pair in pairs() {
+        let world = World::new(refs(pair), TABLES, FLOW).await;
+        world.at_source(ROWS).await;
+        world.setup().await;
+        world.at_target("INSERT INTO parent (t) VALUES ('old'); INSERT INTO child VALUES (1, 1)").await;
+        let slot =
+            "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'irongate_test_NAME'"
+                .replace("NAME", &world.name);
+        let before = world.ask_source(&slot).await;
+        let load = |truncate| {
+            let options = Instantiate { truncate, ..Instantiate::default() };
+            let (configuration, flow) = (&world.configuration, world.flow());
+            async move { instantiate(configuration, flow, &options, &mut ignore).await }
+        };
+        let error = load(false).await.unwrap_err();
+        let Error::NotEmpty { tables, .. } = &error else { panic!("{error}") };
+        assert_eq!(tables, &["public.child", "public.parent"]);
+        assert!(error.hint().unwrap().contains("--truncate"));
+        assert_eq!(world.ask_source(&slot).await, before, "the slot that was there is kept");
+
+        // A load that fails half-way leaves the old rows, and no slot that nobody reads.
+        world.at_target("ALTER TABLE part_2 ADD CHECK (id < 1500)").await;
+        let error = load(true).await.unwrap_err();
+        let Error::Copy { table, .. } = &error else { panic!("{error}") };
+        assert_eq!(table, "public.part_2");
+        assert!(!error.to_string().contains("x1500"), "no row value: {error}");
+        assert_eq!(world.ask_target("SELECT t FROM parent").await, "old");
+        assert_eq!(world.ask_target("SELECT count(*) FROM irongate.checkpoint").await, "0");
+        assert_eq!(world.ask_source(&slot).await, "");
+
+        world.at_target("ALTER TABLE part_2 DROP CONSTRAINT part_2_id_check").await;
+        load(true).await.unwrap();
+        assert_eq!(digests(world.source, &world.name).await, digests(world.target, &world.name).await);
+        // Once more over itself: a new slot, a new lineage, the same rows.
+        load(true).await.unwrap();
+        assert_eq!(world.ask_target("SELECT count(*) FROM irongate.checkpoint").await, "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_is_cut_off_anywhere_leaves_nothing_or_everything_and_the_next_one_succeeds() {
+    for pair in pairs() {
+        let world = World::new(refs(pair), TABLES, FLOW).await;
+        world.at_source(ROWS).await;
+        world.setup().await;
+        let rows = "SELECT (SELECT count(*) FROM kinds) + (SELECT count(*) FROM part) + (SELECT count(*) FROM counter)
+            + (SELECT count(*) FROM irongate.checkpoint)";
+        let options = Instantiate { truncate: true, ..Instantiate::default() };
+        let (mut nothing, mut everything) = (0, 0);
+        let begin = Instant::now();
+        instantiate(&world.configuration, world.flow(), &options, &mut ignore).await.unwrap();
+        let whole = begin.elapsed();
+        world.at_target("TRUNCATE kinds, part, counter, keyless, parent, child, no_columns; DELETE FROM irongate.checkpoint").await;
+        for step in 0..20 {
+            let limit = whole * step / 18;
+            let mut nobody = ignore;
+            let load = instantiate(&world.configuration, world.flow(), &options, &mut nobody);
+            let _ = tokio::time::timeout(limit, load).await;
+            // The server takes a moment to see that its client is gone.
+            let begin = Instant::now();
+            let active = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'irongate instantiate' AND datname = current_database()";
+            while world.ask_target(active).await != "0" || world.ask_source(active).await != "0" {
+                assert!(begin.elapsed() < Duration::from_secs(20));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            match world.ask_target(rows).await.as_str() {
+                "0" => nothing += 1,
+                "2504" => everything += 1,
+                other => panic!("{other} rows after {limit:?}"),
+            }
+            world.at_target("TRUNCATE kinds, part, counter, keyless, parent, child, no_columns; DELETE FROM irongate.checkpoint").await;
+        }
+        println!("cut off in {nothing} cases, too late in {everything}");
+        assert!(nothing >= 5, "hardly one was cut off");
+        world.instantiate().await;
+        assert_eq!(digests(world.source, &world.name).await, digests(world.target, &world.name).await);
+        let slots = format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{}'", world.name);
+        assert_eq!(world.ask_source(&slots).await, "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_up_the_slot_is_named_and_nothing_is_left() {
+    // Servers of its own: an open transaction holds up every slot of a cluster.
+    let (source, target) = (Server::start(server::majors()[0], ""), Server::start(server::majors()[0], ""));
+    let world = World::new((&source, &target), TABLES, FLOW).await;
+    world.at_source(ROWS).await;
+    world.setup().await;
+    let other = world.source.admin("postgres").await;
+    other.batch_execute("CREATE TABLE t (a text); BEGIN; INSERT INTO t VALUES ('a secret')").await.unwrap();
+    world.source.batch("postgres", "BEGIN; CREATE TABLE u (); PREPARE TRANSACTION 'left behind'").await;
+    let options = Instantiate { slot_limit: Duration::from_secs(3), ..Instantiate::default() };
+    let mut waited = 0;
+    let mut note = |event: Event<'_>| {
+        if let Event::Waiting(blockers) = event {
+            assert!(!blockers.is_empty());
+            waited += 1;
+        }
+    };
+    let error = instantiate(&world.configuration, world.flow(), &options, &mut note).await.unwrap_err();
+    let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let text = format!("{error} {}", error.hint().unwrap());
+    assert!(waited >= 1 && error.is_transient(), "{text}");
+    // The server looks at one transaction after the other.
+    let one = text.contains(&format!("server process {pid} (role \"postgres\", database \"postgres\""))
+        && text.contains("INSERT INTO t VALUES (?)")
+        && text.contains(&format!("pg_terminate_backend({pid})"));
+    assert!(one || text.contains("left behind"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+    assert_eq!(world.ask_source("SELECT count(*) FROM pg_replication_slots").await, "0");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let error = instantiate(&world.configuration, world.flow(), &options, &mut ignore).await.unwrap_err();
+    assert!(error.hint().unwrap().contains("ROLLBACK PREPARED 'left behind'"), "{error}");
+    world.source.batch("postgres", "ROLLBACK PREPARED 'left behind'").await;
+    world.instantiate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_filters_and_partitions_are_followed() {
+    for pair in pairs() {
+        let flow = "tables = [\"public.*\"]\npartitions = \"root\"\n\
+             [[flows.NAME.map]]\nsource = \"public.*\"\ntarget = \"other.*\"\n\
+             [[flows.NAME.map]]\nsource = \"public.t\"\ntarget = \"other.\\\"T x\\\"\"";
+        let mut world = World::new(refs(pair), "", FLOW).await;
+        world.reconfigure(&flow.replace("NAME", &world.name));
+        world
+            .at_source(
+                "CREATE TABLE t (id serial PRIMARY KEY, keep bool, secret text);
+                 CREATE TABLE part (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);
+                 CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+                 CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (10) TO (20);
+                 INSERT INTO t (keep, secret) SELECT g % 2 = 0, 's' FROM generate_series(1, 10) g;
+                 INSERT INTO part SELECT g, 'x' FROM generate_series(0, 19) g",
+            )
+            .await;
+        world
+            .at_target(
+                "CREATE SCHEMA other; CREATE TABLE other.\"T x\" (more int DEFAULT 5, keep bool, id serial PRIMARY KEY);
+                 CREATE TABLE other.part (id int PRIMARY KEY, t text)",
+            )
+            .await;
+        // Somebody else's publication, with a condition and a list of columns.
+        let publication = world.flow().publication.clone();
+        world
+            .at_source(&format!(
+                "CREATE PUBLICATION {publication} FOR TABLE t (id, keep) WHERE (id > 4), part WITH (publish_via_partition_root)"
+            ))
+            .await;
+        world.setup().await;
+        let done = world.instantiate().await;
+        assert_eq!(done.rows, 6 + 20);
+        assert_eq!(
+            world
+                .ask_target("SELECT string_agg(id::text, ',' ORDER BY id), min(more) FROM other.\"T x\"")
+                .await,
+            "5,6,7,8,9,10|5"
+        );
+        assert_eq!(world.ask_target("SELECT count(*) FROM other.part").await, "20");
+        assert_eq!(
+            world.ask_target("SELECT nextval(pg_get_serial_sequence('other.\"T x\"', 'id'))").await,
+            "11"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_target_lacks_is_listed_before_anything_is_done() {
+    let world = World::new(refs(&pairs()[0]), "CREATE TABLE a (id int PRIMARY KEY, n int)", FLOW).await;
+    world.at_source("CREATE TABLE b (id int PRIMARY KEY); ALTER TABLE a ADD extra text").await;
+    world.at_target("ALTER TABLE a DROP n; ALTER TABLE a ADD n int GENERATED ALWAYS AS (id) STORED").await;
+    world.setup().await;
+    let error = instantiate(&world.configuration, world.flow(), &Instantiate::default(), &mut ignore)
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "table public.b does not exist",
+        "public.a has no column \"extra\"",
+        "column \"n\" of table public.a is generated",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
