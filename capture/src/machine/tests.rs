@@ -1,5 +1,6 @@
 //! Conversations: what the stream says, and what the sink is told.
 
+mod model;
 mod talk;
 
 use std::collections::BTreeSet;

@@ -1,7 +1,6 @@
 //! A machine, a sink that writes down what it is told, and short words for what a stream says.
 
 use std::fmt::Write as _;
-
 use std::sync::Arc;
 
 use irongate_trail::{Column, Message as Logical, ReplicaIdentity, TupleBuilder};
