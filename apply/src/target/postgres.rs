@@ -295,10 +295,11 @@ impl Connection {
             }
         }
         if let (Ok(()), Some(end), Some(open)) = (&copied, end, &self.open) {
-            let position = open.xact_setup(client, end.end_lsn, end.commit_time);
-            flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await);
             let save = self.checkpoint.save(client, end);
             flights.push(launch(async { save.await.map_err(sort_checkpoint) }).await);
+            // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
+            let position = open.xact_setup(client, end.end_lsn, end.commit_time);
+            flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await);
         }
         // The first to fail is to blame; those behind it only say that the transaction is aborted.
         let mut result = Ok(());
@@ -326,8 +327,8 @@ impl Connection {
     pub(super) async fn finish(&mut self, end: &Applied) -> Result<(), Failure> {
         if let Some(open) = &self.open {
             let client = self.session.client();
-            open.xact_setup(client, end.end_lsn, end.commit_time).await.map_err(sort_checkpoint)?;
             self.checkpoint.save(client, end).await.map_err(sort_checkpoint)?;
+            open.xact_setup(client, end.end_lsn, end.commit_time).await.map_err(sort_checkpoint)?;
         }
         self.commit().await
     }

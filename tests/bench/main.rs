@@ -1,0 +1,138 @@
+//! Irongate beside native logical replication: the same servers, the same work, in turn, in one run.
+//!
+//! What is compared: native replicates from the source into one database of the target server, Irongate into another, by
+//! a slot of its own. Only one of them runs at a time, and they take turns, because a machine's speed drifts within
+//! minutes. So figures are ratios of medians; seconds are shown to give a feeling.
+
+mod child;
+mod pair;
+mod processes;
+mod report;
+mod work;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use pair::Pair;
+use report::Report;
+
+const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N] [--only catchup|bulk|latency|extract] [--synchronous-commit]
+
+  --quick    fewer rows and runs, one major: under 3 minutes
+  --json     one JSON document on standard output
+  --majors   versions of the servers (15,17)
+  --runs     turns of each work (5; 1 with --quick)
+  --only     one kind of work
+  --synchronous-commit   both appliers commit durably at the target (default: neither, as native's default is)";
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    quick: bool,
+    json: bool,
+    majors: Vec<u32>,
+    runs: usize,
+    only: Option<String>,
+    synchronous_commit: bool,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> anyhow::Result<Self> {
+        let mut options = Self {
+            quick: false,
+            json: false,
+            majors: vec![15, 17],
+            runs: 0,
+            only: None,
+            synchronous_commit: false,
+        };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--json" => options.json = true,
+                "--synchronous-commit" => options.synchronous_commit = true,
+                "--majors" => {
+                    let majors = value()?.split(',').map(str::parse).collect::<Result<_, _>>();
+                    options.majors = majors.context("--majors takes numbers with commas between")?;
+                }
+                "--runs" => options.runs = value()?.parse().context("--runs takes a number")?,
+                "--only" => options.only = Some(value()?.clone()),
+                other => bail!("unknown argument \"{other}\""),
+            }
+        }
+        if options.quick && !arguments_name(&options) {
+            options.majors.truncate(1);
+        }
+        if options.runs == 0 {
+            options.runs = if options.quick { 1 } else { 5 };
+        }
+        let known = ["catchup", "bulk", "latency", "extract"];
+        if let Some(only) = &options.only
+            && !known.contains(&only.as_str())
+        {
+            bail!("--only takes one of {}", known.join(", "));
+        }
+        Ok(options)
+    }
+
+    fn wants(&self, work: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == work)
+    }
+}
+
+/// Whether majors were named, rather than left at their default.
+fn arguments_name(options: &Options) -> bool {
+    options.majors != [15, 17]
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "child") {
+        std::process::exit(child::main(&arguments[1..]).await);
+    }
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return;
+    }
+    let options = match Options::parse(&arguments) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("bench: {error}\n{USAGE}");
+            std::process::exit(2);
+        }
+    };
+    if let Err(error) = run(&options).await {
+        eprintln!("bench: {error:?}");
+        std::process::exit(1);
+    }
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut report = Report::new(options);
+    for &major in &options.majors {
+        let scale = if options.quick { 2 } else { 10 };
+        let pair = Pair::start(major, scale, options.synchronous_commit).await?;
+        report.server(major, &pair.version().await?);
+        if options.wants("catchup") {
+            let transactions = if options.quick { 20_000 } else { 100_000 };
+            work::catch_up(&pair, transactions, options.runs, &mut report).await?;
+        }
+        if options.wants("bulk") {
+            let rows = if options.quick { 100_000 } else { 1_000_000 };
+            work::bulk(&pair, rows, options.runs.min(3), &mut report).await?;
+        }
+        if options.wants("latency") {
+            let span = Duration::from_secs(if options.quick { 5 } else { 20 });
+            work::latency(&pair, span, options.runs.min(3), &mut report).await?;
+        }
+        if options.wants("extract") {
+            let transactions = if options.quick { 20_000 } else { 100_000 };
+            work::extract_alone(&pair, transactions, options.runs, &mut report).await?;
+        }
+    }
+    report.print(options.json);
+    Ok(())
+}
