@@ -3,6 +3,7 @@
 
 mod buffer;
 mod frames;
+mod pace;
 mod status;
 
 use std::fmt::Write as _;

@@ -4,7 +4,13 @@
 //! The buffer doubles while a message does not fit and grows only as bytes arrive, so that a length which is a lie
 //! costs nothing. It goes back to its first size once the long message is done with.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::pace::Pace;
 
 /// The usual size: what one read takes at most. A walsender's own buffer is far smaller; this gives the kernel's.
 const USUAL: usize = 256 * 1024;
@@ -46,9 +52,19 @@ impl Buffer {
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         wanted: usize,
+        pace: &mut Pace,
     ) -> std::io::Result<usize> {
         self.make_room(wanted);
-        let read = from.read(&mut self.bytes[self.end..]).await?;
+        let room = &mut self.bytes[self.end..];
+        let there = poll_fn(|cx| Poll::Ready(pin!(from.read(room)).poll(cx))).await;
+        let (read, paused) = match there {
+            Poll::Ready(read) => (read?, false),
+            Poll::Pending => {
+                let paused = pace.pause().await;
+                (from.read(room).await?, paused)
+            }
+        };
+        pace.after_read(read, paused);
         self.end += read;
         Ok(read)
     }

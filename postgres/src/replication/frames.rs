@@ -9,6 +9,7 @@ use irongate_trail::{Lsn, Timestamp};
 use postgres_protocol::message::backend::Message;
 
 use super::buffer::Buffer;
+use super::pace::Pace;
 use crate::connect::stream::ReadHalf;
 use crate::error::{Error, ServerError};
 
@@ -51,17 +52,21 @@ pub struct FrameReader {
     buffer: Buffer,
     /// Bytes that the message at the front of the buffer is known to need.
     wanted: usize,
+    pace: Pace,
     done: bool,
     broken: bool,
 }
 
 impl FrameReader {
     pub(super) fn new(from: ReadHalf, unread: &[u8]) -> Self {
-        Self { from, buffer: Buffer::new(unread), wanted: 0, done: false, broken: false }
+        let pace = Pace::new(!matches!(from, ReadHalf::Unix(_)));
+        Self { from, buffer: Buffer::new(unread), wanted: 0, pace, done: false, broken: false }
     }
 
     /// Waits for more bytes; `false` is the end of the connection. An end before [`Frame::Done`] is one that the
     /// server did not mean: it crashed, or the network broke.
+    ///
+    /// While a walsender sends at full speed, waits a millisecond for more to come together.
     ///
     /// Cancel-safe: nothing that was read is lost.
     ///
@@ -69,7 +74,7 @@ impl FrameReader {
     ///
     /// [`Error::Io`].
     pub async fn fill(&mut self) -> Result<bool, Error> {
-        match self.buffer.fill(&mut self.from, self.wanted).await {
+        match self.buffer.fill(&mut self.from, self.wanted, &mut self.pace).await {
             Ok(read) => Ok(read > 0),
             // How TLS calls an end without its own farewell, which a crashed server does not send.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
