@@ -2,11 +2,13 @@
 //!
 //! * [`Configuration`]: one TOML file for the whole deployment; what it describes as [groups](crate::groups) and the
 //!   settings of each.
+//! * [`check()`]: what would keep a flow from running, found before it does.
 //! * [`setup()`] and [`teardown()`]: what the servers must hold, as [`Statement`]s that can be read before they are run.
 //! * [`instantiate()`]: the initial load of a flow at a snapshot.
 #![deny(unsafe_code)]
 
 mod blocker;
+mod check;
 pub mod configuration;
 mod end;
 mod error;
@@ -18,6 +20,7 @@ mod setup;
 mod statement;
 
 pub use blocker::Blocker;
+pub use check::{Finding, Severity, check};
 pub use configuration::Configuration;
 pub use end::As;
 pub use error::Error;

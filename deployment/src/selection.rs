@@ -18,6 +18,8 @@ pub(crate) struct Selection {
     pub(crate) published: Vec<TableName>,
     /// What rows will come from: partitions, or with [`Partitions::Root`] the partitioned table.
     pub(crate) streamed: Vec<Table>,
+    /// The tables that hold the rows, whatever they are sent as.
+    pub(crate) leaves: Vec<Table>,
     /// Fits the patterns and cannot be published: its rows are not in the write-ahead log.
     pub(crate) unlogged: Vec<TableName>,
     /// Excluded partitions that are sent all the same, because their root is.
@@ -71,8 +73,13 @@ impl Selection {
             named(name) || (!excluded(name) && ancestors(&parents, name).any(named))
         };
         let whole = |name: &TableName| wanted(name) && !split.contains(name);
-        let mut selection =
-            Self { published: Vec::new(), streamed: Vec::new(), unlogged: Vec::new(), not_excludable };
+        let mut selection = Self {
+            published: Vec::new(),
+            streamed: Vec::new(),
+            leaves: Vec::new(),
+            unlogged: Vec::new(),
+            not_excludable,
+        };
         for table in tables {
             let name = name_of(&table);
             let under_published = ancestors(&parents, &name).any(whole);
@@ -92,7 +99,10 @@ impl Selection {
                 Partitions::Root => !under_published,
             };
             if streamed {
-                selection.streamed.push(table);
+                selection.streamed.push(table.clone());
+            }
+            if table.summary.kind == TableKind::Ordinary {
+                selection.leaves.push(table);
             }
         }
         selection

@@ -1,0 +1,211 @@
+//! The preflight: what would keep a flow from running, or make it run wrongly, found before it does.
+//!
+//! Each finding names the object, says why it matters and what mends it, as a statement where there is one. An *error*
+//! keeps a flow from working or loses something; a *warning* is sound only if somebody means it; a *note* is good to
+//! know. A pair of databases that is sound gets no error and no warning.
+//!
+//! Nothing is changed. Questions are asked as the flow's own roles, which proves that they get in; where they do not,
+//! the administrator is asked instead, so that one missing password does not hide everything else.
+
+mod counterpart;
+mod encoding;
+mod origins;
+mod publication;
+mod roles;
+mod server;
+mod slot;
+mod tables;
+
+use std::fmt;
+
+use irongate_postgres::Session;
+use irongate_postgres::catalog::{self, ServerFacts};
+use serde::Serialize;
+
+use crate::configuration::{Configuration, Flow};
+use crate::end::{As, End};
+use crate::error::Error;
+use crate::setup::Survey;
+
+/// The name under which the preflight's sessions are shown.
+const APPLICATION: &str = "irongate check";
+
+/// How much a finding matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The flow cannot work, or loses something.
+    Error,
+    /// Sound only if somebody means it.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        })
+    }
+}
+
+/// Something that the preflight found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The database and the thing in it.
+    pub object: String,
+    /// What is so, and why it matters.
+    pub reason: String,
+    /// What mends it: a statement, a setting or a command.
+    pub fix: Option<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.severity, self.object, self.reason)
+    }
+}
+
+/// Findings as they come in.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(
+        &mut self,
+        severity: Severity,
+        end: &End<'_>,
+        object: impl fmt::Display,
+        reason: impl Into<String>,
+        fix: Option<String>,
+    ) {
+        let finding = Finding { severity, object: format!("{end}: {object}"), reason: reason.into(), fix };
+        // Flows share databases.
+        if !self.0.contains(&finding) {
+            self.0.push(finding);
+        }
+    }
+
+    fn error(
+        &mut self,
+        end: &End<'_>,
+        object: impl fmt::Display,
+        reason: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.add(Severity::Error, end, object, reason, Some(fix.into()));
+    }
+
+    fn warning(
+        &mut self,
+        end: &End<'_>,
+        object: impl fmt::Display,
+        reason: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.add(Severity::Warning, end, object, reason, Some(fix.into()));
+    }
+
+    fn note(&mut self, end: &End<'_>, object: impl fmt::Display, reason: impl Into<String>) {
+        self.add(Severity::Note, end, object, reason, None);
+    }
+
+    /// A question that the server did not answer: what it would have shown is not known.
+    fn unanswered(&mut self, end: &End<'_>, what: &str, error: &irongate_postgres::Error) {
+        self.add(Severity::Error, end, what, format!("it cannot be examined: {error}"), error.hint());
+    }
+}
+
+/// One end of a flow as the preflight reaches it.
+struct Side<'a> {
+    end: End<'a>,
+    session: Session,
+    facts: ServerFacts,
+    /// The session is that of the flow's own role.
+    is_own: bool,
+}
+
+/// Looks at both databases of each flow.
+///
+/// # Errors
+/// [`Error::Unknown`] for a flow that is not of the configuration. Whatever goes wrong at a server is a finding.
+pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Finding>, Error> {
+    let mut findings = Findings::default();
+    for flow in flows {
+        let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
+        let source = reach(source, &mut findings).await;
+        let target = reach(target, &mut findings).await;
+        if let Some(side) = &source {
+            server::source(side, flow, &mut findings).await;
+        }
+        if let Some(side) = &target {
+            server::target(side, flow, &mut findings).await;
+        }
+        let Some(source) = source else { continue };
+        let survey = match Survey::of(&source.session, flow).await {
+            Ok(survey) => survey,
+            Err(error) => {
+                findings.unanswered(&source.end, "tables", &error);
+                continue;
+            }
+        };
+        tables::source(&source, flow, &survey, &mut findings).await;
+        roles::source(&source, &survey, &mut findings).await;
+        publication::source(&source, flow, &survey, &mut findings).await;
+        origins::source(&source, configuration, flow, &mut findings).await;
+        slot::source(&source, target.as_ref(), configuration, flow, &mut findings).await;
+        if let Some(target) = &target {
+            roles::target(target, flow, &survey, &mut findings).await;
+            counterpart::target(&source, target, flow, &survey, &mut findings).await;
+            encoding::pair(&source, target, &survey, &mut findings);
+        }
+    }
+    findings.0.sort_by_key(|finding| finding.severity);
+    Ok(findings.0)
+}
+
+/// Opens a session at an end, as the flow's own role if that is possible.
+async fn reach<'a>(end: End<'a>, findings: &mut Findings) -> Option<Side<'a>> {
+    let (session, is_own) = match end.connect(end.own(), APPLICATION).await {
+        Ok(session) => (session, true),
+        Err(refusal) => {
+            let admin = match end.address.admin {
+                Some(_) => end.connect(As::Admin, APPLICATION).await.ok(),
+                None => None,
+            };
+            let role = end.own_login().role();
+            // A role that is missing is said as such, with what makes it.
+            let known = match &admin {
+                Some(admin) => !matches!(catalog::role_facts(admin, Some(role)).await, Ok(None)),
+                None => true,
+            };
+            if known {
+                let fix = refusal.hint();
+                findings.add(Severity::Error, &end, format!("role \"{role}\""), refusal.to_string(), fix);
+            }
+            (admin?, false)
+        }
+    };
+    match catalog::server_facts(&session).await {
+        Ok(facts) => Some(Side { end, session, facts, is_own }),
+        Err(error) => {
+            findings.unanswered(&end, "server", &error);
+            None
+        }
+    }
+}
+
+/// Names in a row, shortened where there are many.
+fn listed<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
+}

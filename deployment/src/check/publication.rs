@@ -1,0 +1,63 @@
+//! The publication: that it names the flow's tables, publishes every kind of change, and was there before the slot.
+
+use irongate_postgres::Error;
+
+use super::{Findings, Severity, Side, listed};
+use crate::configuration::Flow;
+use crate::setup::Survey;
+use crate::setup::publication::{Difference, differences};
+
+pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Findings) {
+    let object = format!("publication \"{}\"", flow.publication);
+    match differences(&side.session, flow, &survey.selection).await {
+        Ok(found) => {
+            for difference in found {
+                let severity = match difference {
+                    Difference::Extra(_) | Difference::Wide(_) => Severity::Warning,
+                    Difference::Absent | Difference::Options(_) | Difference::Missing(_) => Severity::Error,
+                };
+                let fix = difference.sql(flow, &survey.selection);
+                findings.add(severity, &side.end, &object, difference.reason(), fix);
+            }
+        }
+        Err(error) => findings.unanswered(&side.end, &object, &error),
+    }
+    match is_younger_than_slot(side, flow).await {
+        Ok(true) => findings.warning(
+            &side.end,
+            &object,
+            "it was made or changed after the slot's place: what was written in between cannot be decoded, or is left out",
+            format!("irongate instantiate {}", flow.name),
+        ),
+        Ok(false) => {}
+        Err(error) => findings.unanswered(&side.end, &object, &error),
+    }
+    if survey.selection.published.is_empty() {
+        findings.error(
+            &side.end,
+            format!("flow \"{}\"", flow.name),
+            "no table fits its patterns",
+            format!("correct \"tables\" in [flows.{}]", flow.name),
+        );
+    }
+    let left_out = &survey.selection.not_excludable;
+    if !left_out.is_empty() {
+        findings.warning(
+            &side.end,
+            format!("partitions {}", listed(left_out)),
+            "they are excluded and sent all the same: the whole table is published as one",
+            "set partitions = \"leaf\", or exclude the partitioned table",
+        );
+    }
+}
+
+/// Compares the transaction that last wrote the publication with the oldest one that the slot still needs to know.
+/// A slot moves on from there, so a younger publication is noticed as long as the slot has not passed it.
+async fn is_younger_than_slot(side: &Side<'_>, flow: &Flow) -> Result<bool, Error> {
+    const SQL: &str = "
+        SELECT EXISTS (
+            SELECT FROM pg_catalog.pg_publication p, pg_catalog.pg_replication_slots s
+             WHERE p.pubname = $1::pg_catalog.text AND s.slot_name = $2::pg_catalog.text AND s.catalog_xmin IS NOT NULL
+               AND pg_catalog.age(p.xmin) < pg_catalog.age(s.catalog_xmin))";
+    Ok(side.session.query_one(SQL, &[&flow.publication, &flow.slot]).await?.try_get(0)?)
+}
