@@ -149,8 +149,11 @@ impl Inode {
     }
 
     fn sync(&mut self) {
-        self.disk.clone_from(&self.live);
-        self.dirty.clear();
+        // What counts as clean is not written, be it on the platter or not.
+        for block in std::mem::take(&mut self.dirty) {
+            self.write_back(block);
+        }
+        self.disk.resize(self.live.len(), 0);
         self.resized = false;
     }
 

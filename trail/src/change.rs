@@ -79,6 +79,7 @@ impl<'a> Row<'a> {
     }
 
     /// The row as it is afterwards.
+    #[expect(clippy::new_ret_no_self, reason = "the opposite of old")]
     pub fn new(self) -> Option<Tuple<'a>> {
         match self {
             Row::Insert { new } | Row::Update { new, .. } => Some(new),

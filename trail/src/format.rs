@@ -469,6 +469,8 @@ pub(crate) fn decode_mark(bytes: &[u8]) -> Result<Mark, Malformed> {
     decode(unseal(bytes)?)
 }
 
+/// Bytes of an end record: the frame, the kind and an [`End`] in bincode.
+pub(crate) const END_RECORD: usize = FRAME + 1 + 24;
 /// Bytes of a [`Mark`] in bincode.
 const MARK: usize = 48;
 /// Bytes from one slot of the durable mark to the next: a disk writes so many whole.

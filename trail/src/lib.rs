@@ -3,10 +3,14 @@
 //! [`Writer`] appends, [`Reader`] follows, [`format`](mod@format) specifies the bytes.
 
 mod change;
+mod check;
+mod dump;
 mod error;
 pub mod format;
+mod list;
 mod lsn;
 mod mark;
+mod purge;
 mod reader;
 mod records;
 mod relation;
@@ -18,10 +22,14 @@ mod tuple;
 mod writer;
 
 pub use change::{Message, Old, Row, Truncate};
+pub use check::{CheckedFile, Finding, Report, Severity, check};
+pub use dump::{Dump, DumpFilter, DumpFormat, DumpOptions, KeyValue, Operation};
 pub use error::{Error, Malformed};
 pub use format::Mark;
+pub use list::{ListedFile, Listing, list};
 pub use lsn::{CommitLsn, Lineage, Lsn, ParseLsnError, Position, ResumeLsn, Timestamp};
 pub use mark::{durable, readers, register_reader, remove_reader};
+pub use purge::{PurgePolicy, Purged, purge};
 pub use reader::{Begins, Reader};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use source::{Follower, Item, Source};

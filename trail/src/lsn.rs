@@ -136,6 +136,16 @@ impl Timestamp {
     }
 }
 
+impl fmt::Display for Timestamp {
+    /// As RFC 3339 in UTC, to the microsecond where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.unix_micros()) {
+            Ok(time) => fmt::Display::fmt(&time, f),
+            Err(_) => write!(f, "{} microseconds", self.0),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,6 +76,17 @@ impl DurableMark {
         self.file.sync().map_err(Error::io("sync", self.storage.path(DURABLE)))
     }
 
+    /// Writes the mark that holds once more, at its own place, and makes it durable: a sync that failed earlier may have
+    /// left it in the system's cache only.
+    pub(crate) fn renew(&self) -> Result<(), Error> {
+        if let Some((count, mark)) = read_slots(&*self.storage, &*self.file)? {
+            let (offset, bytes) = format::encode_slot(count, &mark);
+            self.file.write_all_at(&bytes, offset).map_err(Error::io("write", self.storage.path(DURABLE)))?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
     /// Writes the mark. After an error the one before it still holds, and the same slot is written next.
     pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Error> {
         let (offset, bytes) = format::encode_slot(self.count + 1, mark);
@@ -127,6 +138,11 @@ pub fn remove_reader(storage: &dyn Storage, name: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Name of the file that holds a reader's mark.
+pub(crate) fn reader_name(name: &str) -> String {
+    format!("{READER}{name}")
 }
 
 fn reader_file(name: &str) -> Result<String, Error> {

@@ -96,6 +96,16 @@ pub(crate) enum Entry<'a> {
     Note(Note),
 }
 
+/// An entry and where it was found.
+pub(crate) struct Seen<'a> {
+    pub(crate) entry: Entry<'a>,
+    pub(crate) file: &'a str,
+    pub(crate) offset: u64,
+    pub(crate) subtransaction: Option<u32>,
+    pub(crate) header: &'a FileHeader,
+    pub(crate) in_transaction: bool,
+}
+
 /// Reads a trail from a place on. Not woken by itself: see [`crate::Follower`].
 #[derive(Debug)]
 pub struct Reader {
@@ -176,6 +186,7 @@ impl Reader {
     /// [`Error::Damaged`] with file and offset; [`Error::Gap`]; [`Error::NotInTrail`] when the transaction to begin after
     /// turns out to be missing; [`Error::Lineage`] where the lineage ends that the reader was opened for;
     /// [`Error::CutBack`]; [`Error::Version`]; [`Error::Io`]. After an error the reader is of no use.
+    #[expect(clippy::should_implement_trait, reason = "an item lives until the next call")]
     #[inline]
     pub fn next(&mut self) -> Result<Option<Item<'_>>, Error> {
         loop {
@@ -189,14 +200,25 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::next`], with what is no item too.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry<'_>>, Error> {
-        Ok(Some(match self.advance()? {
+    /// As [`Reader::next`], with what is no item too, and where it is.
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Seen<'_>>, Error> {
+        let entry = match self.advance()? {
             Some(Advance::Main(found)) => Entry::Item(self.main_item(&found)?),
             Some(Advance::Side(found)) => Entry::Item(self.side_item(&found)?),
             Some(Advance::Item(item)) => Entry::Item(item),
             Some(Advance::Note(note)) => Entry::Note(note),
             None => return Ok(None),
+        };
+        // The record that adopts a side file still lies in the main file.
+        let in_main = matches!(entry, Entry::Note(Note::Adopt(_)));
+        let (file, offset) = if in_main { (self.main.name(), self.place) } else { self.at() };
+        Ok(Some(Seen {
+            file,
+            offset,
+            subtransaction: if in_main { None } else { self.subtransaction() },
+            header: &self.header,
+            in_transaction: self.open.is_some(),
+            entry,
         }))
     }
 

@@ -7,6 +7,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
 
 /// An open file of a trail.
 pub trait File: Send + Sync + fmt::Debug {
@@ -74,6 +77,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when another holds it.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+    /// Whether somebody holds the lock at this moment.
+    ///
+    /// # Errors
+    /// As the system gives them.
+    fn is_locked(&self) -> io::Result<bool> {
+        match self.lock() {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
     /// When the file was last changed, in seconds since 1970.
     ///
     /// # Errors
@@ -144,8 +158,26 @@ impl Storage for Directory {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let options = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).clone();
         let file = options.open(self.path.join(LOCK))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(file))
+        // Whoever only asks whether it is held holds it himself for a moment.
+        for _ in 0..4 {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(5)),
+                other => return other.map(|()| Box::new(file) as _).map_err(io::Error::from),
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn is_locked(&self) -> io::Result<bool> {
+        // Opened for reading only, so that it can be asked of a directory that may not be written to.
+        let file = match fs::File::open(self.path.join(LOCK)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            other => other.map(|()| false).map_err(io::Error::from),
+        }
     }
 
     fn modified(&self, name: &str) -> io::Result<u64> {

@@ -61,6 +61,8 @@ impl Writer {
         });
 
         // From here on the directory is changed: nothing above has refused it.
+        let mark = DurableMark::open(&storage)?;
+        mark.renew()?;
         for stretch in &survey.pending {
             make_durable(&*storage, stretch, known.is_some())?;
         }
@@ -88,7 +90,6 @@ impl Writer {
         options.flow.clone_from(&survey.header.flow);
         options.epoch = found;
         let main = Main::at(file, at.position, survey.transactions, survey.sealed);
-        let mark = DurableMark::open(&storage)?;
         let mut writer = Self::with(storage, options, mark, main, at, lock);
         writer.nonce = names.iter().filter_map(|name| format::side_nonce(name)).max().unwrap_or(0);
         // Rewrites the mark too, which may be older than the disk, or newer.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::Writer;
 use crate::error::Error;
 use crate::format::{Mark, main_name};
+use crate::lsn::Position;
 use crate::storage::{File, Storage};
 
 /// A side file is synced along, before its transaction commits, when it has grown by so many bytes.
@@ -93,7 +94,8 @@ impl Writer {
             }
         }
         let covered = self.started.back().map_or(self.durable.position, |job| job.then.position);
-        if self.appended.position == covered && files.is_empty() && self.unsynced.is_empty() {
+        let pending = self.directory_changed || !files.is_empty() || !self.unsynced.is_empty();
+        if self.appended.position == covered && !pending {
             return Ok(None);
         }
         files.append(&mut self.unsynced);
@@ -154,6 +156,9 @@ impl Writer {
         // The error that matters has been reported already, and when the trail is opened again everything behind the mark
         // is written once more before it is vouched for: so nothing hangs on whether this succeeds.
         let at = self.durable.position;
+        if at == Position::default() {
+            return;
+        }
         for seqno in (at.seqno + 1..=self.main.seqno).rev() {
             let _ = self.storage.remove(&main_name(seqno));
         }
