@@ -15,6 +15,7 @@ use irongate_trail::{Directory, Lineage, Mark, Storage, Timestamp, Writer, Write
 
 use crate::error::Error;
 use crate::machine::{Counts, Machine};
+use crate::pgoutput::Streaming;
 use crate::positions::Own;
 use crate::run::{self, BackOff, Ended, Stop, View, known};
 use crate::source::Source;
@@ -138,27 +139,33 @@ impl Extract {
         let settings = &self.settings;
         let mut trail = None;
         let mut back_off = BackOff::new(settings.retry_first, settings.retry_longest);
-        let mut binary = true;
+        let mut source = settings.source.clone();
         loop {
             let before = shown.mark;
-            let outcome = self.attempt(&mut trail, binary, shown, &mut stop).await;
+            let outcome = self.attempt(&mut trail, &source, shown, &mut stop).await;
             shown.next_connection();
+            if shown.mark != before {
+                back_off.reset();
+            }
             let pause = match outcome {
                 Ok(Ended::Stopped) => return Ok(shown.stopped()),
                 Ok(Ended::ByServer) => {
-                    back_off.reset();
+                    source.streaming = settings.source.streaming;
                     shown.publisher.doing("the server has shut down; waiting before another attempt");
                     SHUT_DOWN_PAUSE
                 }
                 Err(error @ Error::NotBinary { .. }) => {
                     tracing::warn!(%error, "going on with values as text");
-                    binary = false;
+                    source.binary = false;
+                    Duration::ZERO
+                }
+                Err(error) if source.streaming != Streaming::Off && is_internal(&error) => {
+                    tracing::warn!(%error, "going on with whole transactions, until the next connection");
+                    source.streaming = Streaming::Off;
                     Duration::ZERO
                 }
                 Err(error) if error.is_transient() => {
-                    if shown.mark != before {
-                        back_off.reset();
-                    }
+                    source.streaming = settings.source.streaming;
                     let pause = back_off.next();
                     tracing::warn!(%error, hint = error.hint(), pause_seconds = pause.as_secs_f32(), "trying again");
                     shown.trouble(&error, pause);
@@ -202,11 +209,10 @@ impl Extract {
     async fn attempt(
         &self,
         trail: &mut Option<Writer>,
-        binary: bool,
+        source: &Source,
         shown: &mut Shown,
         stop: &mut Stop,
     ) -> Result<Ended, Error> {
-        let source = &self.settings.source;
         let writer = match trail {
             Some(writer) => writer,
             None => trail.insert(self.open_trail()?),
@@ -227,12 +233,20 @@ impl Extract {
                 writer.begin_lineage(start.lineage, start.at)?;
                 writer.sync_now()?;
             }
-            connected.start(source, start.at, writer.durable().commit_lsn, binary).await
+            connected.start(source, start.at, writer.durable().commit_lsn).await
         };
         let Some(stream) = stop.or(opening).await.transpose()? else { return Ok(Ended::Stopped) };
         shown.publisher.state(State::Running, "following the database");
         run::run(stream, writer, stop, &mut |view, machine| shown.show(view, machine)).await
     }
+}
+
+/// The server's decoding has failed in itself. While transactions in progress are streamed, PostgreSQL (15 to 18) cannot
+/// find a table that a rolled-back sub-transaction altered and a later one alters again ("could not map filenode to
+/// relation OID"); the same transaction, sent whole, is no trouble to it.
+fn is_internal(error: &Error) -> bool {
+    const INTERNAL_ERROR: &str = "XX000";
+    matches!(error, Error::Postgres(error) if error.code() == Some(INTERNAL_ERROR))
 }
 
 /// What `info` and `stats` see.
@@ -272,7 +286,9 @@ impl Shown {
     fn show(&mut self, view: &View, machine: &mut Machine) {
         self.counts = view.counts;
         self.mark = view.durable;
+        let mut moved = false;
         machine.drain_table_counts(|relation, counts| {
+            moved = true;
             let table = self.tables.entry(format!("{}.{}", relation.schema, relation.name)).or_default();
             table.inserts += counts.inserts;
             table.updates += counts.updates;
@@ -305,7 +321,9 @@ impl Shown {
             status.counters.rows_deleted = deletes;
             status.counters.truncates = truncates;
             status.counters.messages = total.messages;
-            status.tables.clone_from(&self.tables);
+            if moved {
+                status.tables.clone_from(&self.tables);
+            }
         });
     }
 }

@@ -29,6 +29,9 @@ pub struct Place {
 /// place with the data ([`irongate_trail::Commit::end_lsn`], and [`Sink::progress`]) sees each transaction exactly once.
 /// A sink that stores no place passes the default and sees each at least once.
 ///
+/// A server that fails to stream one transaction in progress (SQLSTATE `XX000`) may still send it whole: call again with
+/// [`Streaming::Off`](crate::pgoutput::Streaming::Off), as [`Extract`](crate::Extract) does by itself.
+///
 /// Needs a multi-threaded tokio runtime if the sink blocks for long: the server is told in a task of its own that we
 /// are alive.
 ///
@@ -51,7 +54,7 @@ pub async fn follow(
             if place.resume_lsn == ResumeLsn::default() { ResumeLsn(confirmed) } else { place.resume_lsn };
         let own = Own { lineage: connected.lineage(), durable };
         let start = connected.check(source, &own).await?;
-        Ok::<_, Error>((start.at, connected.start(source, start.at, place.commit_lsn, true).await?))
+        Ok::<_, Error>((start.at, connected.start(source, start.at, place.commit_lsn).await?))
     };
     let Some((at, stream)) = stop.or(opening).await.transpose()? else { return Ok((place, counts)) };
     let mut target = Inline::new(sink, at, place.commit_lsn);

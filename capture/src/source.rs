@@ -124,9 +124,8 @@ impl Connected {
         source: &Source,
         at: ResumeLsn,
         last_commit: CommitLsn,
-        binary: bool,
     ) -> Result<Stream, Error> {
-        let binary = binary && source.binary && self.facts.binary_safe;
+        let binary = source.binary && self.facts.binary_safe;
         let wanted = Wanted {
             streaming: source.streaming,
             binary,

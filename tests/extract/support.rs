@@ -7,7 +7,7 @@ use std::time::Duration;
 use irongate_capture::{Error, Extract, Settings as ExtractSettings, Source, Stopped, slot};
 use irongate_postgres::{Endpoint, ReplicationConnection, SlotOptions};
 use irongate_tests::{Server, Settings, TempDir, wait_for, wait_until};
-use irongate_trail::{Begins, Directory, Item, Reader, Value};
+use irongate_trail::{Begins, Directory, Item, Reader, Relation, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -73,6 +73,18 @@ impl Site {
             lines.extend(line(&item));
         }
         lines
+    }
+
+    /// A table as the trail describes it.
+    pub(crate) fn relation(&self, name: &str) -> Arc<Relation> {
+        let mut reader = Reader::open(Arc::new(Directory::new(self.trail())), Begins::First).unwrap();
+        loop {
+            match reader.next().unwrap() {
+                Some(Item::Row { relation, .. }) if relation.name == name => return Arc::clone(relation),
+                Some(_) => {}
+                None => panic!("no row of \"{name}\" in the trail"),
+            }
+        }
     }
 
     /// Waits until the trail holds as many transactions.
