@@ -140,6 +140,16 @@ pub enum Error {
     /// The trail.
     #[error(transparent)]
     Trail(#[from] irongate_trail::Error),
+    /// A checkpoint cannot be moved there.
+    #[error("the checkpoint of group \"{group}\" cannot be moved: {reason}")]
+    Position {
+        /// The group.
+        group: String,
+        /// Why.
+        reason: String,
+        /// What to do instead.
+        remedy: String,
+    },
     /// A thread of our own ended without an answer.
     #[error("a task of this program failed: {0}")]
     Internal(String),
@@ -164,6 +174,7 @@ impl Error {
             | Self::NotEmpty { .. }
             | Self::TargetTables { .. }
             | Self::Directory { .. }
+            | Self::Position { .. }
             | Self::Internal(_) => false,
         }
     }
@@ -215,6 +226,7 @@ impl Error {
             }
             Self::Checkpoint(error) => error.hint(),
             Self::Trail(error) => error.hint(),
+            Self::Position { remedy, .. } => Some(remedy.clone()),
             Self::Internal(_) => None,
         }
     }
