@@ -214,9 +214,9 @@ async fn at_target(target: &End<'_>, flow: &Flow, survey: &Survey) -> Result<Vec
     let origin = Origin::name_for(&flow.name)?;
     const EXISTS: &str =
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1::pg_catalog.text)";
-    let exists =
-        async { Ok::<bool, tokio_postgres::Error>(session.query_one(EXISTS, &[&origin]).await?.try_get(0)?) };
-    if !exists.await.map_err(|error| target.failed("look for the replication origin", error))? {
+    let exists = async { session.query_one(EXISTS, &[&origin]).await?.try_get(0) };
+    let exists: Result<bool, tokio_postgres::Error> = exists.await;
+    if !exists.map_err(|error| target.failed("look for the replication origin", error))? {
         let sql = format!("SELECT pg_catalog.pg_replication_origin_create({})", quote_literal(&origin));
         let why = "what Replicat writes carries this mark, so that no reverse flow sends it back";
         plan.push(Statement::new(target, As::Replicat, sql, why));

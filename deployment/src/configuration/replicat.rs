@@ -49,7 +49,7 @@ enum ActionName {
 }
 
 /// Settings of a flow's Replicat, as far as the configuration gives them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct ReplicatOptions {
     /// How source transactions are grouped.
     pub grouping: Grouping,
@@ -69,17 +69,6 @@ impl PartialEq for ReplicatOptions {
             && self.synchronous_commit == other.synchronous_commit
             && retry(&self.retry) == retry(&other.retry)
             && self.policies == other.policies
-    }
-}
-
-impl Default for ReplicatOptions {
-    fn default() -> Self {
-        Self {
-            grouping: Grouping::default(),
-            synchronous_commit: false,
-            retry: Retry::default(),
-            policies: Policies::default(),
-        }
     }
 }
 
@@ -116,11 +105,10 @@ impl RuleSection {
     fn review(self, problems: &mut Problems<'_>) -> Policy {
         let action = *self.action.get_ref();
         if action != ActionName::Retry {
-            for span in [self.attempts.as_ref().map(Spanned::span), self.delay.as_ref().map(Spanned::span)] {
-                if let Some(span) = span {
-                    let reason = "only the action \"retry\" has attempts and a delay";
-                    problems.add(span, reason, Some("leave it out, or use action = \"retry\"".into()));
-                }
+            let spans = [self.attempts.as_ref().map(Spanned::span), self.delay.as_ref().map(Spanned::span)];
+            for span in spans.into_iter().flatten() {
+                let reason = "only the action \"retry\" has attempts and a delay";
+                problems.add(span, reason, Some("leave it out, or use action = \"retry\"".into()));
             }
         }
         if let Some(class) = &self.class

@@ -38,7 +38,6 @@ pub(crate) fn majors() -> Vec<u32> {
         }
     };
     assert!(!majors.is_empty(), "there is no PostgreSQL on this machine: run scripts/servers");
-    println!("PostgreSQL {majors:?}");
     majors
 }
 
@@ -113,12 +112,15 @@ impl Server {
             .status();
         assert!(made.unwrap().success(), "initdb");
         let settings = format!(
-            "\nlisten_addresses = ''\nunix_socket_directories = '{}'\nwal_level = logical\nmax_wal_senders = 20\n\
-             max_replication_slots = 20\nmax_prepared_transactions = 10\ntrack_commit_timestamp = on\nfsync = off\n\
+            "\nlisten_addresses = ''\nunix_socket_directories = '{}'\nwal_level = logical\nmax_wal_senders = 50\n\
+             max_replication_slots = 100\nmax_connections = 200\nmax_prepared_transactions = 10\ntrack_commit_timestamp = on\nfsync = off\n\
              log_statement = all\nshared_buffers = 16MB\nlc_messages = 'C'\n{settings}\n",
             server.dir.display()
         );
         server.append("postgresql.conf", &settings);
+        if major >= 18 {
+            server.append("postgresql.conf", "max_active_replication_origins = 100\n");
+        }
         let hba = "local all postgres trust\nlocal all all scram-sha-256\n";
         fs::write(server.dir.join("data/pg_hba.conf"), hba).unwrap();
         server.up();

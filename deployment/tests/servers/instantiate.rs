@@ -1,19 +1,14 @@
 //! The initial load against real servers, as roles that are no superusers: everything or nothing, and then the stream.
 
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/world.rs"]
-mod world;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::server::{self, Server, pairs};
+use crate::world::{World, ignore};
 use irongate_apply::Replicat;
 use irongate_capture::Extract;
 use irongate_deployment::{Error, Event, Instantiate, instantiate};
-use server::{Server, pairs};
-use world::{World, ignore};
 
 fn refs(pair: &(Server, Server)) -> (&Server, &Server) {
     (&pair.0, &pair.1)

@@ -1,14 +1,9 @@
 //! The preflight against real servers: silent on a sound pair, and each fault found alone, named, and gone once its fix
 //! has been run.
 
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/world.rs"]
-mod world;
-
+use crate::server::{self, Server, pairs};
+use crate::world::World;
 use irongate_deployment::{Configuration, Finding, Severity, check};
-use server::{Server, pairs};
-use world::World;
 
 fn refs(pair: &(Server, Server)) -> (&Server, &Server) {
     (&pair.0, &pair.1)

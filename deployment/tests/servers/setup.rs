@@ -1,19 +1,14 @@
 //! Set-up and tear-down against real servers: the administrator sets up, everything else is done by the roles that
 //! were made, which are no superusers.
 
-#[path = "support/server.rs"]
-mod server;
-#[path = "support/world.rs"]
-mod world;
-
 use std::time::Duration;
 
+use crate::server::{Server, pairs};
+use crate::world::{PASSWORD, World, ignore};
 use irongate_checkpoint::{CheckpointTable, GroupLock};
 use irongate_deployment::{As, Error, Setup, plan, script, setup, teardown, teardown_plan};
 use irongate_postgres::{ReplicationConnection, Session};
 use irongate_trail::{Directory, Lsn};
-use server::{Server, pairs};
-use world::{PASSWORD, World, ignore};
 
 const TABLES: &str = "CREATE TABLE a (id serial PRIMARY KEY, t text); CREATE TABLE b (id int PRIMARY KEY);
     CREATE TABLE tmp_c (id int PRIMARY KEY); CREATE SEQUENCE free;
@@ -60,7 +55,7 @@ async fn set_up_makes_everything_once_and_the_roles_are_no_superusers() {
         let world = World::new(refs(pair), TABLES, FLOW).await;
         let report = world.setup().await;
         assert!(!report.statements.is_empty());
-        assert_eq!(report.started, [world.name.clone()]);
+        assert_eq!(report.started, std::slice::from_ref(&world.name));
         assert!(report.to_instantiate.is_empty(), "an empty source needs no copy");
         let roles =
             "SELECT rolname, rolsuper, rolreplication, rolbypassrls, rolcreaterole, rolcreatedb FROM pg_roles
