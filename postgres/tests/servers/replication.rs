@@ -162,19 +162,27 @@ async fn a_slot_streams_what_was_committed_after_its_snapshot() {
 
 #[tokio::test]
 async fn options_a_version_does_not_have_are_refused_before_the_server_is_asked() {
+    for major in majors() {
+        let server = Server::start(major, &[], "").await;
+        let mut connection = connect(&server.socket("postgres", "postgres")).await;
+        let options = SlotOptions { failover: true, ..SlotOptions::default() };
+        let result = connection.create_logical_slot("s", options).await;
+        if server.major < 17 {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::Version { needed: 17, .. }), "{error}");
+            assert!(error.hint().unwrap().contains("upgrade"));
+        } else {
+            result.unwrap();
+            let session = server.admin().await;
+            assert!(catalog::slot(&session, "s").await.unwrap().unwrap().failover);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_temporary_slot_goes_with_its_connection() {
     let server = Server::start(any_major(), &[], "").await;
     let mut connection = connect(&server.socket("postgres", "postgres")).await;
-    let options = SlotOptions { failover: true, temporary: false, ..SlotOptions::default() };
-    let result = connection.create_logical_slot("s", options).await;
-    if server.major < 17 {
-        let error = result.unwrap_err();
-        assert!(matches!(error, Error::Version { needed: 17, .. }), "{error}");
-        assert!(error.hint().unwrap().contains("upgrade"));
-    } else {
-        result.unwrap();
-        let session = server.admin().await;
-        assert!(catalog::slot(&session, "s").await.unwrap().unwrap().failover);
-    }
     let options = SlotOptions { temporary: true, ..SlotOptions::default() };
     let created = connection.create_logical_slot("temporary", options).await.unwrap();
     assert_eq!(created.snapshot_name, None);

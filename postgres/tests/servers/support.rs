@@ -34,11 +34,13 @@ pub(crate) fn any_major() -> u32 {
 }
 
 fn binaries(major: u32) -> Option<PathBuf> {
-    let home = std::env::var("HOME").unwrap_or_default();
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
     [
-        std::env::var(format!("IRONGATE_PG{major}")).unwrap_or_default(),
+        variable(&format!("IRONGATE_PG{major}")),
         format!("/usr/lib/postgresql/{major}/bin"),
-        format!("{home}/.cache/irongate/postgres/{major}/bin"),
+        format!("{}/postgres/{major}/bin", variable("IRONGATE_CACHE")),
+        format!("{}/irongate/postgres/{major}/bin", variable("XDG_CACHE_HOME")),
+        format!("{}/.cache/irongate/postgres/{major}/bin", variable("HOME")),
         format!("/var/cache/irongate/postgres/{major}/bin"),
     ]
     .into_iter()
@@ -157,24 +159,22 @@ impl Server {
     pub(crate) async fn standby(&self) -> Self {
         let dir = directory();
         let data = dir.path().join("data");
-        let mut backup = as_server(binaries(self.major).unwrap().join("pg_basebackup"));
-        backup.args([
-            "-U",
-            "postgres",
-            "-c",
-            "fast",
-            "-R",
-            "-X",
-            "stream",
-            "-p",
-            &self.port.to_string(),
-            "-h",
-        ]);
-        backup.arg(self.dir.path()).arg("-D").arg(&data);
-        run(backup);
+        let session = self.admin().await;
+        session.query("SELECT pg_catalog.pg_backup_start('standby', true)", &[]).await.unwrap();
+        let mut copy = as_server("cp");
+        copy.arg("-a").arg(self.data()).arg(&data);
+        run(copy);
+        let label =
+            session.query_one("SELECT labelfile FROM pg_catalog.pg_backup_stop(false)", &[]).await.unwrap();
+        for (name, content) in [("backup_label", label.get(0)), ("standby.signal", "")] {
+            std::fs::write(data.join(name), content).unwrap();
+            give_to_server(&data.join(name));
+        }
+        std::fs::remove_file(data.join("postmaster.pid")).unwrap();
+        let primary = format!("host={} port={} user=postgres", self.dir.path().display(), self.port);
         let server =
             Self { major: self.major, port: free_port(), process: None, watchdog: watchdog(dir.path()), dir };
-        server.boot(&[("hot_standby", "on")], "host all all 127.0.0.1/32 trust").await
+        server.boot(&[("primary_conninfo", &primary)], "host all all 127.0.0.1/32 trust").await
     }
 
     async fn boot(mut self, settings: &[(&str, &str)], access: &str) -> Self {

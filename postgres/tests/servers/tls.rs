@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::authentication::{both_get_in, neither_gets_in};
 use crate::support::certificates::{Authority, Identity, authority, self_signed};
-use crate::support::{Server, Stop, any_major, directory, private_file, set_mode};
+use crate::support::{Server, Stop, any_major, directory, majors, private_file, set_mode};
 
 struct Site {
     server: Server,
@@ -21,6 +21,14 @@ impl Site {
     }
 
     async fn with(access: &str, identity: impl Fn(&Authority, &std::path::Path) -> Identity) -> Self {
+        Self::of(any_major(), access, identity).await
+    }
+
+    async fn of(
+        major: u32,
+        access: &str,
+        identity: impl Fn(&Authority, &std::path::Path) -> Identity,
+    ) -> Self {
         let dir = directory();
         let (ours, other) = (authority(dir.path(), "ours"), authority(dir.path(), "other"));
         let identity = identity(&ours, dir.path());
@@ -28,7 +36,7 @@ impl Site {
         settings.push(("ssl_ca_file", ours.file.to_string_lossy().into_owned()));
         let settings: Vec<(&str, &str)> =
             settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let server = Server::start(any_major(), &settings, access).await;
+        let server = Server::start(major, &settings, access).await;
         Self { server, dir, ours, other }
     }
 
@@ -217,6 +225,25 @@ fn rsa_client(site: &Site, dir: &std::path::Path) -> Identity {
     let certificate = dir.join("rsa.crt");
     std::fs::write(&certificate, parameters.signed_by(&pair, &site.ours.issuer).unwrap().pem()).unwrap();
     Identity { certificate, key, serial: rcgen::SerialNumber::from_slice(&[9]) }
+}
+
+#[tokio::test]
+async fn direct_tls_begins_without_a_request_where_the_server_can() {
+    for major in majors() {
+        let site = Site::of(major, ANY, |ours, dir| ours.sign(dir, "server", "x", &["localhost"])).await;
+        let parameters = format!("sslmode=verify-full&sslnegotiation=direct&{}", site.root());
+        let endpoint = site.endpoint("localhost", &parameters);
+        if major >= 17 {
+            assert!(encrypted(&endpoint).await);
+            // A cancel request too.
+            let session = Session::connect(&endpoint, "t").await.unwrap();
+            let limit = std::time::Duration::from_millis(200);
+            session.within(limit, "x", session.query("SELECT pg_sleep(60)", &[])).await.unwrap_err();
+            session.query("SELECT 1", &[]).await.unwrap();
+        } else {
+            neither_gets_in(&endpoint).await;
+        }
+    }
 }
 
 #[tokio::test]
