@@ -1,0 +1,342 @@
+//! The words that can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use irongate_trail::Lsn;
+
+/// GoldenGate for PostgreSQL: what one database commits, another has, exactly once.
+#[derive(Parser, Debug)]
+#[command(name = "irongate", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 refused by a check, \
+    4 executed but incomplete.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// The configuration file
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "IRONGATE_CONFIG",
+        default_value = "irongate.toml",
+        help_heading = "Global options"
+    )]
+    pub(crate) config: PathBuf,
+    /// The site where this process stands, instead of the one that the configuration names
+    #[arg(long, global = true, value_name = "NAME", env = "IRONGATE_SITE", help_heading = "Global options")]
+    pub(crate) site: Option<String>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) json: bool,
+    /// How logs on standard error are written
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "human",
+        help_heading = "Global options"
+    )]
+    pub(crate) log_format: LogFormat,
+    /// Log more; twice for everything (IRONGATE_LOG takes filters such as "irongate_apply=debug")
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+}
+
+/// How logs are written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object a line
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Command {
+    /// Show on two throw-away servers that nothing is lost and nothing comes twice
+    Demo(Demo),
+    /// Write a commented configuration
+    Init(Init),
+    /// Look at both sites for what replication would stumble over; each finding comes with the statement that mends it
+    Check(Flows),
+    /// Make roles, publications, slots, trails and the checkpoint schema; what is there already stays
+    Setup(Setup),
+    /// Take away everything that setup and instantiate have made, trails included
+    Teardown(Teardown),
+    /// Copy a flow's tables at one snapshot, from which the stream goes on
+    Instantiate(Instantiate),
+    /// Run one group in the foreground, until SIGTERM or SIGINT (a second one ends it at once)
+    Run(Run),
+    /// Show every group: program, state, lag, position, since when, what it is doing
+    Info(Names),
+    /// Show how far each flow is behind, at each stage and end to end
+    Lag(Names),
+    /// Show what groups have done, by table
+    Stats(Names),
+    /// Show a group's checkpoint, or alter it
+    Position(Position),
+    /// Look into trails
+    #[command(subcommand)]
+    Trail(Trail),
+    /// See to the changes that the target refused
+    #[command(subcommand)]
+    Errors(Errors),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a directory
+    Man {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+impl Command {
+    /// Whether it runs until it is told to end, so that its log is what people look at.
+    pub(crate) fn is_process(&self) -> bool {
+        matches!(self, Self::Run(_))
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Demo {
+    /// Leave servers and processes running, and say how to look at them and how to end them
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How long the load runs while processes are killed, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=600))]
+    pub(crate) seconds: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Init {
+    /// Print it instead of writing the file that --config names
+    #[arg(long)]
+    pub(crate) stdout: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Flows {
+    /// Flows; all of them if none is named
+    #[arg(value_name = "FLOW")]
+    pub(crate) flows: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Names {
+    /// Groups or flows; all of them if none is named
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Setup {
+    #[command(flatten)]
+    pub(crate) flows: Flows,
+    /// Show the statements and run none of them
+    #[arg(long)]
+    pub(crate) print_sql: bool,
+    /// The target has the source's rows already: begin the flow here, without an initial load
+    #[arg(long, conflicts_with = "print_sql")]
+    pub(crate) start_here: bool,
+    /// How long the creation of a slot may wait for open transactions, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) slot_timeout: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Teardown {
+    #[command(flatten)]
+    pub(crate) flows: Flows,
+    /// Show the statements and run none of them
+    #[arg(long)]
+    pub(crate) print_sql: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Instantiate {
+    /// The flow
+    pub(crate) flow: String,
+    /// Empty the target's tables first, in the same transaction; without, tables with rows are refused
+    #[arg(long)]
+    pub(crate) truncate: bool,
+    /// How long the creation of the slot may wait for open transactions, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) slot_timeout: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Run {
+    /// The group, such as csp-extract
+    pub(crate) group: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Position {
+    /// The group; it must be stopped to be altered
+    pub(crate) group: String,
+    /// Begin again behind this LSN of the source ("end": at the end of the trail); what lies between is left out, or
+    /// applied a second time
+    #[arg(long, value_name = "LSN", requires = "accept_loss")]
+    pub(crate) to: Option<Place>,
+    /// Confirm that source and target may differ afterwards
+    #[arg(long, requires = "to")]
+    pub(crate) accept_loss: bool,
+}
+
+/// A place that a checkpoint can be set to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Behind everything that lies before this LSN.
+    Lsn(Lsn),
+    /// The end of the trail.
+    End,
+}
+
+impl std::str::FromStr for Place {
+    type Err = irongate_trail::ParseLsnError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "end" { Ok(Self::End) } else { text.parse().map(Self::Lsn) }
+    }
+}
+
+/// A trail: of a flow, or anywhere.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WhichTrail {
+    /// The flow whose trail it is
+    #[arg(required_unless_present = "directory")]
+    pub(crate) flow: Option<String>,
+    /// A trail that no configuration needs to know
+    #[arg(long, value_name = "DIR", conflicts_with = "flow")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Trail {
+    /// List the files, how far they are durable, and how far each reader is
+    Ls(WhichTrail),
+    /// Print the records as text, or with --json as JSON, one object a line; the values of rows are shown
+    Dump(Dump),
+    /// Read everything and test every checksum and digest
+    Check(WhichTrail),
+    /// Remove the files that every reader has passed, as far as the flow's settings allow
+    Purge(Purge),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Dump {
+    #[command(flatten)]
+    pub(crate) which: WhichTrail,
+    /// Begin with this file
+    #[arg(long, value_name = "SEQNO")]
+    pub(crate) from: Option<u64>,
+    /// End with this file
+    #[arg(long, value_name = "SEQNO")]
+    pub(crate) to: Option<u64>,
+    /// Only changes of these tables ("schema.name", "*" for any characters)
+    #[arg(long = "table", value_name = "TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Only these kinds of change
+    #[arg(long = "operation", value_enum, value_name = "KIND")]
+    pub(crate) operations: Vec<Operation>,
+    /// Only rows with this value in the column, or in any column of the key
+    #[arg(long = "key", value_name = "[COLUMN=]VALUE")]
+    pub(crate) keys: Vec<String>,
+    /// Only this transaction of the source
+    #[arg(long, value_name = "XID")]
+    pub(crate) xid: Option<u32>,
+    /// Only transactions whose commit lies at or behind this LSN
+    #[arg(long, value_name = "LSN")]
+    pub(crate) from_lsn: Option<Lsn>,
+    /// Only transactions whose commit lies at or before this LSN
+    #[arg(long, value_name = "LSN")]
+    pub(crate) to_lsn: Option<Lsn>,
+    /// Only transactions committed at this time or later, such as 2025-06-01T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Only transactions committed at this time or earlier
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<jiff::Timestamp>,
+    /// Show which sub-transaction the rows of streamed transactions belong to
+    #[arg(long)]
+    pub(crate) subtransactions: bool,
+    /// Read on behind the durable end, as far as transactions are whole
+    #[arg(long)]
+    pub(crate) to_the_end: bool,
+}
+
+/// A kind of change.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Operation {
+    /// New rows
+    Insert,
+    /// Changed rows
+    Update,
+    /// Rows that are gone
+    Delete,
+    /// Emptied tables
+    Truncate,
+    /// Logical messages
+    Message,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    pub(crate) which: WhichTrail,
+    /// Keep files that were written within so many seconds, whatever the flow's setting says
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) keep_seconds: Option<u64>,
+    /// Keep so many of the newest files, whatever the flow's setting says
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) keep_files: Option<usize>,
+}
+
+/// Which changes of a queue.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Queued {
+    /// The flow
+    pub(crate) flow: String,
+    /// Their numbers, as "errors list" shows them
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub(crate) ids: Vec<i64>,
+    /// All that are queued
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) all: bool,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Errors {
+    /// List the queue of a flow
+    List {
+        /// The flow
+        flow: String,
+        /// Those replayed and skipped too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one change with the row before and after it
+    Show {
+        /// The flow
+        flow: String,
+        /// Its number
+        id: i64,
+    },
+    /// Apply changes now, in their order; stops at the first that is refused again
+    Replay(Queued),
+    /// Mark changes as not wanted
+    Skip(Queued),
+}

@@ -1,0 +1,44 @@
+//! `irongate run`.
+
+use irongate_apply::Replicat;
+use irongate_capture::Extract;
+use irongate_checkpoint::Program;
+
+use super::Here;
+use crate::arguments::{Global, Run};
+use crate::failure::End;
+use crate::signals;
+
+pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let group = here.configuration.group(&options.group)?;
+    if let Some(site) = here.site()
+        && site != group.site
+    {
+        return Err(End::usage(
+            format!("group \"{}\" runs at site \"{}\", and this is site \"{site}\"", group.name, group.site),
+            format!("start it there, or say where this is with --site {}", group.site),
+        ));
+    }
+    let stop = signals::stop()?;
+    match group.program {
+        Program::Extract => {
+            let settings = here.configuration.extract_settings(group.flow)?;
+            let stopped = Extract::new(settings).run(stop).await?;
+            tracing::info!(
+                group = group.name, position = %stopped.mark.position, resume = %stopped.mark.resume_lsn,
+                transactions = stopped.counts.transactions, "stopped"
+            );
+        }
+        Program::Replicat => {
+            let settings = here.configuration.replicat_settings(group.flow)?;
+            let stopped = Replicat::new(settings).run(stop).await?;
+            tracing::info!(
+                group = group.name, position = %stopped.applied.position, resume = %stopped.applied.end_lsn,
+                transactions = stopped.applied.transactions, "stopped"
+            );
+        }
+        other => anyhow::bail!("a group of program \"{other}\" cannot be run by this release"),
+    }
+    Ok(())
+}
