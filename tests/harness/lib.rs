@@ -17,6 +17,7 @@
 
 mod binaries;
 mod compare;
+pub mod disk;
 mod load;
 mod process;
 mod server;
