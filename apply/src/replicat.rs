@@ -66,6 +66,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Changes put into the error queue or left out by a policy.
     pub errors: u64,
+    /// Groups that the target refused and that were applied change by change.
+    pub refused: u64,
     /// By source table.
     pub tables: BTreeMap<String, TableCounters>,
 }
@@ -308,7 +310,8 @@ impl<O: Open, T: Target> Applier<O, T> {
         let until = self.batch.end().map(|commit| commit.commit_lsn).max(last);
         match (failure, mode) {
             (Failure::Refused(error), Mode::Grouped) => {
-                tracing::debug!(%error, "group refused, applying change by change");
+                tracing::info!(%error, "group refused, applying change by change");
+                self.totals.refused += 1;
                 self.exact_until = self.exact_until.max(until);
             }
             (Failure::Queue, Mode::Exact) => {

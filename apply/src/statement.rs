@@ -115,9 +115,25 @@ impl Plan {
 
     /// Equality of a column with an expression.
     fn equals(&self, source: usize, left: &str, right: &str) -> String {
-        match self.column(source).and_then(|column| column.equals.as_deref()) {
+        let Some(column) = self.column(source) else { return "false".to_owned() };
+        match column.equals.as_deref() {
+            // An index sees through a domain.
+            Some(operator) if column.domain => format!("{left}::{} {operator} {right}", column.cast),
             Some(operator) => format!("{left} {operator} {right}"),
-            None => format!("{left}::pg_catalog.text OPERATOR(pg_catalog.=) {right}"),
+            None => {
+                format!("{left}::pg_catalog.text OPERATOR(pg_catalog.=) {right}::pg_catalog.text")
+            }
+        }
+    }
+
+    /// The parameter of one value. A value in binary must be read as what it is, and goes by its text to a column of
+    /// another type.
+    fn parameter(&self, source: usize, number: usize, value: Option<&Value<'_>>) -> String {
+        match (value, &self.foreign[source], self.column(source)) {
+            (Some(Value::Binary(_)), Some(foreign), Some(column)) => {
+                format!("${number}::{foreign}::pg_catalog.text::{}", column.cast)
+            }
+            _ => format!("${number}"),
         }
     }
 
@@ -144,7 +160,7 @@ impl Plan {
     }
 
     /// Inserts one row.
-    pub(crate) fn insert_row(&self) -> Statement {
+    pub(crate) fn insert_row(&self, row: Row<'_>) -> Statement {
         let inserted = self.inserted();
         if inserted.is_empty() {
             return Statement {
@@ -152,7 +168,12 @@ impl Plan {
                 parameters: vec![],
             };
         }
-        let values = list(&(1..=inserted.len()).collect::<Vec<_>>(), |n| format!("${n}"));
+        let new: Vec<Value<'_>> = row.new().into_iter().flat_map(Tuple::values).collect();
+        let values: Vec<String> = (1..)
+            .zip(&inserted)
+            .map(|(number, column)| self.parameter(*column, number, new.get(*column)))
+            .collect();
+        let values = values.join(", ");
         let sql = format!(
             "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({values})",
             self.target(),
@@ -223,7 +244,11 @@ impl Plan {
                 conditions.push(format!("{left} IS NULL"));
             } else {
                 parameters.push(Parameter { key: true, column });
-                conditions.push(self.equals(column, &left, &format!("${}", parameters.len())));
+                // Of the column's type and not of the operator's, which need not read the same text.
+                let cast = self.column(column).map_or("pg_catalog.text", |column| column.cast.as_str());
+                let right = self.parameter(column, parameters.len(), values.get(column));
+                let right = format!("{right}::{cast}");
+                conditions.push(self.equals(column, &left, &right));
             }
         }
         let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
@@ -240,10 +265,14 @@ impl Plan {
     /// Updates one row. Without anything to write it only counts it.
     pub(crate) fn update_row(&self, row: Row<'_>, written: &[usize]) -> Option<Statement> {
         let mut parameters = from_new(written);
+        let new: Vec<Value<'_>> = row.new()?.values().collect();
         let sets: Vec<String> = written
             .iter()
             .enumerate()
-            .map(|(n, column)| format!("{} = ${}", self.name(*column), n + 1))
+            .map(|(n, column)| {
+                let value = self.parameter(*column, n + 1, new.get(*column));
+                format!("{} = {value}", self.name(*column))
+            })
             .collect();
         let found = self.find(key_tuple(row)?, &mut parameters);
         let target = self.target();
@@ -273,7 +302,7 @@ impl Plan {
                 carried.push(format!("d.{}", self.name(column)));
             } else {
                 parameters.push(Parameter { key: false, column });
-                carried.push(format!("${}", parameters.len()));
+                carried.push(self.parameter(column, parameters.len(), values.get(column)));
             }
         }
         let found = self.find(key_tuple(row)?, &mut parameters);

@@ -29,10 +29,14 @@ pub(crate) struct TargetTable {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TargetColumn {
     pub(crate) name: String,
+    /// The base type's OID.
+    pub(crate) type_oid: u32,
     /// The base type without modifier, as SQL: casting a text to it checks no length, the assignment does.
     pub(crate) cast: String,
     /// A cast from text to the type is a function of the user's, which need not be the type's input.
     pub(crate) cast_is_function: bool,
+    /// The column's type is a domain, for which an operator of the base type is not always found.
+    pub(crate) domain: bool,
     /// The operator that the type's unique indexes compare by, as SQL; `None` for a type without one.
     pub(crate) equals: Option<String>,
     pub(crate) not_null: bool,

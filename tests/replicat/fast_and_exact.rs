@@ -141,3 +141,30 @@ async fn sets_give_what_single_changes_give() {
         histories(major, 40).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_group_is_never_refused() {
+    const SCHEMA: &str = "CREATE TABLE accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84));
+                          CREATE TABLE history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
+                          INSERT INTO accounts SELECT g, 1, 0, '' FROM generate_series(1, 1000) g";
+    let accounts = relation(1, "accounts", ReplicaIdentity::Default, &["aid!", "bid", "abalance", "filler"]);
+    let columns = ["tid", "bid", "aid", "delta", "mtime", "filler"];
+    let history = relation(2, "history", ReplicaIdentity::Default, &columns);
+    for major in Server::majors() {
+        let mut bench = Bench::new(major, SCHEMA).await;
+        for n in 0..1500_u32 {
+            let (aid, delta) = ((n * 7919 % 1000 + 1).to_string(), n.to_string());
+            let filler = " ".repeat(84);
+            let account = tuple(&[Some(&aid), Some("1"), Some(&delta), Some(&filler)]);
+            let note =
+                tuple(&[Some("1"), Some("1"), Some(&aid), Some(&delta), Some("2026-01-01 00:00:00"), None]);
+            bench.transaction(&[
+                Op::Update(Arc::clone(&accounts), None, account),
+                Op::Insert(Arc::clone(&history), note),
+            ]);
+        }
+        let (_, refused) = bench.apply_counting(bench.settings()).await.unwrap();
+        assert_eq!(refused, 0, "groups refused on {major}");
+        assert_eq!(bench.rows("history").await.len(), 1500);
+    }
+}

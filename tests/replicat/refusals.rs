@@ -51,7 +51,10 @@ async fn a_value_too_long_for_the_target_is_refused_and_never_cut() {
     let mut bench = bench().await;
     bench.transaction(&[insert("1", "sixsix")]);
     let error = bench.apply(bench.settings()).await.unwrap_err();
-    assert!(matches!(&error, Error::Row { reason: RowError::Server { code, .. }, .. } if code == "22001"), "{error}");
+    assert!(
+        matches!(&error, Error::Row { reason: RowError::Server { code, .. }, .. } if code == "22001"),
+        "{error}"
+    );
     assert!(!error.to_string().contains("sixsix"), "{error}");
     assert!(bench.rows("t").await.is_empty());
 }
@@ -85,7 +88,10 @@ async fn a_queued_row_is_shown_replayed_and_never_applied_twice() {
     // Still refused: stays queued.
     let error = irongate_apply::replay(&settings, Some(&[queued[0].id])).await.unwrap_err();
     assert!(matches!(error, Error::Row { .. }), "{error}");
-    bench.server.batch_in("target", "ALTER TABLE t DROP CONSTRAINT t_a_check; INSERT INTO t VALUES (8, 'x')").await;
+    bench
+        .server
+        .batch_in("target", "ALTER TABLE t DROP CONSTRAINT t_a_check; INSERT INTO t VALUES (8, 'x')")
+        .await;
     assert_eq!(irongate_apply::replay(&settings, None).await.unwrap(), 2);
     assert_eq!(irongate_apply::replay(&settings, None).await.unwrap(), 0);
     assert_eq!(bench.rows("t").await, ["(1,one)", "(2,bad)", "(3,three)"]);

@@ -10,11 +10,12 @@ use irongate_checkpoint::{Applied, CheckpointTable, checkpoint_setup};
 use irongate_postgres::Endpoint;
 use irongate_tests::{Server, TempDir};
 use irongate_trail::{
-    Begin, Column, Commit, CommitLsn, Directory, Lineage, Lsn, Position, Relation, ReplicaIdentity, ResumeLsn,
-    Timestamp, TupleBuilder, Writer, WriterOptions,
+    Begin, Column, Commit, CommitLsn, Directory, Lineage, Lsn, Position, Relation, ReplicaIdentity,
+    ResumeLsn, Timestamp, TupleBuilder, Writer, WriterOptions,
 };
 
-pub(crate) const LINEAGE: Lineage = Lineage { system_identifier: 7, timeline: 1, slot_incarnation: Lsn(0x100) };
+pub(crate) const LINEAGE: Lineage =
+    Lineage { system_identifier: 7, timeline: 1, slot_incarnation: Lsn(0x100) };
 pub(crate) const START: ResumeLsn = ResumeLsn(Lsn(0x1000));
 
 /// A relation of the source. A column whose name ends in `!` is part of the key.
@@ -66,7 +67,9 @@ impl Bench {
         let server = Server::start(major, &irongate_tests::Settings::new()).await;
         server.create_database("target").await;
         server.batch_in("target", schema).await;
-        for sql in checkpoint_setup("postgres").into_iter().chain(irongate_apply::error_queue_setup("postgres")) {
+        for sql in
+            checkpoint_setup("postgres").into_iter().chain(irongate_apply::error_queue_setup("postgres"))
+        {
             server.batch_in("target", &sql).await;
         }
         let dir = TempDir::new();
@@ -150,13 +153,21 @@ impl Bench {
 
     /// Applies all there is.
     pub(crate) async fn apply(&self, settings: ReplicatSettings) -> Result<Applied, irongate_apply::Error> {
+        self.apply_counting(settings).await.map(|(applied, _)| applied)
+    }
+
+    /// Applies all there is; also says how many groups were refused.
+    pub(crate) async fn apply_counting(
+        &self,
+        settings: ReplicatSettings,
+    ) -> Result<(Applied, u64), irongate_apply::Error> {
         let grouping = settings.grouping;
         let target = PostgresTarget::new(settings);
         let mut applier = Applier::new(TrailDirectory(self.trail()), target, grouping);
         loop {
             match applier.step().await? {
                 Step::Applied => {}
-                Step::Idle => return Ok(*applier.applied()),
+                Step::Idle => return Ok((*applier.applied(), applier.totals().refused)),
             }
         }
     }

@@ -49,7 +49,8 @@ SELECT a.attname, a.attnum, pg_catalog.format_type(e.oid, -1),
                        WHERE k.castsource = x.oid AND k.castmethod = 'b' AND k.castcontext = 'i')
          THEN 'OPERATOR(pg_catalog.=)'
        END,
-       a.attgenerated <> '', a.attidentity = 'a', a.attnotnull
+       a.attgenerated <> '', a.attidentity = 'a', a.attnotnull, e.oid,
+       e.oid <> a.atttypid
   FROM pg_catalog.pg_attribute a
   JOIN element e ON e.attnum = a.attnum
   JOIN pg_catalog.pg_type x ON x.oid = e.elem
@@ -106,6 +107,8 @@ impl TargetTable {
                 generated: row.try_get(5)?,
                 identity_always: row.try_get(6)?,
                 not_null: row.try_get(7)?,
+                type_oid: row.try_get(8)?,
+                domain: row.try_get(9)?,
             });
         }
         let widths = session.query(KEYS, &[&oid]).await?;

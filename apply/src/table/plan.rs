@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use irongate_postgres::sql::qualified;
 use irongate_trail::{Relation, ReplicaIdentity};
 
 use super::TargetTable;
@@ -31,6 +32,9 @@ pub(crate) struct Plan {
     pub(crate) table: TargetTable,
     /// For each source column its place at the target; `None` for one that is not written.
     pub(crate) columns: Vec<Option<usize>>,
+    /// For each source column the source's type, as SQL, where it is another than the target's: a value in binary says
+    /// something else there, or nothing.
+    pub(crate) foreign: Vec<Option<String>>,
     pub(crate) key: Key,
     /// Whether each source column belongs to the key.
     pub(crate) in_key: Vec<bool>,
@@ -69,6 +73,12 @@ impl Plan {
             .iter()
             .map(|column| place(&column.name).filter(|place| !table.columns[*place].generated))
             .collect();
+        let foreign = relation.columns.iter().zip(&columns).map(|(column, place)| {
+            let known = tokio_postgres::types::Type::from_oid(column.type_oid)?;
+            let differs = table.columns[(*place)?].type_oid != column.type_oid;
+            differs.then(|| qualified("pg_catalog", known.name()))
+        });
+        let foreign = foreign.collect();
         let key = key_of(relation, &table, key_columns, &columns)?;
         let in_key = match &key {
             Key::Columns { columns: key, .. } => {
@@ -89,6 +99,7 @@ impl Plan {
             relation: Arc::clone(relation),
             table,
             columns,
+            foreign,
             key,
             in_key,
             inserts_by_set,

@@ -35,10 +35,14 @@ const COPY_PIECE: usize = 256 * 1024;
 const MOST_STATEMENTS: usize = 2000;
 
 /// Settings of the session. The planner's are there because a set always finds its rows by an index: an estimate of the
-/// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat.
+/// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat, nor is
+/// what keeps others from writing to a standby by default.
 const SETTINGS: &str = "SET session_replication_role = replica; SET plan_cache_mode = force_generic_plan; \
      SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+     SET idle_session_timeout = 0; \
+     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'; \
+     SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; \
      SET row_security = off";
 
 pub(super) type Answer = Result<u64, tokio_postgres::Error>;
@@ -387,7 +391,8 @@ impl Ready {
     }
 
     fn set_parameters(&self) -> Option<usize> {
-        self.is_set.then_some(self.statement.parameters.len())
+        // COPY has columns, and no parameters.
+        self.is_set.then_some(if self.by_copy { 0 } else { self.statement.parameters.len() })
     }
 
     /// Sends the statement when first polled.
@@ -467,7 +472,7 @@ impl Alone {
                 let plan = &plans[relation];
                 let nothing = || Statement { sql: "SELECT 1 WHERE false".to_owned(), parameters: Vec::new() };
                 let (statement, operation) = match row {
-                    irongate_trail::Row::Insert { .. } => (Some(plan.insert_row()), "insert"),
+                    irongate_trail::Row::Insert { .. } => (Some(plan.insert_row(row)), "insert"),
                     irongate_trail::Row::Update { .. } if statement::needs_replace(plan, row) => {
                         (plan.replace_row(row), "update")
                     }
