@@ -18,13 +18,17 @@ pub(crate) type Parameters = HashMap<String, String>;
 
 /// Settings that decide how values are printed and names are found. Given at start-up they go before what role,
 /// database and the address's `options` set, so that every session of every process prints alike.
-const FIXED: [(&str, &str); 9] = [
+const FIXED: [(&str, &str); 11] = [
     ("client_encoding", "UTF8"),
     ("datestyle", "ISO, YMD"),
     ("intervalstyle", "postgres"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
     ("timezone", "UTC"),
+    // Of an amount of money the text is the locale's, and both sides must agree on one.
+    ("lc_monetary", "C"),
+    // Off, NULL in an array would be the word.
+    ("array_nulls", "on"),
     // Nothing but pg_catalog: a name means what it says.
     ("search_path", ""),
     // Else a role's setting could give XML values another form, and literals another meaning.
