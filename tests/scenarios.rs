@@ -1,0 +1,15 @@
+//! End to end on real servers: source → Extract → trail → Replicat → target, and at the end every row is compared.
+
+#[path = "scenarios/support.rs"]
+mod support;
+
+#[path = "scenarios/constraints.rs"]
+mod constraints;
+#[path = "scenarios/names.rs"]
+mod names;
+#[path = "scenarios/rows.rs"]
+mod rows;
+#[path = "scenarios/types.rs"]
+mod types;
+#[path = "scenarios/values.rs"]
+mod values;
