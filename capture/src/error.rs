@@ -6,6 +6,10 @@ use irongate_trail::{Lsn, Malformed};
 
 use crate::positions::Refusal;
 
+/// What the server says when a publication is younger than the slot: it is looked up as of the slot's place in the log.
+const UNDEFINED_OBJECT: &str = "42704";
+const PUBLICATION_HINT: &str = "irongate setup creates the publication before the slot; one that was made, or dropped and made again, after the slot is not there for it, so instantiate the flow again";
+
 /// Why capturing cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,10 +110,8 @@ impl Error {
                 "drop the slot (irongate teardown), set up the flow again (irongate setup), and instantiate it".to_owned()
             }
             Self::NotBinary { .. } => "let values travel as text".to_owned(),
-            Self::NoPublication { .. } => {
-                "irongate setup creates it; a publication that was dropped after its slot was made is lost to the slot, so instantiate the flow again"
-                    .to_owned()
-            }
+            Self::NoPublication { .. } => PUBLICATION_HINT.to_owned(),
+            Self::Postgres(error) if error.code() == Some(UNDEFINED_OBJECT) => PUBLICATION_HINT.to_owned(),
             Self::Version { needed, .. } => format!("upgrade the server to version {needed} or later"),
             Self::NoSideStorage => "ask for a stream without streamed transactions".to_owned(),
             Self::Refused(refusal) => return refusal.hint(),

@@ -166,6 +166,10 @@ impl Extract {
                 }
                 Err(error) if error.is_transient() => {
                     source.streaming = settings.source.streaming;
+                    // A server that is only slow must not be asked to begin again for ever.
+                    if matches!(error, Error::Silent(_)) && shown.mark == before {
+                        source.silence *= 2;
+                    }
                     let pause = back_off.next();
                     tracing::warn!(%error, hint = error.hint(), pause_seconds = pause.as_secs_f32(), "trying again");
                     shown.trouble(&error, pause);

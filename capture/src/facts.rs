@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) slot: Option<Slot>,
     /// Publications that do not exist.
     pub(crate) missing_publications: Vec<String>,
+    /// Publications that were made, or altered in themselves, behind the place up to which the slot keeps the catalogs.
+    pub(crate) young_publications: Vec<String>,
     /// Whether every published column may travel in binary.
     pub(crate) binary_safe: bool,
     /// `wal_sender_timeout`; zero is none.
@@ -30,9 +32,11 @@ pub(crate) async fn ask(
     slot: &str,
     publications: &[String],
 ) -> Result<Facts, Error> {
+    let (missing_publications, young_publications) = ask_publications(connection, slot, publications).await?;
     Ok(Facts {
         slot: ask_slot(connection, slot).await?,
-        missing_publications: ask_missing(connection, publications).await?,
+        missing_publications,
+        young_publications,
         binary_safe: ask_binary_safe(connection, publications).await?,
         wal_sender_timeout: ask_timeout(connection).await?,
     })
@@ -72,18 +76,26 @@ async fn ask_slot(connection: &mut ReplicationConnection, name: &str) -> Result<
     }))
 }
 
-async fn ask_missing(
+async fn ask_publications(
     connection: &mut ReplicationConnection,
+    slot: &str,
     publications: &[String],
-) -> Result<Vec<String>, Error> {
+) -> Result<(Vec<String>, Vec<String>), Error> {
     let found = connection
         .query(&format!(
-            "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN ({})",
+            "SELECT pubname, EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = {} \
+             AND pg_catalog.age(p.xmin) <= pg_catalog.age(s.catalog_xmin)) \
+             FROM pg_catalog.pg_publication p WHERE pubname IN ({})",
+            quote_literal(slot),
             literals(publications)
         ))
         .await?;
-    let is_there = |name: &String| found.rows.iter().any(|row| row.first() == Some(&Some(name.clone())));
-    Ok(publications.iter().filter(|name| !is_there(name)).cloned().collect())
+    let row = |name: &String| found.rows.iter().find(|row| row.first() == Some(&Some(name.clone())));
+    let is_young =
+        |name: &String| row(name).is_some_and(|row| row.get(1).and_then(Option::as_deref) == Some("t"));
+    let missing = publications.iter().filter(|name| row(name).is_none()).cloned().collect();
+    let young = publications.iter().filter(|name| is_young(name)).cloned().collect();
+    Ok((missing, young))
 }
 
 async fn ask_binary_safe(

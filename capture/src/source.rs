@@ -35,7 +35,8 @@ pub struct Source {
     /// Shortest time between two statuses that nobody asked for. Zero for a synchronous standby, whose every commit
     /// waits for one.
     pub status_interval: Duration,
-    /// After so long without a byte the server counts as gone.
+    /// After so long without a byte the server counts as gone; but never before twice its `wal_sender_timeout`, because
+    /// while it decodes a large transaction it may not look for questions sooner.
     pub silence: Duration,
 }
 
@@ -112,6 +113,15 @@ impl Connected {
         if let Some(name) = self.facts.missing_publications.first() {
             return Err(Error::NoPublication { name: name.clone() });
         }
+        // Up to 17 the server then fails. From 18 on it leaves out, with a warning in its own log, what was changed while
+        // the publication was not there. An altered option looks the same, so this cannot be a refusal.
+        for publication in &self.facts.young_publications {
+            tracing::warn!(
+                publication,
+                slot = source.slot,
+                "the publication was made or altered after the slot's place; if it was made again, changes before that are left out by the server: compare"
+            );
+        }
         Ok(start)
     }
 
@@ -145,7 +155,7 @@ impl Connected {
             decoder: Decoder::new(source.streaming),
             machine: Machine::new(settings, at, last_commit),
             feedback: Feedback::start(writer, at, pace),
-            silence: source.silence,
+            silence: source.silence.max(self.facts.wal_sender_timeout * 2),
         })
     }
 }

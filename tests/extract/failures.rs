@@ -90,7 +90,7 @@ async fn a_crashed_server_and_a_killed_extract_lose_and_repeat_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_falls_silent_is_left_and_found_again() {
     for major in Server::majors() {
-        let site = Site::new(major, &Settings::new(), TABLE).await;
+        let site = Site::new(major, &Settings::new().set("wal_sender_timeout", "1s"), TABLE).await;
         let mut settings = site.settings();
         settings.source.silence = Duration::from_secs(2);
         let extract = Running::start(settings);

@@ -67,3 +67,40 @@ async fn a_missing_publication_is_said_before_the_stream_begins() {
         assert!(matches!(&error, Error::NoPublication { name } if name == "csp"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_whose_log_was_removed_is_recognised_as_lost() {
+    for major in Server::majors() {
+        let settings = Settings::new().set("max_slot_wal_keep_size", "1MB").set("max_wal_size", "32MB");
+        let site = Site::new(major, &settings, TABLE).await;
+        let extract = site.run();
+        site.server.batch("INSERT INTO t VALUES (1, 'before')").await;
+        site.wait_for_transactions(1).await;
+        extract.stop().await;
+        for _ in 0..4 {
+            site.server
+                .batch("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 40000)")
+                .await;
+            site.server.batch("DROP TABLE filler").await;
+            site.server.batch("SELECT pg_switch_wal()").await;
+            site.server.batch("CHECKPOINT").await;
+        }
+        let error = site.run().fails().await;
+        let Error::Refused(refusal) = &error else { panic!("{error}") };
+        assert!(matches!(&refusal.reason, Reason::Lost { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("instantiate"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_is_younger_than_its_slot_is_refused_by_servers_before_18() {
+    // From 18 on the server leaves the changes out with no more than a warning.
+    for major in Server::majors().into_iter().filter(|major| *major < 18) {
+        let site = Site::new(major, &Settings::new(), TABLE).await;
+        site.server.batch("DROP PUBLICATION csp; INSERT INTO t VALUES (1, 'in between')").await;
+        site.server.batch("CREATE PUBLICATION csp FOR TABLE t").await;
+        site.server.batch("INSERT INTO t VALUES (2, 'after')").await;
+        let error = site.run().fails().await;
+        assert!(error.hint().is_some_and(|hint| hint.contains("instantiate")), "PostgreSQL {major}: {error}");
+    }
+}
