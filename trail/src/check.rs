@@ -18,6 +18,9 @@ use crate::mark::{self, DURABLE};
 use crate::reader::main_files;
 use crate::storage::Storage;
 
+/// So many findings are listed; more are counted.
+pub const MAX_FINDINGS: usize = 1000;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
@@ -78,6 +81,8 @@ pub struct Report {
     pub files: Vec<CheckedFile>,
     /// What is not as it should be, in the order of files and offsets as far as they have one.
     pub findings: Vec<Finding>,
+    /// Findings beyond the [`MAX_FINDINGS`] that are listed.
+    pub not_listed: u64,
     /// How far the trail was durable when the check began.
     pub durable: Option<Mark>,
     /// The registered readers and how far they were.
@@ -91,7 +96,7 @@ pub struct Report {
 impl Report {
     /// Whether nothing that was vouched for is missing or wrong.
     pub fn is_sound(&self) -> bool {
-        self.findings.iter().all(|finding| finding.severity < Severity::Damaged)
+        self.not_listed == 0 && self.findings.iter().all(|finding| finding.severity < Severity::Damaged)
     }
 
     /// Whole transactions in all files.
@@ -124,6 +129,7 @@ struct Check<'a> {
     being_written: bool,
     last: u64,
     findings: Vec<Finding>,
+    not_listed: u64,
     adopted: HashSet<String>,
     before: Option<Before>,
     /// What the trail says at the place of the mark.
@@ -143,7 +149,12 @@ impl Check<'_> {
         if severity == Severity::Torn && self.being_written {
             return;
         }
-        self.findings.push(Finding { severity, file: file.to_owned(), offset, reason: reason.into() });
+        if self.findings.len() < MAX_FINDINGS {
+            let (file, reason) = (file.to_owned(), reason.into());
+            self.findings.push(Finding { severity, file, offset, reason });
+        } else {
+            self.not_listed += 1;
+        }
     }
 
     /// Something wrong at a place of a main file.
@@ -170,6 +181,7 @@ pub fn check(storage: &Arc<dyn Storage>, mut each: impl FnMut(&CheckedFile)) -> 
         being_written: is_being_written,
         last,
         findings: Vec::new(),
+        not_listed: 0,
         adopted: HashSet::new(),
         before: None,
         at_mark: None,
@@ -197,7 +209,8 @@ pub fn check(storage: &Arc<dyn Storage>, mut each: impl FnMut(&CheckedFile)) -> 
         check.reader(name, mark, &seqnos);
     }
     check.leftovers(&seqnos)?;
-    Ok(Report { files, findings: check.findings, durable, readers, lineages, is_being_written })
+    let Check { findings, not_listed, .. } = check;
+    Ok(Report { files, findings, not_listed, durable, readers, lineages, is_being_written })
 }
 
 impl Check<'_> {

@@ -73,6 +73,20 @@ pub enum Error {
     /// There is a trail, but nobody vouches for anything in it.
     #[error("the trail in \"{}\" has no durable mark: its writer has vouched for nothing yet", .0.display())]
     NotDurable(PathBuf),
+    /// The trail does not come up to the transaction to begin after: its mark is older than the reader's, as a power cut may
+    /// leave it, or it was cut back.
+    #[error(
+        "the trail in \"{}\" is durable up to commit {durable} only, before commit {commit}",
+        directory.display()
+    )]
+    Behind {
+        /// The trail.
+        directory: PathBuf,
+        /// The transaction to go on after.
+        commit: CommitLsn,
+        /// The last one that is durable.
+        durable: CommitLsn,
+    },
     /// The trail is shorter than what was read of it: a disk lost what it had promised, and the writer began again before.
     #[error(
         "the trail in \"{}\" was cut back to {now} when it had been read to {read}",
@@ -134,7 +148,7 @@ impl Error {
                     | io::ErrorKind::TimedOut
                     | io::ErrorKind::ResourceBusy
             ),
-            Self::InUse(_) | Self::NotDurable(_) | Self::CutBack { .. } => true,
+            Self::InUse(_) | Self::NotDurable(_) | Self::Behind { .. } | Self::CutBack { .. } => true,
             _ => false,
         }
     }
@@ -170,6 +184,9 @@ impl Error {
             }
             Self::NotDurable(_) => {
                 "start its writer: that examines the files and vouches for what is sound".to_owned()
+            }
+            Self::Behind { .. } => {
+                "start its writer: that examines the files and captures what is missing; if it has done so, the trail was written anew: instantiate the flow again".to_owned()
             }
             Self::CutBack { .. } => {
                 "start again: what was cut off is captured anew, and what was read is passed over".to_owned()

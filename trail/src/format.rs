@@ -41,8 +41,8 @@
 //! # Records
 //!
 //! ```text
-//!  0  4  length of kind and body, 1 … 2³¹
-//!  4  4  CRC32C of the length, the kind and the body
+//!  0  4  CRC32C of the length, the kind and the body
+//!  4  4  length of kind and body, 1 … 2³¹
 //!  8  1  kind
 //!  9  …  body
 //! ```
@@ -333,16 +333,10 @@ pub(crate) fn append(into: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8
     into.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, kind]);
     fill(into);
     let length = (into.len() - start - FRAME) as u32;
-    into[start..start + 4].copy_from_slice(&length.to_be_bytes());
-    let crc = checksum(length, &into[start + FRAME..]);
-    into[start + 4..start + FRAME].copy_from_slice(&crc.to_be_bytes());
+    into[start + 4..start + FRAME].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c::crc32c(&into[start + 4..]);
+    into[start..start + 4].copy_from_slice(&crc.to_be_bytes());
     crc
-}
-
-/// CRC of a record.
-#[inline]
-pub(crate) fn checksum(length: u32, kind_and_body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&length.to_be_bytes()), kind_and_body)
 }
 
 /// A record, not yet understood.
@@ -355,8 +349,8 @@ pub(crate) struct Record<'a> {
 
 /// The length of the record at the start of `bytes`, frame included, if so much of it is there.
 pub(crate) fn record_length(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
-    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
-    match u32::from_be_bytes(*length) {
+    let Some(front) = bytes.first_chunk::<FRAME>() else { return Ok(None) };
+    match u32::from_be_bytes([front[4], front[5], front[6], front[7]]) {
         length @ 1..=MAX_RECORD => Ok(Some(length as usize + FRAME)),
         _ => Err(Malformed("the record's length is impossible")),
     }
@@ -365,12 +359,13 @@ pub(crate) fn record_length(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
 /// Checks a record, of which `bytes` is the whole.
 #[inline]
 pub(crate) fn check(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
-    let (front, rest) = bytes.split_first_chunk::<FRAME>().ok_or(Malformed("the record ends early"))?;
-    let crc = u32::from_be_bytes([front[4], front[5], front[6], front[7]]);
-    let (kind, body) = rest.split_first().ok_or(Malformed("the record ends early"))?;
-    if checksum(rest.len() as u32, rest) != crc {
+    let (crc, covered) = bytes.split_first_chunk::<4>().ok_or(Malformed("the record ends early"))?;
+    let crc = u32::from_be_bytes(*crc);
+    if crc32c::crc32c(covered) != crc {
         return Err(Malformed("the record's checksum is wrong"));
     }
+    let (kind, body) =
+        covered.get(4..).and_then(<[u8]>::split_first).ok_or(Malformed("the record ends early"))?;
     Ok(Record { kind: *kind, body, crc })
 }
 

@@ -22,7 +22,7 @@ mod tuple;
 mod writer;
 
 pub use change::{Message, Old, Row, Truncate};
-pub use check::{CheckedFile, Finding, Report, Severity, check};
+pub use check::{CheckedFile, Finding, MAX_FINDINGS, Report, Severity, check};
 pub use dump::{Dump, DumpFilter, DumpFormat, DumpOptions, KeyValue, Operation};
 pub use error::{Error, Malformed};
 pub use format::Mark;

@@ -86,16 +86,22 @@ pub fn purge(storage: &dyn Storage, policy: &PurgePolicy) -> Result<Purged, Erro
             purged.kept_by = Some((name.clone(), slowest.position));
             break;
         }
+        if purged.removed.is_empty() {
+            // A power cut must not bring back an older mark, the writer's or a reader's, that stands in what is removed.
+            mark::sync(storage)?;
+            storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
+        }
         purged.remove(storage, file)?;
         storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
         left -= 1;
     }
-    let names = storage.list().map_err(Error::io("list", storage.path("")))?;
-    for name in names {
-        if format::adopter(&name).is_some_and(|seqno| seqno < first) {
-            purged.remove(storage, name)?;
-        }
+    let mut names = storage.list().map_err(Error::io("list", storage.path("")))?;
+    names.retain(|name| format::adopter(name).is_some_and(|seqno| seqno < first));
+    if !names.is_empty() {
+        // Also for a main file that an earlier purge removed and had no time to make sure of.
+        storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
     }
+    names.into_iter().try_for_each(|name| purged.remove(storage, name))?;
     Ok(purged)
 }
 

@@ -64,11 +64,13 @@ impl Records {
     ) -> Result<(Self, FileHeader), Error> {
         let file = open_file(&**storage, name)?;
         let (header, length) = header_of(&**storage, name, &*file, expected)?;
+        // A small file, as most side files of a bulk of small transactions are, does not need all of it.
+        let there = file.length().map_err(Error::io("read", storage.path(name)))?.min(limit);
         let records = Self {
             file,
             storage: Arc::clone(storage),
             name: name.to_owned(),
-            buffer: vec![0; READ_AHEAD],
+            buffer: vec![0; READ_AHEAD.min(there as usize)],
             start: 0,
             end: 0,
             offset: length,
@@ -114,6 +116,9 @@ impl Records {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
+        if self.buffer.len() < READ_AHEAD && self.length()? > self.offset + self.buffer.len() as u64 {
+            self.buffer.resize(READ_AHEAD, 0);
+        }
         if wanted > self.buffer.len() {
             // Room is made for bytes that are really there, so that a damaged length cannot exhaust memory.
             if self.length()?.min(self.limit).saturating_sub(self.offset) < wanted as u64 {

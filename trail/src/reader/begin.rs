@@ -18,8 +18,9 @@ impl Reader {
     /// Opens a trail to follow it as far as it is durable.
     ///
     /// # Errors
-    /// [`Error::Missing`]; [`Error::NotDurable`] as long as nobody vouches for what is there; [`Error::NotInTrail`] or
-    /// [`Error::Lineage`] when the place to begin at is not there; [`Error::Gap`], [`Error::Damaged`],
+    /// [`Error::Missing`]; [`Error::NotDurable`] as long as nobody vouches for what is there; [`Error::Behind`] as long as
+    /// the place to begin at is not durable again; [`Error::NotInTrail`] or [`Error::Lineage`] when it is not there;
+    /// [`Error::Gap`], [`Error::Damaged`],
     /// [`Error::Version`], [`Error::Io`].
     pub fn open(storage: Arc<dyn Storage>, begins: Begins) -> Result<Self, Error> {
         let mut view = DurableView::new(&storage);
@@ -145,6 +146,11 @@ fn find(
             continue;
         }
         same = true;
+        if seqno == mark.position.seqno && commit > mark.commit_lsn {
+            // What the reader stands behind is there, or comes again; until then purge may take what lies before it.
+            let (directory, durable) = (storage.path(""), mark.commit_lsn);
+            return Err(Error::Behind { directory, commit, durable });
+        }
         // It follows the very commit, or begins no later than the place to begin at.
         let follows = header.previous == commit && commit != CommitLsn::default();
         if follows || (header.previous <= commit && header.resume_lsn <= resume) {

@@ -17,7 +17,7 @@ mod source;
 use run::Run;
 
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("TRAIL_SEEDS") else { return 0..400 };
+    let Ok(text) = std::env::var("TRAIL_SEEDS") else { return 0..200 };
     let parse = |text: &str| text.parse().expect("TRAIL_SEEDS is a number or first..last");
     match text.split_once("..") {
         Some((first, last)) => parse(first)..parse(last),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use irongate_trail::{
-    Begins, CommitLsn, Error, Item, Lineage, Lsn, Mark, Message, Progress, Reader, ResumeLsn, Storage,
-    SyncJob, Timestamp, Writer, WriterOptions, register_reader,
+    Begins, CommitLsn, Error, Item, Lineage, Lsn, Mark, Message, Progress, PurgePolicy, Reader, ResumeLsn,
+    Severity, Storage, SyncJob, Timestamp, Writer, WriterOptions, check, purge, register_reader,
 };
 
 use crate::disk::{Dice, Disk, Fault};
@@ -107,6 +107,12 @@ impl Run {
                 self.stop_the_machine();
                 continue;
             }
+            if self.dice.once_in(10) && !self.disk.has_stopped() {
+                self.purge();
+            }
+            if self.dice.once_in(30) && !self.disk.has_stopped() {
+                self.check();
+            }
             let result = self.act();
             self.judge(result);
             if !self.disk.has_stopped() && self.dice.once_in(2) {
@@ -122,12 +128,14 @@ impl Run {
             self.restart();
         }
         self.disk.set_capacity(None);
+        self.disk.fail_no_more();
         let result = self.synced();
         self.judge(result);
         if self.writer.is_some() {
             self.read(u64::MAX);
             assert_eq!(self.whole.number, self.next - 1, "everything committed is read at the end");
             assert_eq!(self.checkpointed.number, self.next - 1);
+            self.check();
         }
         Told { crashes: self.crashes, committed: self.commits }
     }
@@ -155,6 +163,30 @@ impl Run {
         } else {
             self.reconnect();
         }
+    }
+
+    /// Whoever is not registered may lose what he stands in, and begins anew.
+    fn purge(&mut self) {
+        let policy = PurgePolicy { min_files: self.dice.below(4) as usize, ..PurgePolicy::default() };
+        match purge(&*self.storage, &policy) {
+            Ok(purged) if purged.removed.is_empty() => {}
+            Ok(_) => self.whole = Seen::new(),
+            Err(error) => {
+                self.whole = Seen::new();
+                let failed = error.to_string().contains("sync failed");
+                assert!(self.disk.has_stopped() || failed, "{error}");
+            }
+        }
+    }
+
+    /// What a check has to say of a trail that has lived through all this. A side file that is being streamed is no finding
+    /// while the writer lives, nor is what it has not synced yet.
+    fn check(&mut self) {
+        let report = check(&self.storage, |_| {}).unwrap_or_else(|error| panic!("{error}"));
+        assert!(report.is_being_written);
+        let worst =
+            report.findings.iter().filter(|finding| finding.severity > Severity::Orphan).collect::<Vec<_>>();
+        assert!(worst.is_empty(), "{worst:?}");
     }
 
     fn end_the_process(&mut self) {
@@ -446,8 +478,14 @@ impl Run {
     fn follow(&mut self, seen: &mut Seen, begins: Begins, mut count: u64) {
         if seen.reader.is_none() {
             match Reader::open(Arc::clone(&self.storage), begins) {
-                Ok(reader) => seen.reader = Some(reader),
+                Ok(reader) => {
+                    if matches!(begins, Begins::First) {
+                        seen.number = Transaction::number(reader.previous());
+                    }
+                    seen.reader = Some(reader);
+                }
                 Err(Error::Missing(_) | Error::NotDurable(_)) => return,
+                Err(Error::Behind { .. }) if self.writer.is_none() => return,
                 Err(error) => panic!("{error}"),
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use irongate_trail::{
     Begin, Column, Commit, CommitLsn, Item, Lsn, Message, Relation, ReplicaIdentity, ResumeLsn, Row,
-    Timestamp, Truncate, TupleBuilder,
+    Timestamp, Truncate, TupleBuilder, Value,
 };
 
 use crate::disk::Dice;
@@ -79,6 +79,7 @@ pub(crate) fn transaction(seed: u64, number: u64) -> Transaction {
         let length = if long { dice.below(120_000) } else { dice.below(900) } as usize;
         let text = format!("{number}.{place}.").repeat(length / 8 + 1);
         let new = TupleBuilder::new().text(&text);
+        let new = (0..version).fold(new, |tuple, _| tuple.value(Value::Null));
         let tuple = |kind: &[u8]| [kind, new.as_tuple().as_bytes()].concat();
         let change = match dice.below(12) {
             0 => Change::Truncate(relation),
