@@ -1,7 +1,10 @@
 //! The laws of the house that no compiler knows: which crate may use which, how long a file may be, what may not be in
 //! it. Each says what to do instead.
 
-#![expect(clippy::unwrap_used, reason = "what is not as expected here fails the test, and the panic says where")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "what is not as expected here fails the test, and the panic says where"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
