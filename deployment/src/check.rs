@@ -162,7 +162,7 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
         if let Some(target) = &target {
             roles::target(target, flow, &survey, &mut findings).await;
             counterpart::target(&source, target, flow, &survey, &mut findings).await;
-            encoding::pair(&source, target, &survey, &mut findings);
+            encoding::pair(&source, target, &mut findings);
         }
     }
     findings.0.sort_by_key(|finding| finding.severity);

@@ -43,6 +43,16 @@ pub enum Error {
         /// What went wrong.
         source: Box<irongate_postgres::Error>,
     },
+    /// The flow's trail lies on the machine of another site.
+    #[error("flow \"{flow}\" runs at site \"{at}\", and this is site \"{site}\"")]
+    Elsewhere {
+        /// The flow.
+        flow: String,
+        /// The site that runs it.
+        at: String,
+        /// The site of this process.
+        site: String,
+    },
     /// Something is lacking that only an administrator can give.
     #[error("database \"{end}\" has no address for its administrator")]
     NoAdmin {
@@ -166,6 +176,7 @@ impl Error {
             Self::Unreadable { .. }
             | Self::Configuration(_)
             | Self::Unknown { .. }
+            | Self::Elsewhere { .. }
             | Self::NoAdmin { .. }
             | Self::Password { .. }
             | Self::NothingSelected { .. }
@@ -198,6 +209,9 @@ impl Error {
             Self::Copy { source, .. } => {
                 source.hint().or_else(|| Some("mend the table at the target, then instantiate again".into()))
             }
+            Self::Elsewhere { at, .. } => Some(format!(
+                "run the command on the machine of site \"{at}\", or correct \"at\" of the flow or \"site\""
+            )),
             Self::NoAdmin { end, .. } => Some(format!(
                 "add admin_uri to [databases.{end}], or have the statements of irongate setup --print-sql run"
             )),

@@ -81,6 +81,7 @@ pub struct Instantiated {
 /// Needs what set-up makes (roles, rights, publication, checkpoint table) and no administrator.
 ///
 /// # Errors
+/// [`Error::Elsewhere`] where the configuration says that this process stands at another site than the flow's trail;
 /// [`Error::NotEmpty`] for tables with rows; [`Error::TargetTables`] for what the target lacks;
 /// [`Error::Checkpoint`] when a group of the flow runs, here or elsewhere; [`Error::Blocked`], [`Error::Slot`],
 /// [`Error::Database`], [`Error::Copy`], [`Error::Trail`].
@@ -92,6 +93,10 @@ pub async fn instantiate(
     options: &Instantiate,
     progress: &mut Report<'_>,
 ) -> Result<Instantiated, Error> {
+    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
+        let (flow, at) = (flow.name.clone(), flow.at.clone());
+        return Err(Error::Elsewhere { flow, at, site: site.clone() });
+    }
     let _locks = lock_groups(configuration, flow)?;
     let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
     let mut at_target = Target::open(&target, flow).await?;

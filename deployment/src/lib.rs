@@ -1,6 +1,6 @@
 //! The configuration file and what it describes: preflight, set-up, instantiate.
 //!
-//! * [`Configuration`]: one TOML file for the whole deployment; what it describes as [groups](crate::groups) and the
+//! * [`Configuration`]: one TOML file for the whole deployment; what it describes as [groups] and the
 //!   settings of each.
 //! * [`check()`]: what would keep a flow from running, found before it does.
 //! * [`setup()`] and [`teardown()`]: what the servers must hold, as [`Statement`]s that can be read before they are run.

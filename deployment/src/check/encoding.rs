@@ -1,14 +1,11 @@
 //! Whether text means the same at both ends.
 
 use super::{Findings, Side};
-use crate::setup::Survey;
 
-/// `pg_type.oid` of `money`.
-const MONEY: u32 = 790;
 /// The encoding that is none: any bytes are text.
 const NONE: &str = "SQL_ASCII";
 
-pub(super) fn pair(source: &Side<'_>, target: &Side<'_>, survey: &Survey, findings: &mut Findings) {
+pub(super) fn pair(source: &Side<'_>, target: &Side<'_>, findings: &mut Findings) {
     let (from, to) = (&source.facts, &target.facts);
     let remake = |what: &str, value: &str| format!("create the target's database with {what} '{value}'");
     if from.encoding != to.encoding {
@@ -49,22 +46,6 @@ pub(super) fn pair(source: &Side<'_>, target: &Side<'_>, survey: &Survey, findin
                 remake(what, source_has),
             );
         }
-    }
-    let money = survey
-        .selection
-        .streamed
-        .iter()
-        .any(|table| table.columns.iter().any(|column| column.base_type_oid == MONEY));
-    if money && normal(&from.lc_monetary) != normal(&to.lc_monetary) {
-        findings.error(
-            &target.end,
-            "setting \"lc_monetary\"",
-            format!(
-                "it is \"{}\" and the source's is \"{}\": values of type money are read otherwise than written",
-                to.lc_monetary, from.lc_monetary
-            ),
-            format!("ALTER SYSTEM SET lc_monetary = '{}'; SELECT pg_reload_conf()", from.lc_monetary),
-        );
     }
 }
 

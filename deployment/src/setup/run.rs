@@ -17,8 +17,8 @@ use crate::statement::Statement;
 /// What set-up is to do.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The site where this process stands. Slots and trails of flows that run at another are left to that one; without a
-    /// name, all of them are made here.
+    /// The site where this process stands, else the configuration's. Slots and trails of flows that run at another are
+    /// left to that one; without a name, all of them are made here.
     pub site: Option<String>,
     /// Flows begin here although their source has rows already: the target is known to have them.
     pub start_here: bool,
@@ -67,7 +67,7 @@ pub async fn setup(
     }
     drop(sessions);
     for flow in flows {
-        if let Some(site) = &options.site
+        if let Some(site) = options.site.as_ref().or(configuration.site.as_ref())
             && flow.at != *site
         {
             progress(Event::Note(format!(

@@ -227,3 +227,71 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use irongate_trail::Lsn;
+
+    use super::*;
+
+    fn begin(directory: &Path, incarnation: u64) -> Begin {
+        let start = Lsn(incarnation);
+        Begin {
+            directory: directory.to_owned(),
+            flow: "f".into(),
+            reader: "f-replicat".into(),
+            lineage: Lineage { system_identifier: 1, timeline: 1, slot_incarnation: start },
+            start: ResumeLsn(start),
+            server_version: 150_018,
+            file_size: 64 << 10,
+        }
+    }
+
+    fn lineage_of(directory: &Path) -> Lineage {
+        let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
+        Writer::open(storage, WriterOptions::new("f", Lineage::default()), None).unwrap().0.lineage()
+    }
+
+    #[test]
+    fn a_trail_is_made_where_there_is_none_and_goes_on_in_a_new_lineage_where_there_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path().join("trail/f");
+        let first = begin(&directory, 100).run().unwrap();
+        assert_eq!(lineage_of(&directory).slot_incarnation, Lsn(100));
+        let second = begin(&directory, 200).run().unwrap();
+        assert!(second.seqno > first.seqno, "{first} {second}");
+        assert_eq!(lineage_of(&directory).slot_incarnation, Lsn(200));
+        let storage = Directory::new(&directory);
+        let mark = irongate_trail::durable(&storage).unwrap().unwrap();
+        assert_eq!((mark.resume_lsn, mark.position), (ResumeLsn(Lsn(200)), second));
+        let readers = irongate_trail::readers(&storage).unwrap();
+        assert_eq!((readers[0].0.as_str(), readers[0].1.position), ("f-replicat", second));
+    }
+
+    #[test]
+    fn a_trail_whose_making_was_cut_off_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        begin(dir.path(), 100).run().unwrap();
+        let whole = std::fs::read(dir.path().join("000000001.trail")).unwrap();
+        for length in [0, 1, 20, whole.len() - 1] {
+            for name in std::fs::read_dir(dir.path()).unwrap() {
+                std::fs::remove_file(name.unwrap().path()).unwrap();
+            }
+            std::fs::write(dir.path().join("000000001.trail"), &whole[..length]).unwrap();
+            begin(dir.path(), 300).run().unwrap_or_else(|error| panic!("{length} bytes: {error}"));
+            assert_eq!(lineage_of(dir.path()).slot_incarnation, Lsn(300), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_trail_that_was_promised_and_is_damaged_is_not_thrown_away() {
+        let dir = tempfile::tempdir().unwrap();
+        begin(dir.path(), 100).run().unwrap();
+        let path = dir.path().join("000000001.trail");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[10] ^= 0xff;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(begin(dir.path(), 200).run(), Err(Error::Trail(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+}

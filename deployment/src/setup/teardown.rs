@@ -18,11 +18,12 @@ use crate::statement::Statement;
 /// [`Error::Database`] when a server cannot be asked; [`Error::Slot`] for a slot that is in use.
 pub async fn teardown_plan(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Statement>, Error> {
     let (mut early, mut late) = (Vec::new(), Vec::new());
-    let remaining: Vec<&Flow> = configuration
-        .flows
-        .values()
-        .filter(|flow| !flows.iter().any(|gone| gone.name == flow.name))
-        .collect();
+    let mut remaining: Vec<&Flow> = Vec::new();
+    for other in configuration.flows.values() {
+        if !flows.iter().any(|gone| gone.name == other.name) && is_set_up(configuration, other).await {
+            remaining.push(other);
+        }
+    }
     for flow in flows {
         let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
         early.extend(at_source(&source, flow).await?);
@@ -45,6 +46,19 @@ pub async fn teardown_plan(configuration: &Configuration, flows: &[&Flow]) -> Re
         }
     }
     Ok(plan)
+}
+
+/// Whether a flow has something that only set-up makes. One whose source cannot be asked is taken for one that has.
+async fn is_set_up(configuration: &Configuration, flow: &Flow) -> bool {
+    let ask = async {
+        let source = End::source(configuration, flow)?;
+        let session = reading(&source).await?;
+        let failed = |error| source.failed("read the catalog", error);
+        let publication = catalog::publication(&session, &flow.publication).await.map_err(failed)?;
+        let slot = catalog::slot(&session, &flow.slot).await.map_err(failed)?;
+        Ok::<bool, Error>(publication.is_some() || slot.is_some())
+    };
+    ask.await.unwrap_or(true)
 }
 
 fn same_cluster(configuration: &Configuration, one: &Statement, other: &Statement) -> bool {

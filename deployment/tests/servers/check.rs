@@ -533,12 +533,11 @@ async fn encodings_and_locales_that_do_not_fit_are_named() {
     let major = server::majors()[0];
     let source = Server::start(major, "");
     let target = Server::start_with(major, "", &["--encoding=LATIN1", "--locale=C"]);
-    let world = World::new((&source, &target), "CREATE TABLE m (id int PRIMARY KEY, v money)", FLOW).await;
+    let world = World::new((&source, &target), "CREATE TABLE m (id int PRIMARY KEY)", FLOW).await;
     world.setup().await;
     let found = shown(&alarms(&world).await);
     assert!(found.contains("it is LATIN1, which lacks characters of the source's UTF8"), "{found}");
     assert!(found.contains("collation (LC_COLLATE)") && found.contains("collation (LC_CTYPE)"), "{found}");
-    assert!(found.contains("setting \"lc_monetary\""), "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ const TABLES: &str = "
     CREATE TABLE part (id int PRIMARY KEY, t text) PARTITION BY RANGE (id);
     CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (1000);
     CREATE TABLE part_2 PARTITION OF part FOR VALUES FROM (1000) TO (2000);
-    CREATE TABLE no_columns (); CREATE SEQUENCE free;
+    CREATE TABLE no_columns (); ALTER TABLE no_columns REPLICA IDENTITY FULL; CREATE SEQUENCE free;
     CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''a trigger fired''; END';";
 
 const ROWS: &str = r#"
@@ -138,6 +138,11 @@ async fn under_live_writes_copy_and_stream_meet_without_gap_or_overlap() {
             let replicat = Replicat::new(world.configuration.replicat_settings(world.flow()).unwrap());
             let replicat = tokio::spawn(replicat.run(until(ended)));
             tokio::time::sleep(Duration::from_secs(1)).await;
+            // A flow that works raises no alarm.
+            let findings = irongate_deployment::check(&world.configuration, &[world.flow()]).await.unwrap();
+            let alarm =
+                findings.iter().find(|finding| finding.severity != irongate_deployment::Severity::Note);
+            assert_eq!(alarm, None);
             stop.store(true, Ordering::Relaxed);
             (end, extract, replicat)
         };
@@ -345,4 +350,90 @@ async fn what_the_target_lacks_is_listed_before_anything_is_done() {
     ] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+/// The part of the tests below that runs in a process of its own, to be killed or measured: loads the flow of a
+/// configuration file once and says how much memory that took at the most.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by other tests in a process of its own"]
+async fn a_process_that_loads() {
+    let file = std::env::var_os("IRONGATE_ORDER_CONFIGURATION").unwrap();
+    let configuration = irongate_deployment::Configuration::load(file.as_ref()).unwrap();
+    let flow = configuration.flows.values().next().unwrap();
+    let options = Instantiate { truncate: true, ..Instantiate::default() };
+    instantiate(&configuration, flow, &options, &mut ignore).await.unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    std::fs::write(configuration.state_directory.join("peak"), peak.trim().trim_end_matches(" kB")).unwrap();
+}
+
+fn loader(world: &World<'_>) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "instantiate::a_process_that_loads", "--ignored", "--quiet"])
+        .env("IRONGATE_ORDER_CONFIGURATION", world.dir.path().join("irongate.toml"))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loader_that_is_killed_anywhere_leaves_nothing_or_everything() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    world.at_source(ROWS).await;
+    world.setup().await;
+    let begin = Instant::now();
+    assert!(loader(&world).wait().unwrap().success());
+    let whole = begin.elapsed();
+    let rows =
+        "SELECT (SELECT count(*) FROM kinds) + (SELECT count(*) FROM part) + (SELECT count(*) FROM counter)";
+    let state = "SELECT max(slot_incarnation)::text FROM irongate.checkpoint";
+    let mut replaced = 0;
+    for step in 0..12 {
+        let before = world.ask_target(state).await;
+        let mut child = loader(&world);
+        tokio::time::sleep(whole * step / 12).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let begin = Instant::now();
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'irongate%' AND datname = current_database()";
+        while world.ask_target(active).await != "0" || world.ask_source(active).await != "0" {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // The old rows with the old checkpoint, or the new ones with the new.
+        assert_eq!(world.ask_target(rows).await, "2503");
+        replaced += u32::from(world.ask_target(state).await != before);
+    }
+    assert!(replaced < 12, "none was cut off");
+    assert!(loader(&world).wait().unwrap().success());
+    assert_eq!(digests(world.source, &world.name).await, digests(world.target, &world.name).await);
+    let slots = format!("SELECT count(*) FROM pg_replication_slots WHERE database = '{}'", world.name);
+    assert_eq!(world.ask_source(&slots).await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_the_amount_of_rows() {
+    let world = World::new(refs(&pairs()[0]), "CREATE TABLE big (id int PRIMARY KEY, t text)", FLOW).await;
+    world
+        .at_source("INSERT INTO big SELECT g, repeat(md5(g::text), 32768) FROM generate_series(1, 300) g")
+        .await;
+    world.setup().await;
+    assert!(loader(&world).wait().unwrap().success());
+    assert_eq!(world.ask_target("SELECT sum(octet_length(t)) FROM big").await, (300 << 20).to_string());
+    let peak = std::fs::read_to_string(world.configuration.state_directory.join("peak")).unwrap();
+    let peak: u64 = peak.parse().unwrap();
+    assert!(peak < 128 * 1024, "{peak} KiB for 300 MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_of_another_site_is_not_made_here() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    world.setup().await;
+    let elsewhere =
+        irongate_deployment::Configuration { site: Some("a".into()), ..world.configuration.clone() };
+    let flow = elsewhere.flow(&world.name).unwrap();
+    let error = instantiate(&elsewhere, flow, &Instantiate::default(), &mut ignore).await.unwrap_err();
+    assert!(matches!(error, Error::Elsewhere { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("site \"b\""));
 }

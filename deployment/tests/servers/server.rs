@@ -114,6 +114,7 @@ impl Server {
         let settings = format!(
             "\nlisten_addresses = ''\nunix_socket_directories = '{}'\nwal_level = logical\nmax_wal_senders = 50\n\
              max_replication_slots = 100\nmax_connections = 200\nmax_prepared_transactions = 10\ntrack_commit_timestamp = on\nfsync = off\n\
+             dynamic_shared_memory_type = mmap\n\
              log_statement = all\nshared_buffers = 16MB\nlc_messages = 'C'\n{settings}\n",
             server.dir.display()
         );

@@ -264,3 +264,32 @@ async fn what_only_an_administrator_can_give_is_said_where_there_is_none() {
     assert!(matches!(error, Error::NoAdmin { .. }), "{error}");
     assert!(error.hint().unwrap().contains("--print-sql"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_flow_needs_survives_the_tear_down_of_the_first() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    let path = world.dir.path().join("irongate.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let both = format!(
+        "{text}[flows.{0}_back]\ndatabase = \"db\"\nfrom = \"b\"\nto = \"a\"\n{FLOW}\n\
+                        [flows.{0}_more]\ndatabase = \"db\"\nfrom = \"a\"\nto = \"b\"\ntables = [\"public.b\"]\n",
+        world.name
+    );
+    let configuration = irongate_deployment::Configuration::parse(&both, &path).unwrap();
+    let named = |suffix: &str| configuration.flow(&format!("{}{suffix}", world.name)).unwrap();
+    let flows = [named(""), named("_back"), named("_more")];
+    let statements = plan(&configuration, &flows).await.unwrap();
+    for role in ["extract", "replicat"] {
+        // One at each server: each is captured and written.
+        let create = format!("CREATE ROLE \"{}_{role}\"", world.name);
+        assert_eq!(statements.iter().filter(|statement| statement.sql.starts_with(&create)).count(), 2);
+    }
+    setup(&configuration, &flows, &Setup::default(), &mut ignore).await.unwrap();
+    assert_eq!(plan(&configuration, &flows).await.unwrap(), []);
+    teardown(&configuration, &[named("")], &mut ignore).await.unwrap();
+    assert_eq!(plan(&configuration, &[named("_back"), named("_more")]).await.unwrap(), []);
+    teardown(&configuration, &[named("_back"), named("_more")], &mut ignore).await.unwrap();
+    let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname ~ '^{}_'", world.name);
+    assert_eq!(world.ask_source(&roles).await + &world.ask_target(&roles).await, "00");
+    assert_eq!(teardown_plan(&configuration, &flows).await.unwrap(), []);
+}
