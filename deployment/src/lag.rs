@@ -55,8 +55,7 @@ pub struct Lag {
 ///
 /// Cancel-safe.
 pub async fn lag(configuration: &Configuration, flow: &Flow) -> Result<Lag, Error> {
-    let status =
-        |program| read_status(&configuration.state_directory, &group_name(&flow.name, program));
+    let status = |program| read_status(&configuration.state_directory, &group_name(&flow.name, program));
     let (extract, replicat) = (status(Program::Extract)?, status(Program::Replicat)?);
     let directory = configuration.trail(flow);
     let durable =
@@ -107,8 +106,7 @@ fn measure(
             _ => Some(0.0).filter(|_| bytes == 0),
         };
     }
-    let mut second =
-        Stage { state: replicat.map(|status| status.state), lag_bytes: None, lag_seconds: None };
+    let mut second = Stage { state: replicat.map(|status| status.state), lag_bytes: None, lag_seconds: None };
     if let (Some(status), Some(durable)) = (replicat, durable)
         && let (Some(commit), Some(resume)) = (status.commit_lsn, status.resume_lsn)
     {
