@@ -41,7 +41,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source with usual settings: transactions in progress, binary where it is safe, nothing that has an origin.
+    /// A source with usual settings: transactions in progress, values as text, nothing that has an origin.
     pub fn new(endpoint: Endpoint, slot: impl Into<String>, publications: Vec<String>) -> Self {
         let slot = slot.into();
         Self {
@@ -50,7 +50,7 @@ impl Source {
             slot,
             publications,
             streaming: Streaming::On,
-            binary: true,
+            binary: false,
             machine: machine::Settings::default(),
             status_interval: Duration::from_millis(100),
             silence: Duration::from_secs(60),

@@ -189,7 +189,7 @@ impl Default for ExtractOptions {
             retry_delay: Duration::from_secs(1),
             retry_longest_delay: Duration::from_secs(30),
             streaming: true,
-            binary: true,
+            binary: false,
         }
     }
 }
