@@ -85,8 +85,8 @@ pub enum Error {
         /// The database and its site.
         end: String,
     },
-    /// The slot cannot be made, because there is one of the name that must not be dropped.
-    #[error("slot \"{slot}\" at \"{end}\" cannot be replaced: {reason}")]
+    /// There is a slot of the name, which must not be dropped.
+    #[error("slot \"{slot}\" at \"{end}\" cannot be dropped: {reason}")]
     Slot {
         /// The slot.
         slot: String,

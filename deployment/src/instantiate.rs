@@ -20,7 +20,8 @@ use crate::end::{As, End};
 use crate::error::Error;
 use crate::sequence::{self, Sequence};
 use crate::setup::{
-    Event, Progress as Report, Started, first_checkpoint, has_rows, import_snapshot, lock_groups, start,
+    Event, Progress as Report, Started, first_checkpoint, has_rows, import_snapshot, lock_groups, patience,
+    start,
 };
 use tables::{Copied, copied};
 
@@ -32,7 +33,7 @@ const APPLICATION: &str = "irongate instantiate";
 pub struct Instantiate {
     /// Empties the target's tables before; without, tables with rows are refused.
     pub truncate: bool,
-    /// How long the creation of the slot may wait for open transactions.
+    /// How long the creation of the slot may wait for open transactions, and anything else for a lock.
     pub slot_limit: Duration,
 }
 
@@ -99,7 +100,7 @@ pub async fn instantiate(
     }
     let _locks = lock_groups(configuration, flow)?;
     let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
-    let mut at_target = Target::open(&target, flow).await?;
+    let mut at_target = Target::open(&target, flow, options.slot_limit).await?;
     // Everything that can be refused is refused before the old slot is given up.
     let before = {
         let at_source = source.connect(As::Extract, APPLICATION).await?;
@@ -139,7 +140,7 @@ async fn load(
     progress: &mut Report<'_>,
 ) -> Result<Instantiated, Error> {
     let at_source = source.connect(As::Extract, APPLICATION).await?;
-    import_snapshot(&at_source, &started.snapshot)
+    import_snapshot(&at_source, &started.snapshot, options.slot_limit)
         .await
         .map_err(|error| source.failed("import the slot's snapshot", error))?;
     let tables = copied(&at_source, &at_target.session, flow, [source, target]).await?;
@@ -203,7 +204,7 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    async fn open(end: &'a End<'a>, flow: &Flow) -> Result<Self, Error> {
+    async fn open(end: &'a End<'a>, flow: &Flow, limit: Duration) -> Result<Self, Error> {
         let session = end.connect(As::Replicat, APPLICATION).await?;
         let checkpoint = CheckpointTable::prepare(&session, &flow.name).await?;
         checkpoint.claim(&session).await?;
@@ -211,10 +212,10 @@ impl<'a> Target<'a> {
         origin.create_if_missing(&session).await?;
         let origin = origin.session_setup(&session).await?;
         session
-            .batch_execute(
-                "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-                 SET session_replication_role = replica; SET synchronous_commit = on",
-            )
+            .batch_execute(&format!(
+                "{}; SET session_replication_role = replica; SET synchronous_commit = on",
+                patience(limit)
+            ))
             .await
             .map_err(|error| end.failed("prepare the session", error))?;
         Ok(Self { end, session, checkpoint, origin })

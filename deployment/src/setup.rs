@@ -19,8 +19,8 @@ use irongate_postgres::{Session, catalog};
 use tokio_postgres::Client;
 
 pub use run::{Report, Setup, setup};
-pub(crate) use run::{first_checkpoint, has_rows, import_snapshot};
-pub(crate) use start::{Started, blocking, lock_groups, start};
+pub(crate) use run::{first_checkpoint, has_rows, import_snapshot, patience};
+pub(crate) use start::{Started, blocking, lock_groups, refuse_foreign, start};
 pub use teardown::{teardown, teardown_plan};
 
 use crate::blocker::Blocker;
@@ -185,9 +185,17 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
     let mut plan = roles(&session, &source).await?;
     let lacks = survey.lacking_at_source(&session, source.own_login()).await.map_err(ask)?;
     plan.extend(given(&source, lacks));
+    let ours = publication::is_ours(&session, &flow.publication).await.map_err(ask)?;
     for difference in publication::differences(&session, flow, &survey.selection).await.map_err(ask)? {
-        if let Some(sql) = difference.sql(flow, &survey.selection) {
-            plan.push(Statement::new(&source, As::Admin, sql, "what is published is what the flow names"));
+        let Some(sql) = difference.sql(flow, &survey.selection).filter(|_| ours || !difference.takes_away())
+        else {
+            continue;
+        };
+        let why = "what is published is what the flow names";
+        plan.push(Statement::new(&source, As::Admin, sql, why));
+        if difference == publication::Difference::Absent {
+            let why = "tear-down drops only what set-up has made";
+            plan.push(Statement::new(&source, As::Admin, publication::comment(&flow.publication), why));
         }
     }
     plan.extend(at_target(&target, flow, &survey).await?);

@@ -1,11 +1,12 @@
 //! The publication of a flow: that it names the flow's tables and publishes every kind of change.
 
-use irongate_postgres::sql::quote_identifier;
+use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_postgres::{Error, catalog};
 use tokio_postgres::Client;
 
 use crate::configuration::{Flow, Partitions, TableName};
 use crate::selection::Selection;
+use crate::setup::rights::MADE_BY_SETUP;
 
 /// How a publication differs from what the flow needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,7 +90,26 @@ pub(crate) async fn differences(
     Ok(found)
 }
 
+/// Whether set-up has made the publication. One of somebody else may serve others too: it may grow, and is never cut
+/// down or dropped.
+pub(crate) async fn is_ours(client: &Client, publication: &str) -> Result<bool, Error> {
+    const SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication p
+         WHERE p.pubname = $1::pg_catalog.text
+           AND pg_catalog.obj_description(p.oid, 'pg_publication') = $2::pg_catalog.text)";
+    Ok(client.query_one(SQL, &[&publication, &MADE_BY_SETUP]).await?.try_get(0)?)
+}
+
+/// What marks a publication as made by set-up.
+pub(crate) fn comment(publication: &str) -> String {
+    format!("COMMENT ON PUBLICATION {} IS {}", quote_identifier(publication), quote_literal(MADE_BY_SETUP))
+}
+
 impl Difference {
+    /// Whether mending it takes something away that others may read.
+    pub(crate) fn takes_away(&self) -> bool {
+        matches!(self, Self::Options(_) | Self::Extra(_))
+    }
+
     /// What mends it. Nothing for a publication that somebody else has made for more than this flow.
     pub(crate) fn sql(&self, flow: &Flow, selection: &Selection) -> Option<String> {
         let publication = quote_identifier(&flow.publication);

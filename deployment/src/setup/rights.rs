@@ -238,8 +238,8 @@ async fn origins(client: &Client, role: &str) -> Result<Vec<Lack>, Error> {
     Ok(lacks)
 }
 
-/// How the comment on a role that set-up has made reads: only such roles are dropped by tear-down.
-pub(crate) const ROLE_COMMENT: &str = "made by irongate setup";
+/// The comment on roles and publications that set-up has made: only such ones are dropped by tear-down.
+pub(crate) const MADE_BY_SETUP: &str = "made by irongate setup";
 
 /// The role itself: what is lacking of it, and how to give it.
 pub(crate) async fn role(client: &Client, role: &str, replication: bool) -> Result<Option<Lack>, Error> {
@@ -251,7 +251,7 @@ pub(crate) async fn role(client: &Client, role: &str, replication: bool) -> Resu
         None => Some(Lack {
             sql: vec![
                 format!("CREATE ROLE {quoted} {attributes}"),
-                format!("COMMENT ON ROLE {quoted} IS {}", quote_literal(ROLE_COMMENT)),
+                format!("COMMENT ON ROLE {quoted} IS {}", quote_literal(MADE_BY_SETUP)),
             ],
             ..Lack::new(object, "it does not exist".into(), why, String::new())
         }),
@@ -271,5 +271,5 @@ pub(crate) async fn is_ours(client: &Client, role: &str) -> Result<bool, Error> 
     const SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles r
          WHERE r.rolname = $1::pg_catalog.text
            AND pg_catalog.shobj_description(r.oid, 'pg_authid') = $2::pg_catalog.text)";
-    Ok(client.query_one(SQL, &[&role, &ROLE_COMMENT]).await?.try_get(0)?)
+    Ok(client.query_one(SQL, &[&role, &MADE_BY_SETUP]).await?.try_get(0)?)
 }

@@ -130,7 +130,7 @@ async fn begin(
     let started = start(configuration, flow, options.slot_limit, progress).await?;
     progress(Event::Note(format!("flow \"{}\" begins at {}", flow.name, started.consistent_point)));
     report.started.push(flow.name.clone());
-    if options.start_here || is_source_empty(configuration, flow, &started).await? {
+    if options.start_here || is_source_empty(configuration, flow, &started, options.slot_limit).await? {
         initialise(configuration, flow, &started).await?;
     } else {
         report.to_instantiate.push(flow.name.clone());
@@ -143,11 +143,12 @@ async fn is_source_empty(
     configuration: &Configuration,
     flow: &Flow,
     started: &Started,
+    limit: Duration,
 ) -> Result<bool, Error> {
     let source = End::source(configuration, flow)?;
     let session = source.connect(As::Extract, "irongate setup").await?;
     let work = async {
-        import_snapshot(&session, &started.snapshot).await?;
+        import_snapshot(&session, &started.snapshot, limit).await?;
         let survey = Survey::of(&session, flow).await?;
         for (_, table) in survey.source_tables() {
             if has_rows(&session, &table).await? {
@@ -159,18 +160,28 @@ async fn is_source_empty(
     work.await.map_err(|error| source.failed("look for rows", error))
 }
 
-/// Begins a transaction that sees what the slot's snapshot sees.
+/// Begins a transaction that sees what the slot's snapshot sees. A lock that somebody else holds is waited for up to
+/// the limit.
 pub(crate) async fn import_snapshot(
     session: &Session,
     snapshot: &str,
+    limit: Duration,
 ) -> Result<(), irongate_postgres::Error> {
     let name = irongate_postgres::sql::quote_literal(snapshot);
     let sql = format!(
-        "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-         SET row_security = off; \
-         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {name}"
+        "{}; SET row_security = off; \
+         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {name}",
+        patience(limit)
     );
     Ok(session.batch_execute(&sql).await?)
+}
+
+/// Settings of a session that works for long and waits for locks only up to a limit.
+pub(crate) fn patience(limit: Duration) -> String {
+    format!(
+        "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = {}",
+        limit.as_millis().clamp(1, 1 << 30)
+    )
 }
 
 /// Whether a table has a row.

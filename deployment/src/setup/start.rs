@@ -105,7 +105,7 @@ pub(crate) async fn start(
 }
 
 /// A slot that is in use, or is not ours, must not be dropped.
-fn refuse_foreign(source: &End<'_>, flow: &Flow, slot: &catalog::SlotFacts) -> Result<(), Error> {
+pub(crate) fn refuse_foreign(source: &End<'_>, flow: &Flow, slot: &catalog::SlotFacts) -> Result<(), Error> {
     let refuse =
         |reason: String| Err(Error::Slot { slot: flow.slot.clone(), end: source.to_string(), reason });
     if let Some(pid) = slot.active_pid {

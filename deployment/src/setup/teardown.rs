@@ -6,7 +6,7 @@ use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_postgres::{Session, catalog};
 
 use super::run::Sessions;
-use super::{Event, Progress, blocking, lock_groups, reading, rights};
+use super::{Event, Progress, blocking, lock_groups, publication, reading, refuse_foreign, rights};
 use crate::configuration::{Address, Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
@@ -129,13 +129,7 @@ async fn at_source(source: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Erro
     let ask = |error| source.failed("read the catalog", error);
     let mut plan = Vec::new();
     if let Some(slot) = catalog::slot(&session, &flow.slot).await.map_err(ask)? {
-        if let Some(pid) = slot.active_pid {
-            return Err(Error::Slot {
-                slot: flow.slot.clone(),
-                end: source.to_string(),
-                reason: format!("it is in use by server process {pid}"),
-            });
-        }
+        refuse_foreign(source, flow, &slot)?;
         let sql = format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(&flow.slot));
         plan.push(Statement::new(
             source,
@@ -144,7 +138,7 @@ async fn at_source(source: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Erro
             "a slot that nobody reads keeps the log for ever",
         ));
     }
-    if catalog::publication(&session, &flow.publication).await.map_err(ask)?.is_some() {
+    if publication::is_ours(&session, &flow.publication).await.map_err(ask)? {
         let sql = format!("DROP PUBLICATION {}", quote_identifier(&flow.publication));
         plan.push(Statement::new(source, As::Admin, sql, "nobody reads it any more"));
     }

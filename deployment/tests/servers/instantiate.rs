@@ -286,6 +286,20 @@ async fn who_holds_up_the_slot_is_named_and_nothing_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_somebody_holds_is_waited_for_only_so_long() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    world.at_source(ROWS).await;
+    world.setup().await;
+    let other = world.target.admin(&world.name).await;
+    other.batch_execute("BEGIN; LOCK TABLE part IN SHARE MODE").await.unwrap();
+    let options = Instantiate { truncate: true, slot_limit: Duration::from_secs(5) };
+    let error = instantiate(&world.configuration, world.flow(), &options, &mut ignore).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("empty the tables"), "{error}");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    instantiate(&world.configuration, world.flow(), &options, &mut ignore).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_filters_and_partitions_are_followed() {
     for pair in pairs() {
         let flow = "tables = [\"public.*\"]\npartitions = \"root\"\n\

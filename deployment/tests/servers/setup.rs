@@ -293,3 +293,27 @@ async fn what_another_flow_needs_survives_the_tear_down_of_the_first() {
     assert_eq!(world.ask_source(&roles).await + &world.ask_target(&roles).await, "00");
     assert_eq!(teardown_plan(&configuration, &flows).await.unwrap(), []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_has_made_is_neither_cut_down_nor_dropped() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    let publication = world.flow().publication.clone();
+    world
+        .at_source(&format!("CREATE PUBLICATION {publication} FOR TABLE tmp_c, b WITH (publish = 'insert')"))
+        .await;
+    world.setup().await;
+    let tables = format!(
+        "SELECT string_agg(tablename, ',' ORDER BY tablename) FROM pg_publication_tables WHERE pubname = '{publication}'"
+    );
+    assert_eq!(world.ask_source(&tables).await, "a,b,p1,tmp_c");
+    let publishes = format!("SELECT pubupdate FROM pg_publication WHERE pubname = '{publication}'");
+    assert_eq!(world.ask_source(&publishes).await, "f");
+    teardown(&world.configuration, &[world.flow()], &mut ignore).await.unwrap();
+    assert_eq!(world.ask_source(&tables).await, "a,b,p1,tmp_c");
+    // Nor a slot that decodes by another plugin.
+    let slot = &world.flow().slot;
+    world.at_source(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'test_decoding')")).await;
+    let error = teardown(&world.configuration, &[world.flow()], &mut ignore).await.unwrap_err();
+    assert!(error.to_string().contains("its output plugin is another"), "{error}");
+    world.at_source(&format!("SELECT pg_drop_replication_slot('{slot}')")).await;
+}
