@@ -7,8 +7,14 @@ mod support;
 mod constraints;
 #[path = "scenarios/names.rs"]
 mod names;
+#[path = "scenarios/partitions.rs"]
+mod partitions;
 #[path = "scenarios/rows.rs"]
 mod rows;
+#[path = "scenarios/triggers.rs"]
+mod triggers;
+#[path = "scenarios/truncate.rs"]
+mod truncate;
 #[path = "scenarios/types.rs"]
 mod types;
 #[path = "scenarios/values.rs"]

@@ -120,7 +120,10 @@ fn without_values(error: &DbError) -> String {
     let code = error.code().code();
     let names_only = ["23", "42", "0A", "25", "40", "53", "55", "57", "3F", "3D"];
     if names_only.iter().any(|class| code.starts_with(class)) {
-        return error.message().to_owned();
+        // What is not supported is so because of another object, which only the detail names.
+        let detail = error.detail().filter(|_| code == "0A000");
+        let detail = detail.map(|detail| format!(": {}", detail.trim_end_matches('.')));
+        return format!("{}{}", error.message(), detail.unwrap_or_default());
     }
     let mut text = match code {
         "22001" => "a value is too long for its column".to_owned(),

@@ -4,7 +4,7 @@
 //! with an array of texts for each column, one element a row, cast to the column's base type. The cast names no length
 //! or precision: the assignment to the column checks those, and refuses what an explicit cast would cut off.
 
-use irongate_postgres::sql::{qualified, quote_identifier};
+use irongate_postgres::sql::{qualified, quote_identifier, quote_literal};
 use irongate_trail::{Column, Old, Row, Tuple, Value};
 
 use crate::table::{Key, Plan, TargetColumn};
@@ -73,6 +73,11 @@ pub(crate) fn needs_replace(plan: &Plan, row: Row<'_>) -> bool {
 impl Plan {
     fn target(&self) -> String {
         qualified(&self.table.schema, &self.table.name)
+    }
+
+    /// The table as one that rows are looked for in: without those that inherit from it, which have rows of their own.
+    fn existing(&self) -> String {
+        format!("{}{}", if self.table.partitioned { "" } else { "ONLY " }, self.target())
     }
 
     fn column(&self, source: usize) -> Option<&TargetColumn> {
@@ -195,7 +200,7 @@ impl Plan {
                 self.equals(*column, &left, &self.cast(*column, written.len() + n))
             })
             .collect();
-        let (target, unnest, keys) = (self.target(), Self::unnest(parameters.len()), keys.join(" AND "));
+        let (target, unnest, keys) = (self.existing(), Self::unnest(parameters.len()), keys.join(" AND "));
         let sql = if written.is_empty() {
             format!("SELECT 1 FROM {unnest} JOIN {target} AS t ON {keys}")
         } else {
@@ -222,7 +227,7 @@ impl Plan {
             })
             .collect();
         let unnest = Self::unnest(parameters.len());
-        let sql = format!("DELETE FROM {} AS t USING {unnest} WHERE {}", self.target(), keys.join(" AND "));
+        let sql = format!("DELETE FROM {} AS t USING {unnest} WHERE {}", self.existing(), keys.join(" AND "));
         Statement { sql, parameters }
     }
 
@@ -252,7 +257,7 @@ impl Plan {
             }
         }
         let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
-        let target = self.target();
+        let target = self.existing();
         match (&self.key, self.table.partitioned) {
             (Key::Columns { .. }, _) => conditions,
             (_, false) => format!("t.ctid = (SELECT t.ctid FROM {target} AS t WHERE {conditions} LIMIT 1)"),
@@ -275,7 +280,7 @@ impl Plan {
             })
             .collect();
         let found = self.find(key_tuple(row)?, &mut parameters);
-        let target = self.target();
+        let target = self.existing();
         let sql = if sets.is_empty() {
             format!("SELECT 1 FROM {target} AS t WHERE {found}")
         } else {
@@ -288,7 +293,7 @@ impl Plan {
     pub(crate) fn delete_row(&self, row: Row<'_>) -> Option<Statement> {
         let mut parameters = Vec::new();
         let found = self.find(key_tuple(row)?, &mut parameters);
-        Some(Statement { sql: format!("DELETE FROM {} AS t WHERE {found}", self.target()), parameters })
+        Some(Statement { sql: format!("DELETE FROM {} AS t WHERE {found}", self.existing()), parameters })
     }
 
     /// Takes a row out and puts it in again as it is now, in one statement. Values that were not sent are carried over.
@@ -306,9 +311,9 @@ impl Plan {
             }
         }
         let found = self.find(key_tuple(row)?, &mut parameters);
-        let (target, names) = (self.target(), self.names(&inserted));
+        let (existing, target, names) = (self.existing(), self.target(), self.names(&inserted));
         let sql = format!(
-            "WITH d AS (DELETE FROM {target} AS t WHERE {found} RETURNING t.*) \
+            "WITH d AS (DELETE FROM {existing} AS t WHERE {found} RETURNING t.*) \
              INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM d",
             carried.join(", ")
         );
@@ -318,14 +323,27 @@ impl Plan {
 
 /// Empties tables in one statement. A partitioned table's name stands for its partitions; any other is emptied alone,
 /// since the source names every table that it emptied.
+///
+/// Only an owner may have TRUNCATE restart sequences, while a right to write them is enough to set them; so that is done
+/// beside. It is not taken back by a rollback, but then the transaction is applied again.
 pub(crate) fn truncate<'a>(plans: impl Iterator<Item = &'a Plan>, restart_identity: bool) -> String {
-    let mut names: Vec<String> = plans
-        .map(|plan| format!("{}{}", if plan.table.partitioned { "" } else { "ONLY " }, plan.target()))
-        .collect();
+    let mut names: Vec<(String, String)> = plans.map(|plan| (plan.existing(), plan.target())).collect();
     names.sort_unstable();
     names.dedup();
-    let restart = if restart_identity { " RESTART IDENTITY" } else { "" };
-    format!("TRUNCATE TABLE {}{restart}", names.join(", "))
+    let truncate = format!("TRUNCATE TABLE {}", list(&names, |(existing, _)| existing.clone()));
+    if !restart_identity {
+        return truncate;
+    }
+    let tables = list(&names, |(_, target)| format!("{}::pg_catalog.regclass", quote_literal(target)));
+    let body = format!(
+        "BEGIN {truncate}; \
+         PERFORM pg_catalog.setval(s.seqrelid, s.seqstart, false) FROM pg_catalog.pg_sequence s \
+         JOIN pg_catalog.pg_depend d ON d.objid = s.seqrelid AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+         WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') \
+         AND d.refobjid IN (SELECT t FROM pg_catalog.unnest(ARRAY[{tables}]) t \
+         UNION SELECT p.relid FROM pg_catalog.unnest(ARRAY[{tables}]) t, pg_catalog.pg_partition_tree(t) p); END"
+    );
+    format!("DO LANGUAGE plpgsql {}", quote_literal(&body))
 }
 
 fn from_new(columns: &[usize]) -> Vec<Parameter> {
