@@ -8,14 +8,13 @@ mod binaries;
 mod compare;
 mod guard;
 mod heartbeat;
+mod kept;
 mod load;
 mod process;
 mod report;
 mod server;
+mod sites;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -32,13 +31,12 @@ use binaries::Binaries;
 use compare::{Comparison, compare};
 use guard::Guard;
 use heartbeat::Heartbeat;
+use kept::keep;
 use load::Load;
 use process::Process;
 use report::Report;
-use server::Server;
+use sites::{Base, Sites, configure, database, servers};
 
-const SCHEMA: &str = include_str!("demo/schema.sql");
-const SEED: &str = include_str!("demo/seed.sql");
 const DATABASE: &str = "config";
 const SCHEMAS: [&str; 2] = ["config", "stat"];
 const FLOW: &str = "csp";
@@ -71,32 +69,10 @@ pub(crate) async fn run(global: &Global, options: &Demo) -> anyhow::Result<()> {
     }
 }
 
-/// A directory that goes with the demo. The path is short, because a unix socket's may have 107 bytes only.
-fn directory() -> anyhow::Result<tempfile::TempDir> {
-    let base = Some(std::env::temp_dir()).filter(|base| base.as_os_str().len() < 50);
-    let base = base.unwrap_or_else(|| "/tmp".into());
-    let directory = tempfile::Builder::new().prefix("irongate-demo-").tempdir_in(base)?;
-    // The user of the servers passes through it.
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))?;
-    Ok(directory)
-}
-
-/// The two servers. Fields are dropped in this order: everything that uses them is gone by then.
-struct Sites {
-    main: Server,
-    secondary: Server,
-}
-
-impl Sites {
-    fn both(&self) -> [&Server; 2] {
-        [&self.main, &self.secondary]
-    }
-}
-
 /// The whole play. Returns what to say about what was kept.
 async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow::Result<Option<String>> {
     let binaries = Binaries::find()?;
-    let directory = directory().context("cannot make a directory for the demo")?;
+    let directory = Base::new().context("cannot make a directory for the demo")?;
     let base = directory.path().to_owned();
     // Dropped in reverse order: processes, servers, guard, directory.
     let guard = Guard::over(&base)?;
@@ -124,6 +100,7 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     }
     report.step("run", "starting Extract and Replicat", start(&configuration, &mut groups)).await?;
     let mut heartbeat = Heartbeat::start(sites.both(), DATABASE).await?;
+    report.step("live", "load, undisturbed", live(&mut load, &mut groups, &heartbeat)).await?;
     let length = Duration::from_secs(options.seconds);
     report.step("kills", "load, and kill -9", kills(&sites, &mut load, &mut groups, length)).await?;
     report.kills = groups.iter().map(|group| group.kills).sum();
@@ -142,80 +119,6 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
         group.start()?;
     }
     keep(directory, &mut sites, groups, guard, &file).map(Some)
-}
-
-async fn servers(binaries: &Binaries, base: &Path) -> anyhow::Result<(Sites, String)> {
-    let start = |site: &str| {
-        let (binaries, directory) = (binaries.clone(), base.join(site));
-        tokio::task::spawn_blocking(move || Server::start(&binaries, &directory))
-    };
-    let (main, secondary) = tokio::join!(start("main"), start("secondary"));
-    let sites = Sites { main: main??, secondary: secondary?? };
-    Ok((sites, format!("two servers, PostgreSQL {}, wal_level logical", binaries.version)))
-}
-
-/// The same schema at both sites; rows at the main site.
-async fn database(sites: &Sites) -> anyhow::Result<((), String)> {
-    let make = async |server: &Server, sql: &str| -> anyhow::Result<u64> {
-        server.client("postgres").await?.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
-        let client = server.client(DATABASE).await?;
-        // A server can be built without it.
-        let has_xml = client.query_one("SELECT '<a/>'::xml::text", &[]).await.is_ok();
-        let sql = sql.replace("@XML@", if has_xml { "xml" } else { "text" });
-        client.batch_execute(&sql.replace("@SCALE@", &SCALE.to_string())).await.map_err(said)?;
-        let tables = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname = ANY ($1)";
-        let count: i64 = client.query_one(tables, &[&SCHEMAS.as_slice()]).await?.try_get(0)?;
-        Ok(count.unsigned_abs())
-    };
-    let both = format!("{SCHEMA}\n{SEED}");
-    let (tables, _) = tokio::try_join!(make(&sites.main, &both), make(&sites.secondary, SCHEMA))?;
-    let rows = "SELECT coalesce(sum(reltuples) FILTER (WHERE reltuples > 0), 0)::int8 FROM pg_class c \
-         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = ANY ($1)";
-    let client = sites.main.client(DATABASE).await?;
-    let rows: i64 = client.query_one(rows, &[&SCHEMAS.as_slice()]).await?.try_get(0)?;
-    let evidence = format!("{tables} tables, {} rows at the main site", output::count(rows.unsigned_abs()));
-    Ok(((), evidence))
-}
-
-/// With the server's own words, which the driver's error leaves out.
-fn said(error: tokio_postgres::Error) -> anyhow::Error {
-    let words = error.as_db_error().map(|error| error.message().to_owned());
-    let error = anyhow::Error::from(error);
-    match words {
-        Some(words) => error.context(words),
-        None => error,
-    }
-}
-
-/// Writes the configuration as an operator would.
-fn configure(base: &Path, sites: &Sites) -> anyhow::Result<PathBuf> {
-    let password = base.join("password");
-    let secret: String =
-        rand::rng().sample_iter(rand::distr::Alphanumeric).take(24).map(char::from).collect();
-    fs::write(&password, secret)?;
-    fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
-    let address = |name: &str, server: &Server| {
-        format!(
-            "[databases.config.{name}]\nuri = \"{}\"\npassword_file = \"password\"\nadmin_uri = \"{}\"\n\n",
-            server.uri("", DATABASE),
-            server.uri("postgres", DATABASE)
-        )
-    };
-    let text = format!(
-        "# Made by irongate demo.\nsite = \"secondary\"\n\n\
-         [deployment]\nname = \"demo\"\nstate_directory = \"state\"\n\n\
-         [sites.main]\ndescription = \"the site that writes\"\n\n[sites.secondary]\ndescription = \"the live standby\"\n\n\
-         {}{}[flows.{FLOW}]\ndatabase = \"config\"\nfrom = \"main\"\nto = \"secondary\"\n\
-         tables = [\"config.*\", \"stat.*\"]\n\n\
-         [flows.{FLOW}.extract]\nfile_size = \"4MiB\"\nretry_delay = \"100ms\"\n\n\
-         [flows.{FLOW}.replicat]\nretry_delay = \"100ms\"\n",
-        address("main", &sites.main),
-        address("secondary", &sites.secondary),
-    );
-    let file = base.join("irongate.toml");
-    fs::write(&file, text)?;
-    Ok(file)
 }
 
 async fn setup(configuration: &Configuration) -> anyhow::Result<((), String)> {
@@ -268,6 +171,37 @@ async fn start(configuration: &Configuration, groups: &mut [Process]) -> anyhow:
     }
     let names: Vec<_> = groups.iter().map(Process::name).collect();
     Ok(((), format!("{} are RUNNING", names.join(" and "))))
+}
+
+/// How long the load is only watched.
+const CALM: Duration = Duration::from_secs(4);
+
+/// Nobody disturbs: how long a commit takes until it is seen at the target.
+async fn live(
+    load: &mut Load,
+    groups: &mut [Process],
+    heartbeat: &Heartbeat,
+) -> anyhow::Result<((), String)> {
+    // What was written during the initial load comes first.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    heartbeat.latency();
+    let (begin, before) = (Instant::now(), load.counts().committed.load(Ordering::Relaxed));
+    tokio::time::sleep(CALM).await;
+    load.is_well()?;
+    for group in groups.iter_mut() {
+        group.is_well()?;
+    }
+    let written = load.counts().committed.load(Ordering::Relaxed) - before;
+    let rate = written as f64 / begin.elapsed().as_secs_f64();
+    let latency = heartbeat.latency().context("nothing was seen at the target")?;
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let evidence = format!(
+        "{rate:.0} transactions/s; from commit to visible at the target: median {:.0} ms, 95 % {:.0} ms, 99 % {:.0} ms",
+        millis(latency.median),
+        millis(latency.p95),
+        millis(latency.p99)
+    );
+    Ok(((), evidence))
 }
 
 /// The load goes on; Extract and Replicat are killed again and again, alone and together.
@@ -340,22 +274,12 @@ async fn drain(
     caught_up.await?;
     let behind = begin.elapsed().as_secs_f64();
     let committed = counts.committed.load(Ordering::Relaxed);
-    let mut evidence = format!(
-        "{} transactions ({:.0}/s; {} rolled back, {} refused) caught up with {behind:.1} s after the last",
+    let evidence = format!(
+        "{} transactions in {written:.0} s ({} rolled back, {} refused); caught up with {behind:.1} s after the last",
         output::count(committed),
-        committed as f64 / written,
         counts.rolled_back.load(Ordering::Relaxed),
         counts.refused.load(Ordering::Relaxed),
     );
-    if let Some(latency) = heartbeat.latency() {
-        let millis = |time: Duration| time.as_secs_f64() * 1e3;
-        evidence.push_str(&format!(
-            "; commit to visible: median {:.0} ms, 95 % {:.0} ms, worst {:.0} ms",
-            millis(latency.median),
-            millis(latency.p95),
-            millis(latency.worst)
-        ));
-    }
     Ok((committed, evidence))
 }
 
@@ -431,46 +355,4 @@ fn judge(report: &mut Report, found: Comparison) -> anyhow::Result<()> {
         return Err(End::Failed(message).into());
     }
     Ok(())
-}
-
-/// Leaves everything running, with a script that ends it.
-fn keep(
-    directory: tempfile::TempDir,
-    sites: &mut Sites,
-    groups: Vec<Process>,
-    guard: Guard,
-    file: &Path,
-) -> anyhow::Result<String> {
-    let base = directory.keep();
-    let psql = [sites.main.psql(DATABASE), sites.secondary.psql(DATABASE)];
-    let words = |pids: Vec<u32>| pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-    let processes = words(groups.into_iter().filter_map(|mut group| group.keep()).collect());
-    let servers =
-        words([&mut sites.main, &mut sites.secondary].into_iter().filter_map(Server::keep).collect());
-    let script = base.join("stop");
-    // A pid may be a stranger's by then: its command line tells. What the servers hold is thrown away, so they abort.
-    let text = format!(
-        "#!/bin/sh\n# Ends what irongate demo --keep has left running, and removes it.\n\
-         end() {{\n\
-         \x20   signal=$1; shift\n\
-         \x20   for pid in \"$@\"; do grep -q '{base}' \"/proc/$pid/cmdline\" 2>/dev/null && kill -\"$signal\" \"$pid\"; done\n\
-         \x20   for pid in \"$@\"; do\n\
-         \x20       i=0; while [ $i -lt 100 ] && kill -0 \"$pid\" 2>/dev/null; do sleep 0.1; i=$((i + 1)); done\n\
-         \x20   done\n\
-         }}\n\
-         end TERM {processes}\nend QUIT {servers}\nrm -rf '{base}'\n",
-        base = base.display(),
-    );
-    fs::write(&script, text)?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-    drop(guard);
-    let program = std::env::current_exe().unwrap_or_else(|_| "irongate".into());
-    Ok(format!(
-        "\nKept running. To look at it:\n  {} --config {} info\n  {}\n  {}\nTo end it and remove everything:\n  {}",
-        program.display(),
-        file.display(),
-        psql[0],
-        psql[1],
-        script.display()
-    ))
 }

@@ -55,10 +55,11 @@ pub(crate) async fn run(global: &Global, options: &Position) -> anyhow::Result<(
                 "checkpoint": found.as_ref().map(shown),
             }));
         }
-        return Ok(match &found {
-            Some(checkpoint) => output::text(format_args!("{}\n{}", group.name, described(checkpoint)))?,
-            None => output::text(format_args!("{} has no checkpoint yet", group.name))?,
-        });
+        let text = match &found {
+            Some(checkpoint) => format!("{}\n{}", group.name, described(checkpoint)),
+            None => format!("{} has no checkpoint yet", group.name),
+        };
+        return Ok(output::text(text)?);
     };
     let to = match to {
         Place::Lsn(lsn) => MoveTo::Lsn(lsn),

@@ -39,7 +39,7 @@ pub(super) struct Heartbeat {
 pub(super) struct Latency {
     pub(super) median: Duration,
     pub(super) p95: Duration,
-    pub(super) worst: Duration,
+    pub(super) p99: Duration,
 }
 
 impl Heartbeat {
@@ -74,12 +74,13 @@ impl Heartbeat {
         }
     }
 
-    /// What was measured so far.
+    /// What was measured since the last call.
     pub(super) fn latency(&self) -> Option<Latency> {
-        let mut all = self.shared.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all =
+            std::mem::take(&mut *self.shared.latencies.lock().unwrap_or_else(PoisonError::into_inner));
         all.sort();
         let at = |share: f64| all.get(((all.len() as f64 * share) as usize).min(all.len().saturating_sub(1)));
-        Some(Latency { median: *at(0.5)?, p95: *at(0.95)?, worst: *all.last()? })
+        Some(Latency { median: *at(0.5)?, p95: *at(0.95)?, p99: *at(0.99)? })
     }
 }
 
@@ -110,8 +111,9 @@ async fn look(client: Client, shared: Arc<Shared>) -> anyhow::Result<()> {
         {
             let mut sent = shared.sent.lock().unwrap_or_else(PoisonError::into_inner);
             let mut latencies = shared.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-            while let Some((_, at)) = sent.pop_front_if(|(number, _)| *number <= seen) {
+            while let Some((_, at)) = sent.front().filter(|(number, _)| *number <= seen) {
                 latencies.push(at.elapsed());
+                sent.pop_front();
             }
             if sent.front().is_some_and(|(number, _)| *number == i64::MAX) {
                 return Ok(());
