@@ -88,6 +88,16 @@ pub struct Lineage {
     pub slot_incarnation: Lsn,
 }
 
+impl Lineage {
+    /// Whether the same slot went on here after the server of `earlier` was replaced by a promoted standby of its own. Its
+    /// LSNs go on where those ended. Anything else is another history.
+    pub fn is_promotion_of(&self, earlier: &Self) -> bool {
+        self.system_identifier == earlier.system_identifier
+            && self.slot_incarnation == earlier.slot_incarnation
+            && self.timeline > earlier.timeline
+    }
+}
+
 impl fmt::Display for Lineage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -57,6 +57,8 @@ pub(crate) struct DurableMark {
     file: Arc<dyn File>,
     storage: Arc<dyn Storage>,
     count: u64,
+    /// The last write failed.
+    torn: bool,
 }
 
 impl DurableMark {
@@ -67,7 +69,7 @@ impl DurableMark {
         };
         let file = file.map_err(Error::io("open", storage.path(DURABLE)))?;
         let count = read_slots(&**storage, &*file)?.map_or(0, |(count, _)| count);
-        Ok(Self { file, storage: Arc::clone(storage), count })
+        Ok(Self { file, storage: Arc::clone(storage), count, torn: false })
     }
 
     /// Takes back what a trail that is no longer there had promised, for those too that hold the file open.
@@ -98,8 +100,13 @@ impl DurableMark {
     /// Writes the mark. After an error the one before it still holds, and the same slot is written next.
     pub(crate) fn publish(&mut self, mark: &Mark) -> Result<(), Error> {
         let (offset, bytes) = format::encode_slot(self.count + 1, mark);
+        let torn = std::mem::replace(&mut self.torn, true);
         self.file.write_all_at(&bytes, offset).map_err(Error::io("write", self.storage.path(DURABLE)))?;
-        self.count += 1;
+        if torn {
+            // Half of a mark may have reached the disk. The other slot stays as it is until this one is sound there too.
+            self.sync()?;
+        }
+        (self.count, self.torn) = (self.count + 1, false);
         Ok(())
     }
 }

@@ -124,8 +124,10 @@ pub struct Reader {
     previous: CommitLsn,
     skip_to: CommitLsn,
     resume: ResumeLsn,
-    /// It reads one lineage only.
+    /// It reads one lineage only, and what goes on from it without a gap.
     bound: bool,
+    /// Where the source resumes behind the file that has ended.
+    ended_at: ResumeLsn,
     position: Position,
     /// Where the record that was returned last starts.
     place: u64,
@@ -184,7 +186,8 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Damaged`] with file and offset; [`Error::Gap`]; [`Error::NotInTrail`] when the transaction to begin after
-    /// turns out to be missing; [`Error::Lineage`] where the lineage ends that the reader was opened for;
+    /// turns out to be missing; [`Error::Lineage`] where the lineage ends that the reader was opened for, unless the next
+    /// one [goes on from it](Lineage::is_promotion_of);
     /// [`Error::CutBack`]; [`Error::Version`]; [`Error::Io`]. After an error the reader is of no use.
     #[expect(clippy::should_implement_trait, reason = "an item lives until the next call")]
     #[inline]
@@ -336,9 +339,15 @@ impl Reader {
     fn next_file(&mut self, seqno: u64) -> Result<(), Error> {
         let (main, header) = begin::open_main(&self.storage, seqno, &self.mark)?;
         let continues = header.lineage == self.header.lineage;
-        if !continues && self.bound {
+        let goes_on =
+            || header.lineage.is_promotion_of(&self.header.lineage) && header.resume_lsn <= self.ended_at;
+        if !continues && self.bound && !goes_on() {
             let (found, expected) = (Box::new(header.lineage), Box::new(self.header.lineage));
             return Err(Error::Lineage { directory: self.storage.path(""), found, expected });
+        }
+        if !continues && self.previous < self.skip_to {
+            let directory = self.storage.path("");
+            return Err(Error::NotInTrail { directory, commit: self.skip_to });
         }
         let expected = if continues { self.previous } else { CommitLsn::default() };
         if header.previous != expected {
@@ -352,6 +361,9 @@ impl Reader {
         self.previous = header.previous;
         (self.main, self.header, self.sealed) = (main, header, false);
         self.relations.clear();
+        if !continues {
+            (self.skip_to, self.resume) = (CommitLsn::default(), ResumeLsn::default());
+        }
         Ok(())
     }
 
@@ -419,7 +431,7 @@ impl Reader {
                 if end.previous != self.previous {
                     return Err(self.main.damaged(offset, "the end record is not about this file"));
                 }
-                self.sealed = true;
+                (self.sealed, self.ended_at) = (true, end.resume_lsn);
                 self.position.offset = self.main.offset();
                 Advance::Note(Note::End(end))
             }

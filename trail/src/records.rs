@@ -11,6 +11,9 @@ use crate::storage::{File, Storage, read_full_at};
 /// Bytes read ahead. A larger record is read whole and its memory given back afterwards.
 const READ_AHEAD: usize = 256 * 1024;
 
+/// Bytes that a disk writes together or not at all.
+const BLOCK: u64 = 512;
+
 /// A sound record, by where its body lies in the buffer until the next step.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
@@ -169,9 +172,20 @@ impl Records {
         &self.buffer[found.body.clone()]
     }
 
-    /// Whether every byte from `offset` to the end of the file is zero: blocks that were allocated and never written.
-    pub(crate) fn is_zero_from(&self, offset: u64) -> Result<bool, Error> {
-        is_zero_from(&*self.file, offset).map_err(Error::io("read", self.storage.path(&self.name)))
+    /// Whether the record that starts at the present place, and is not sound, was never written to its end: from within it
+    /// on the file holds zeros only, blocks that were allocated and not filled.
+    pub(crate) fn ends_in_zeros(&mut self) -> Result<bool, Error> {
+        let claimed = match format::record_length(&self.buffer[self.start..self.end]) {
+            Ok(Some(length)) => length as u64,
+            _ => FRAME as u64,
+        };
+        let length = self.length()?;
+        let zeros =
+            zeros_from(&*self.file, self.offset).map_err(Error::io("read", self.storage.path(&self.name)))?;
+        // A record that is whole may end with a zero or two, one that is cut off does not begin a block behind them.
+        let block = length.saturating_sub(1) / BLOCK * BLOCK;
+        let is_much = length - zeros >= 8 || zeros <= block.max(self.offset);
+        Ok(zeros < length && zeros < self.offset + claimed && is_much)
     }
 
     /// Passes over a record that is not sound, by the length it claims, if a sound one stands behind it.
@@ -196,17 +210,19 @@ fn open_file(storage: &dyn Storage, name: &str) -> Result<Arc<dyn File>, Error> 
     storage.open(name, false).map_err(Error::io("open", storage.path(name)))
 }
 
-fn is_zero_from(file: &dyn File, mut offset: u64) -> io::Result<bool> {
+/// Where the zeros begin that a file ends with, at `offset` at the earliest.
+fn zeros_from(file: &dyn File, mut offset: u64) -> io::Result<u64> {
     let mut block = vec![0; 64 * 1024];
+    let mut zeros = offset;
     loop {
         let read = read_full_at(file, &mut block, offset)?;
-        if block[..read].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
-        if read < block.len() {
-            return Ok(true);
+        if let Some(last) = block[..read].iter().rposition(|byte| *byte != 0) {
+            zeros = offset + last as u64 + 1;
         }
         offset += read as u64;
+        if read < block.len() {
+            return Ok(zeros);
+        }
     }
 }
 
@@ -240,14 +256,19 @@ pub(crate) fn header(storage: &dyn Storage, name: &str, expected: FileKind) -> R
     Ok(header_of(storage, name, &*open_file(storage, name)?, expected)?.0)
 }
 
-/// Whether the header of a file never came to be: the file ends within it, or is nothing but zeros.
-pub(crate) fn is_blank(storage: &dyn Storage, name: &str) -> Result<bool, Error> {
+/// Whether the header of a file never came to be: the file ends within it, or holds nothing but zeros from within it on.
+/// `promised` is how long somebody has vouched that the file is.
+pub(crate) fn is_blank(storage: &dyn Storage, name: &str, promised: Option<u64>) -> Result<bool, Error> {
     let file = open_file(storage, name)?;
     let mut bytes = [0; format::HEADER_START];
     let mut blank = || {
-        let read = read_full_at(&*file, &mut bytes, 0)?;
-        let wanted = format::header_length(&bytes[..read]).unwrap_or(bytes.len());
-        Ok(file.length()? < wanted as u64 || is_zero_from(&*file, 0)?)
+        let (read, length) = (read_full_at(&*file, &mut bytes, 0)?, file.length()?);
+        let wanted = format::header_length(&bytes[..read]).unwrap_or(bytes.len()) as u64;
+        if length < wanted {
+            // Or the length that it claims is not what was written.
+            return Ok(length < promised.unwrap_or(BLOCK));
+        }
+        Ok(zeros_from(&*file, 0)? < wanted)
     };
     blank().map_err(Error::io("read", storage.path(name)))
 }

@@ -145,8 +145,10 @@ fn from(storage: &Arc<dyn Storage>, seqnos: &[u64], known: Option<&Mark>) -> Res
         if !wrong.is_empty() {
             // Behind the mark it never was part of the trail; without a mark only a header that is not there is no damage.
             let behind = survey.is_some() && known.is_some();
+            let promised = known.filter(|mark| mark.position.seqno == seqno);
+            let promised = promised.map(|mark| mark.position.offset);
             let gone = opened.is_err()
-                && records::is_blank(&**storage, &name)?
+                && records::is_blank(&**storage, &name, promised)?
                 && (is_last || (survey.is_none() && known.is_some()));
             return match survey {
                 survey if behind || gone => Ok(survey),
@@ -226,9 +228,7 @@ impl Scan {
             let found = match records.next()? {
                 Step::Record(found) => found,
                 Step::End => return Ok(Stop::Early(records.offset())),
-                Step::Short | Step::Bad { .. } if records.is_zero_from(records.offset())? => {
-                    return Ok(Stop::Zeros);
-                }
+                Step::Short | Step::Bad { .. } if records.ends_in_zeros()? => return Ok(Stop::Zeros),
                 Step::Short => return Ok(Stop::Early(records.offset())),
                 Step::Bad { offset, reason } => return Ok(Stop::Bad(offset, reason.to_owned())),
             };

@@ -183,7 +183,7 @@ impl Writer {
         let seqnos = main_files(&*storage)?;
         let begun = seqnos == [1]
             && mark::durable(&*storage)?.is_none()
-            && records::is_blank(&*storage, &main_name(1))?;
+            && records::is_blank(&*storage, &main_name(1), None)?;
         if !seqnos.is_empty() && !begun {
             return Err(Error::Exists(storage.path("")));
         }
@@ -439,7 +439,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a new file for a slot that was created anew, at `start`. Readers of the old lineage stop here.
+    /// Begins a new file for another lineage, at `start`: a slot that was created anew, where readers of the old lineage
+    /// stop, or a server that was promoted, where they go on.
     ///
     /// # Errors
     /// [`Error::Io`], and the trail still is of the old lineage; [`Error::Misuse`] inside a transaction.

@@ -170,7 +170,7 @@ impl Check<'_> {
                     }
                     return Ok(());
                 }
-                Step::Short | Step::Bad { .. } if records.is_zero_from(offset)? => {
+                Step::Short | Step::Bad { .. } if records.ends_in_zeros()? => {
                     self.cut_short(walk.seqno, offset, "there are only zeros from here to the end");
                     return Ok(());
                 }

@@ -88,6 +88,7 @@ impl Reader {
             side: None,
             skip_to,
             resume,
+            ended_at: ResumeLsn::default(),
             bound: matches!(begins, Begins::After { .. }),
         })
     }

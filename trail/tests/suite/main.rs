@@ -1,0 +1,17 @@
+//! A trail from the outside: what is written is read, whatever happens to the files.
+
+mod begins;
+mod calls;
+mod checked;
+mod damage;
+#[allow(dead_code, unreachable_pub, reason = "shared with other tests")]
+#[path = "../../../tests/harness/disk.rs"]
+mod disk;
+mod dumped;
+mod followed;
+mod golden;
+mod headers;
+mod killed;
+mod permissions;
+mod purged;
+mod support;
