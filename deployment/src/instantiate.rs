@@ -100,7 +100,7 @@ pub async fn instantiate(
     }
     let _locks = lock_groups(configuration, flow)?;
     let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
-    let mut at_target = Target::open(&target, flow, options.slot_limit).await?;
+    let at_target = Target::open(&target, flow, options.slot_limit).await?;
     // Everything that can be refused is refused before the old slot is given up.
     let before = {
         let at_source = source.connect(As::Extract, APPLICATION).await?;
@@ -110,10 +110,11 @@ pub async fn instantiate(
         at_target.refuse_rows(&before).await?;
     }
     let started = start(configuration, flow, options.slot_limit, progress).await?;
-    let loaded = load(flow, &started, [&source, &target], &mut at_target, options, progress).await;
+    let loaded = load(flow, &started, [&source, &target], &at_target, options, progress).await;
     if loaded.is_err() {
         give_up_slot(&source, flow, started).await;
     }
+    at_target.close().await;
     loaded
 }
 
@@ -135,7 +136,7 @@ async fn load(
     flow: &Flow,
     started: &Started,
     [source, target]: [&End<'_>; 2],
-    at_target: &mut Target<'_>,
+    at_target: &Target<'_>,
     options: &Instantiate,
     progress: &mut Report<'_>,
 ) -> Result<Instantiated, Error> {
@@ -219,6 +220,18 @@ impl<'a> Target<'a> {
             .await
             .map_err(|error| end.failed("prepare the session", error))?;
         Ok(Self { end, session, checkpoint, origin })
+    }
+
+    /// Gives origin and flow back, so that a Replicat that starts at once is not refused: the server takes a moment to
+    /// end a session.
+    async fn close(self) {
+        let given_back = async {
+            self.origin.session_reset(&self.session).await?;
+            self.checkpoint.release(&self.session).await
+        };
+        if let Err(error) = given_back.await {
+            tracing::debug!(%error, "cannot give the origin back");
+        }
     }
 
     async fn refuse_rows(&self, tables: &[Copied]) -> Result<(), Error> {

@@ -97,7 +97,7 @@ fn settings_arrive_with_their_units() {
         "{SOUND}partitions = \"root\"\nat = \"a\"\nslot = \"s\"\npublication = \"P p\"\n\
          [[flows.f.map]]\nsource = \"public.*\"\ntarget = \"x.*\"\n\
          [flows.f.extract]\nfile_size = \"1GiB\"\nskip_origins = [\"o1\", \"o2\"]\nprogress_interval = \"1min 30s\"\n\
-         streaming = false\n\
+         streaming = false\nbinary = true\n\
          [flows.f.replicat]\nbatch_bytes = \"8MiB\"\nbatch_rows = 7\nsynchronous_commit = true\nretry_attempts = 3\n\
          [[flows.f.replicat.on_error]]\nclass = \"23\"\naction = \"retry\"\nattempts = 9\ndelay = \"5s\"\n\
          [flows.f.trail]\npurge = false\nkeep = \"7d\"\nkeep_files = 5\n"

@@ -9,7 +9,7 @@ use irongate_postgres::Error;
 use irongate_postgres::catalog::{self, Index, IndexKind, Table};
 use irongate_postgres::sql::quote_identifier;
 
-use super::tables::identity_index;
+use super::tables::{comes_along, identity_index};
 use super::{Findings, Side, roles};
 use crate::configuration::{Flow, TableName};
 use crate::sequence;
@@ -127,6 +127,7 @@ fn keys(
         None => identity_index(from).and_then(Index::column_names),
     };
     if let Some(key) = key
+        && key.iter().all(|column| comes_along(from, column))
         && !to.indexes.iter().any(|index| {
             index.valid
                 && !index.partial

@@ -6,7 +6,7 @@ use irongate_postgres::sql::quote_identifier;
 use irongate_trail::ReplicaIdentity;
 
 use super::{Findings, Severity, Side, listed};
-use crate::configuration::{Flow, TableName};
+use crate::configuration::{Flow, Rename, TableName};
 use crate::setup::Survey;
 
 pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Findings) {
@@ -21,6 +21,7 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
             format!("ALTER TABLE {} SET LOGGED, or leave it out of the flow", table.quoted()),
         );
     }
+    configured(side, flow, survey, findings);
     if !survey.sequences.is_empty() {
         findings.note(
             &side.end,
@@ -49,6 +50,14 @@ pub(super) fn identity_index(table: &Table) -> Option<&Index> {
         }
         ReplicaIdentity::Full | ReplicaIdentity::Nothing => None,
     }
+}
+
+/// Whether the column comes with updates and deletes, to find the row by.
+pub(super) fn comes_along(table: &Table, column: &str) -> bool {
+    if table.summary.replica_identity == ReplicaIdentity::Full {
+        return table.column(column).is_some();
+    }
+    identity_index(table).and_then(Index::column_names).is_some_and(|names| names.contains(&column))
 }
 
 /// Without an identity the *application's* updates fail as soon as the table is published.
@@ -91,6 +100,52 @@ fn identity(side: &Side<'_>, table: &Table, findings: &mut Findings) {
         format!("{what}: once it is published, the application's own UPDATE and DELETE on it fail"),
         format!("ALTER TABLE {} REPLICA IDENTITY {identity}", name.quoted()),
     );
+}
+
+/// Keys and renames of the configuration that speak of what is not there, or of columns that do not come along.
+fn configured(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Findings) {
+    let section = format!("[flows.{}]", flow.name);
+    let streamed = &survey.selection.streamed;
+    for (table, columns) in &flow.key_columns {
+        let object = format!("table {table}");
+        let Some(found) = streamed.iter().find(|streamed| name(streamed) == *table) else {
+            let reason = "key_columns names it, and it does not belong to the flow";
+            findings.warning(
+                &side.end,
+                object,
+                reason,
+                format!("correct its name in key_columns of {section}"),
+            );
+            continue;
+        };
+        for column in columns {
+            if found.column(column).is_none() {
+                let reason = format!("key_columns names column \"{column}\", which it does not have");
+                findings.error(&side.end, &object, reason, format!("correct key_columns of {section}"));
+            } else if !comes_along(found, column) {
+                findings.error(
+                    &side.end,
+                    &object,
+                    format!("key column \"{column}\" does not come with updates and deletes"),
+                    format!("ALTER TABLE {} REPLICA IDENTITY FULL", table.quoted()),
+                );
+            }
+        }
+    }
+    for rename in &flow.renames {
+        let (source, is_there) = match rename {
+            Rename::Table { source, .. } => {
+                (format!("table {source}"), streamed.iter().any(|table| name(table) == *source))
+            }
+            Rename::Schema { source, .. } => {
+                (format!("schema \"{source}\""), streamed.iter().any(|table| table.summary.schema == *source))
+            }
+        };
+        if !is_there {
+            let reason = "it is mapped, and no table of the flow is meant by that";
+            findings.warning(&side.end, source, reason, format!("correct the source in {section}'s map"));
+        }
+    }
 }
 
 /// Tables that no flow names and no pattern excludes: perhaps forgotten.

@@ -560,3 +560,36 @@ async fn a_flow_that_would_send_the_reverse_flows_rows_back_is_an_error() {
     let sound = findings(&with(&own), &world.name).await;
     assert!(sound.iter().all(|finding| finding.severity == Severity::Note), "{}", shown(&sound));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_renames_that_mean_nothing_are_found() {
+    let mut world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    world.setup().await;
+    let named = |text: &str| text.replace("NAME", &world.name);
+    let sound = named("\n[flows.NAME.key_columns]\n\"public.a\" = [\"id\"]\n");
+    let wrong = [
+        ("\"public.no\" = [\"id\"]", "table public.no", "does not belong"),
+        ("\"public.a\" = [\"idd\"]", "table public.a", "\"idd\", which it does not have"),
+        ("\"public.a\" = [\"t\"]", "table public.a", "\"t\" does not come with updates"),
+        (
+            "[[flows.NAME.map]]\nsource = \"public.no\"\ntarget = \"public.a\"",
+            "table public.no",
+            "it is mapped",
+        ),
+        ("[[flows.NAME.map]]\nsource = \"no.*\"\ntarget = \"public.*\"", "schema \"no\"", "it is mapped"),
+    ]
+    .map(|(text, object, reason)| (named(text), object, reason));
+    let section = named("\n[flows.NAME.key_columns]\n");
+    world.reconfigure(&format!("{FLOW}{sound}"));
+    assert_eq!(alarms(&world).await, []);
+    for (text, object, reason) in wrong {
+        let section = if text.starts_with("[[") { "\n" } else { section.as_str() };
+        world.reconfigure(&format!("{FLOW}{section}{text}"));
+        let found = alarms(&world).await;
+        assert!(
+            found.len() == 1 && found[0].object.ends_with(object) && found[0].reason.contains(reason),
+            "{text}:\n{}",
+            shown(&found)
+        );
+    }
+}
