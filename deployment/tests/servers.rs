@@ -8,6 +8,8 @@
 
 #[path = "servers/check.rs"]
 mod check;
+#[path = "servers/faults.rs"]
+mod faults;
 #[path = "servers/instantiate.rs"]
 mod instantiate;
 #[path = "servers/server.rs"]
