@@ -5,12 +5,18 @@ mod support;
 
 #[path = "scenarios/constraints.rs"]
 mod constraints;
+#[path = "scenarios/ddl.rs"]
+mod ddl;
 #[path = "scenarios/names.rs"]
 mod names;
+#[path = "scenarios/origins.rs"]
+mod origins;
 #[path = "scenarios/partitions.rs"]
 mod partitions;
 #[path = "scenarios/rows.rs"]
 mod rows;
+#[path = "scenarios/transactions.rs"]
+mod transactions;
 #[path = "scenarios/triggers.rs"]
 mod triggers;
 #[path = "scenarios/truncate.rs"]

@@ -381,6 +381,11 @@ fn modifier(base: &str, modifier: i32) -> String {
             let packed = modifier - 4;
             format!("({},{})", packed >> 16 & 0xffff, ((packed & 0x7ff) ^ 1024) - 1024)
         }
+        // Which fields it has, and how many digits the seconds have unless it is all.
+        "interval" => match (modifier >> 16 & 0x7fff, modifier & 0xffff) {
+            (fields, 0xffff) => format!("({fields})"),
+            (fields, digits) => format!("({fields},{digits})"),
+        },
         "bit" | "varbit" | "time" | "timetz" | "timestamp" | "timestamptz" => format!("({modifier})"),
         _ => String::new(),
     }

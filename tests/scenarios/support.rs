@@ -137,6 +137,9 @@ impl Flow {
 
     async fn between(test: &str, source: Arc<Server>, target: Arc<Server>) -> Self {
         let database = format!("{test}_{}_{}", source.major(), target.major());
+        // The grant on a parameter is the cluster's, and two of them at once collide.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+        let guard = ONE_AT_A_TIME.lock().await;
         for server in [&source, &target] {
             server.create_database(&database).await;
             for sql in checkpoint_setup("replicat")
@@ -157,6 +160,7 @@ impl Flow {
                 )
                 .await;
         }
+        drop(guard);
         let dir = Arc::new(TempDir::new());
         Self::in_databases(&database, database.clone(), source, target, dir)
     }
