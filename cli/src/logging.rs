@@ -1,4 +1,7 @@
 //! Logs: to standard error, for people or as JSON.
+//!
+//! Records of the `log` crate are not taken in: with them the database driver shows the parameters of statements, which
+//! are values of rows.
 
 use std::io::IsTerminal;
 
@@ -20,8 +23,14 @@ pub(crate) fn start(global: &Global, is_process: bool) {
     };
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match global.log_format {
-        LogFormat::Human => subscriber.with_ansi(colours).with_target(false).init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).with_ansi(false).init(),
-    }
+    // Fails only where somebody logs already, and then somebody logs.
+    let _ = match global.log_format {
+        LogFormat::Human => {
+            tracing::subscriber::set_global_default(subscriber.with_ansi(colours).with_target(false).finish())
+        }
+        LogFormat::Json => {
+            let subscriber = subscriber.json().flatten_event(true).with_ansi(false);
+            tracing::subscriber::set_global_default(subscriber.finish())
+        }
+    };
 }

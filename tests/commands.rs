@@ -1,0 +1,13 @@
+//! The program as an operator uses it: every command against real servers, as roles that are no superuser.
+
+#[path = "commands/deployment.rs"]
+mod deployment;
+
+#[path = "commands/demo.rs"]
+mod demo;
+#[path = "commands/flow.rs"]
+mod flow;
+#[path = "commands/position.rs"]
+mod position;
+#[path = "commands/refused.rs"]
+mod refused;
