@@ -110,11 +110,10 @@ impl Pair {
         self.source
             .batch_in("bench", "SELECT pg_create_logical_replication_slot('native', 'pgoutput')")
             .await;
-        let socket = self.source.socket_dir().display();
         let streaming = if self.major >= 16 { "parallel" } else { "on" };
         let commit = if self.synchronous_commit { "on" } else { "off" };
         let subscription = format!(
-            "CREATE SUBSCRIPTION native CONNECTION 'host={socket} port={} user=postgres dbname=bench' \
+            "CREATE SUBSCRIPTION native CONNECTION 'host=127.0.0.1 port={} user=postgres dbname=bench' \
              PUBLICATION all_of_it WITH (create_slot = false, slot_name = 'native', enabled = false, \
              copy_data = false, streaming = {streaming}, synchronous_commit = {commit})",
             self.source.port()
@@ -146,7 +145,7 @@ impl Pair {
     }
 
     fn source_endpoint(&self) -> anyhow::Result<Endpoint> {
-        Ok(self.source.socket_uri("postgres", "bench").parse()?)
+        Ok(self.source.uri("postgres", "bench").parse()?)
     }
 
     fn trail(&self, flow: &str) -> PathBuf {
@@ -162,8 +161,8 @@ impl Pair {
             command.spawn().context("cannot start a child")
         };
         let (trail, state) = (trail.to_string_lossy(), state.to_string_lossy());
-        let source = self.source.socket_uri("postgres", "bench");
-        let target = self.target.socket_uri("postgres", "ours");
+        let source = self.source.uri("postgres", "bench");
+        let target = self.target.uri("postgres", "ours");
         let commit = if self.synchronous_commit { "on" } else { "off" };
         let extract =
             extract.then(|| spawn(&["extract", &source, flow, "all_of_it", &trail, &state])).transpose()?;
