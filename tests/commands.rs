@@ -9,5 +9,7 @@ mod demo;
 mod flow;
 #[path = "commands/position.rs"]
 mod position;
+#[path = "commands/readme.rs"]
+mod readme;
 #[path = "commands/refused.rs"]
 mod refused;

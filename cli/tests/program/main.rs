@@ -7,6 +7,7 @@
 
 mod documents;
 mod help;
+mod readme;
 mod status;
 mod trail;
 mod usage;

@@ -1,0 +1,51 @@
+//! What the README shows can be typed.
+
+use std::path::Path;
+
+use super::{deployment, irongate};
+
+fn readme() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_owned).collect()
+}
+
+/// The words of a command line, without its comment.
+fn words(line: &str) -> Vec<&str> {
+    let line = line.split('#').next().unwrap_or_default();
+    line.split_whitespace().filter(|word| *word != "&").collect()
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_one() {
+    let blocks = blocks(&readme(), "toml");
+    assert_eq!(blocks.len(), 1);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("irongate.toml"), &blocks[0]).unwrap();
+    let answer = irongate(directory.path(), &["info", "--json"]).expect(0).json();
+    assert_eq!(answer["groups"][1]["name"], "csp-replicat");
+}
+
+#[test]
+fn every_command_in_the_readme_is_understood() {
+    let text = readme();
+    let mut lines: Vec<String> = blocks(&text, "sh")
+        .iter()
+        .flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    assert!(lines.len() >= 12, "the blocks of commands are not found");
+    let quoted = text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("irongate "));
+    lines.extend(quoted.filter(|code| !code.contains("DIR") && !code.contains("SHELL")).map(str::to_owned));
+    for line in lines.iter().filter(|line| line.starts_with("irongate ")) {
+        // Nothing can be reached here, and what cannot be typed at all is answered with a pointer to the help.
+        let here = deployment();
+        let arguments = &words(line)[1..];
+        let site = if arguments[0] == "run" { &["--site", "main"] as &[_] } else { &[] };
+        let answer = irongate(here.path(), &[site, arguments].concat());
+        assert!(!answer.stderr.contains("--help"), "{line}: {}", answer.stderr);
+    }
+}
