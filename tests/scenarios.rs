@@ -5,6 +5,8 @@ mod support;
 
 #[path = "scenarios/constraints.rs"]
 mod constraints;
+#[path = "scenarios/crashes.rs"]
+mod crashes;
 #[path = "scenarios/ddl.rs"]
 mod ddl;
 #[path = "scenarios/names.rs"]
