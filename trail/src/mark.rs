@@ -132,13 +132,19 @@ impl DurableView {
     }
 }
 
-/// Says that the reader `name` needs nothing before `mark` any more. Its veto holds back purge until it is removed.
+/// Says that the reader `name` needs nothing before `mark` any more. Its veto holds back purge until it is removed. The
+/// first time that is durable on return; later a power cut may bring back an earlier mark, which holds back more.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`]; [`Error::Misuse`] for a name of other characters than letters, digits, `-` and `_`.
 pub fn register_reader(storage: &dyn Storage, name: &str, mark: &Mark) -> Result<(), Error> {
     let file = reader_file(name)?;
-    replace(storage, &file, &format::encode_mark(mark)).map_err(Error::io("write", storage.path(&file)))
+    let is_new = open(storage, &file)?.is_none();
+    replace(storage, &file, &format::encode_mark(mark)).map_err(Error::io("write", storage.path(&file)))?;
+    if is_new {
+        storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
+    }
+    Ok(())
 }
 
 /// Takes a reader's veto away.

@@ -63,6 +63,8 @@ pub struct WriterOptions {
     pub file_size: u64,
     /// The clock for headers and marks.
     pub clock: fn() -> Timestamp,
+    /// The release that writes, for people who look at a file later.
+    pub release: String,
 }
 
 impl WriterOptions {
@@ -75,6 +77,7 @@ impl WriterOptions {
             server_version: 0,
             file_size: 64 << 20,
             clock: Timestamp::now,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }
@@ -204,6 +207,8 @@ impl Writer {
         let mut writer = Self::with(storage, options, mark, main, at, lock);
         writer.progress(&Progress { resume_lsn: start, time: (writer.options.clock)() })?;
         writer.sync()?;
+        // Into the other slot too, so that from here on each is sound on the disk while the other one is written.
+        writer.mark.publish(&writer.durable)?;
         writer.mark.sync()?;
         Ok(writer)
     }
@@ -487,7 +492,7 @@ fn header(options: &WriterOptions, seqno: u64, at: &Mark) -> FileHeader {
         resume_lsn: at.resume_lsn,
         previous: at.commit_lsn,
         server_version: options.server_version,
-        release: env!("CARGO_PKG_VERSION").to_owned(),
+        release: options.release.clone(),
     }
 }
 

@@ -16,7 +16,12 @@ pub(crate) fn noon() -> Timestamp {
 }
 
 pub(crate) fn options() -> WriterOptions {
-    WriterOptions { clock: noon, server_version: 180_000, ..WriterOptions::new("flow", LINEAGE) }
+    WriterOptions {
+        clock: noon,
+        server_version: 180_000,
+        release: "0.1.0".to_owned(),
+        ..WriterOptions::new("flow", LINEAGE)
+    }
 }
 
 pub(crate) fn create(storage: &Arc<dyn Storage>) -> Writer {
