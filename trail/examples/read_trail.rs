@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use irongate_trail::{Begins, Follower, Item, Source, Tuple, Value};
+use irongate_trail::{Begins, Column, Follower, Item, Relation, Source, Tuple, Value};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -25,9 +25,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 Item::Begin(begin) => writeln!(out, "transaction {} of {}", begin.xid, begin.commit_time)?,
                 Item::Row { relation, row } => {
                     write!(out, "  {} {}.{}", row.operation() as char, relation.schema, relation.name)?;
-                    let tuple = row.new().or_else(|| row.old().map(|old| old.tuple()));
-                    let names = relation.columns.iter().map(|column| column.name.as_str());
-                    writeln!(out, " {}", describe(names, tuple))?;
+                    let (new, old) = (row.new(), row.old().map(|old| old.tuple()));
+                    // Of a deleted row often only the key is there; its other columns are placeholders.
+                    let shows = |column: &Column| column.key || new.is_some();
+                    writeln!(out, "{}", describe(relation, new.or(old), shows))?;
                 }
                 Item::Truncate { relations, .. } => {
                     for relation in relations {
@@ -47,13 +48,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn describe<'a>(names: impl Iterator<Item = &'a str>, tuple: Option<Tuple<'_>>) -> String {
-    let value = |value| match value {
-        Value::Null => "null".to_owned(),
-        Value::Unchanged => "(unchanged)".to_owned(),
-        Value::Text(text) => String::from_utf8_lossy(text).into_owned(),
-        Value::Binary(bytes) => format!("({} bytes)", bytes.len()),
-    };
+fn describe(relation: &Relation, tuple: Option<Tuple<'_>>, shows: impl Fn(&Column) -> bool) -> String {
+    let mut text = String::new();
     let values = tuple.map(Tuple::values).into_iter().flatten();
-    names.zip(values).map(|(name, item)| format!("{name}={}", value(item))).collect::<Vec<_>>().join(" ")
+    for (column, value) in relation.columns.iter().zip(values).filter(|(column, _)| shows(column)) {
+        text += &format!(" {}=", column.name);
+        match value {
+            Value::Null => text += "null",
+            Value::Unchanged => text += "(unchanged)",
+            Value::Text(value) => text += &String::from_utf8_lossy(value),
+            Value::Binary(value) => text += &format!("({} bytes)", value.len()),
+        }
+    }
+    text
 }

@@ -1,5 +1,7 @@
 //! A trail from the outside: what is written is read, whatever happens to the files.
 
+#![allow(clippy::unwrap_used, reason = "a test says by its panic what is wrong")]
+
 mod begins;
 mod calls;
 mod checked;
