@@ -111,14 +111,19 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     report.step("stop", "an orderly stop", stop(&mut groups)).await?;
     report.step("trail", "every checksum of the trail", trail(&configuration)).await?;
     let found = report.step("compare", "every row of every table", compared(&sites)).await?;
-    judge(report, found)?;
+    let verdict = judge(report, found);
     if !options.keep {
-        return Ok(None);
+        return verdict.map(|()| None);
     }
+    // A difference is what one most wants to look at.
     for group in &mut groups {
         group.start()?;
     }
-    keep(directory, &mut sites, groups, guard, &file).map(Some)
+    let kept = keep(directory, &mut sites, groups, guard, &file)?;
+    if verdict.is_err() {
+        output::note(&kept);
+    }
+    verdict.map(|()| Some(kept))
 }
 
 async fn setup(configuration: &Configuration) -> anyhow::Result<((), String)> {
