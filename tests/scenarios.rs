@@ -9,12 +9,16 @@ mod constraints;
 mod crashes;
 #[path = "scenarios/ddl.rs"]
 mod ddl;
+#[path = "scenarios/encodings.rs"]
+mod encodings;
 #[path = "scenarios/names.rs"]
 mod names;
 #[path = "scenarios/origins.rs"]
 mod origins;
 #[path = "scenarios/partitions.rs"]
 mod partitions;
+#[path = "scenarios/rights.rs"]
+mod rights;
 #[path = "scenarios/rows.rs"]
 mod rows;
 #[path = "scenarios/transactions.rs"]

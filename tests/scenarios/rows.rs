@@ -271,6 +271,39 @@ async fn every_replica_identity_finds_its_row_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_publication_may_leave_out_columns_and_rows() {
+    for pair in pairs() {
+        let mut flow = Flow::new("filtered", pair).await;
+        flow.at_both(
+            "CREATE TABLE columns (id int PRIMARY KEY, a text, hidden text DEFAULT 'own', g int GENERATED ALWAYS AS (id * 2) STORED);
+             CREATE TABLE filtered (id int PRIMARY KEY, n int, a text);
+             ALTER TABLE filtered ALTER a SET STORAGE EXTERNAL; ALTER TABLE filtered REPLICA IDENTITY FULL",
+        )
+        .await;
+        flow.publication = "columns (id, a), filtered WHERE (n > 0)".to_owned();
+        flow.start().await;
+        flow.each_at_source(&[
+            "INSERT INTO columns SELECT i, 'a', 'secret' FROM generate_series(1, 10) i",
+            "UPDATE columns SET hidden = 'changed'; UPDATE columns SET a = 'b', hidden = 'x' WHERE id = 3",
+            "UPDATE columns SET id = -id WHERE id = 4; DELETE FROM columns WHERE id = 5",
+            &format!("INSERT INTO filtered SELECT i, i - 5, {LARGE} FROM generate_series(1, 10) i"),
+            // Rows come in, go out and stay, by what the filter makes of them.
+            "UPDATE filtered SET n = 1 WHERE id = 1; UPDATE filtered SET n = -1 WHERE id = 7",
+            "UPDATE filtered SET n = n + 10 WHERE id > 8; UPDATE filtered SET a = 'out' WHERE n < 0",
+            "DELETE FROM filtered WHERE id IN (2, 10)",
+        ])
+        .await;
+        flow.drain().await;
+        assert_eq!(flow.target_says("SELECT string_agg(DISTINCT hidden, ',') FROM columns").await, "own");
+        let columns = "SELECT string_agg(id || a || g, ',' ORDER BY id) FROM columns";
+        assert_eq!(flow.source_says(columns).await, flow.target_says(columns).await);
+        let rows = "SELECT string_agg(id || ' ' || n || md5(a), ',' ORDER BY id) FROM filtered";
+        assert_eq!(flow.source_says(&format!("{rows} WHERE n > 0")).await, flow.target_says(rows).await);
+        flow.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tables_with_no_column_or_only_generated_ones_count_their_rows() {
     for pair in pairs() {
         let mut flow = Flow::new("no_columns", pair).await;
@@ -426,8 +459,10 @@ async fn generated_columns_that_the_source_publishes_go_where_they_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_are_found_by_name_wherever_they_stand() {
-    for pair in pairs() {
-        let mut flow = Flow::new("columns", pair).await;
+    for (pair, binary) in pairs().into_iter().flat_map(|pair| [(pair, false), (pair, true)]) {
+        let mut flow = Flow::new(if binary { "columns_binary" } else { "columns" }, pair).await;
+        // In binary a value says something only as the source's type.
+        flow.extract.source.binary = binary;
         flow.at_source(
             "CREATE TABLE other_order (id int PRIMARY KEY, a text, b int, c date);
              CREATE TABLE more_there (id int PRIMARY KEY, a text);

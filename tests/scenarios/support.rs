@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
 /// How long anything that must happen may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Versions of source and target.
 pub(crate) type Pair = (u32, u32);
@@ -135,13 +135,25 @@ impl Flow {
         Self::between(test, Arc::new(source), Arc::new(target)).await
     }
 
+    /// A flow between new databases of these encodings.
+    pub(crate) async fn encoded(test: &str, (source, target): Pair, encodings: [&str; 2]) -> Self {
+        let (source, target) = (shared(source, Side::Source).await, shared(target, Side::Target).await);
+        let options =
+            encodings.map(|encoding| format!("TEMPLATE template0 LOCALE 'C' ENCODING '{encoding}'"));
+        Self::made_with(test, source, target, options.each_ref().map(String::as_str)).await
+    }
+
     async fn between(test: &str, source: Arc<Server>, target: Arc<Server>) -> Self {
+        Self::made_with(test, source, target, ["", ""]).await
+    }
+
+    async fn made_with(test: &str, source: Arc<Server>, target: Arc<Server>, options: [&str; 2]) -> Self {
         let database = format!("{test}_{}_{}", source.major(), target.major());
         // The grant on a parameter is the cluster's, and two of them at once collide.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
         let guard = ONE_AT_A_TIME.lock().await;
-        for server in [&source, &target] {
-            server.create_database(&database).await;
+        for (server, options) in [(&source, options[0]), (&target, options[1])] {
+            server.batch(&format!("CREATE DATABASE {database} {options}")).await;
             for sql in checkpoint_setup("replicat")
                 .into_iter()
                 .chain(error_queue_setup("replicat"))
@@ -283,6 +295,7 @@ impl Flow {
                 .await
                 .expect("a slot and a trail");
         let client = self.target.try_client("replicat", &self.database).await.expect("a session");
+        client.batch_execute("SET default_transaction_read_only = off").await.expect("a session that writes");
         let table = CheckpointTable::prepare(&client, &self.name).await.expect("a checkpoint table");
         let applied = Applied {
             lineage: created.lineage,
@@ -351,6 +364,11 @@ impl Flow {
     /// Waits for Replicat to end by an error, which must be one that a retry cannot help.
     pub(crate) async fn replicat_abends(&mut self) -> irongate_apply::Error {
         let running = self.replicating.take().expect("Replicat does not run");
+        let begin = Instant::now();
+        while !running.has_ended() {
+            assert!(begin.elapsed() < PATIENCE, "Replicat goes on:\n{}", self.describe());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let error = running.ends().await.expect_err("Replicat should have abended");
         assert!(!error.is_transient(), "{error}");
         let status = self.status(&self.replicat.group).expect("a status");

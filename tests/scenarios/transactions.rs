@@ -55,6 +55,10 @@ async fn what_a_savepoint_took_back_never_was() {
                         "DO $$ BEGIN FOR i IN 1..50 LOOP BEGIN INSERT INTO t VALUES (-{from} - i, i, repeat('y', 3000));
                            IF i % 2 = 0 THEN RAISE EXCEPTION 'no'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$"
                     ),
+                    &format!(
+                        "DO $$ BEGIN FOR i IN 1..3000 LOOP BEGIN INSERT INTO t VALUES (-1000000 - {from} - i, i, '');
+                           IF i % 3 = 0 THEN RAISE EXCEPTION 'no'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$"
+                    ),
                 ])
                 .await;
             }

@@ -28,6 +28,13 @@ const PERVERSE: &str = "
       EXECUTE format('ALTER DATABASE %I SET client_encoding = %L', current_database(), 'LATIN1');
     END $$";
 
+/// What keeps others from a standby.
+const UNWILLING: &str = "
+    DO $$ BEGIN
+      EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());
+      EXECUTE format('ALTER DATABASE %I SET idle_session_timeout = 300', current_database());
+    END $$";
+
 /// A session's settings in which the statements below mean what they say.
 const PLAIN: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET array_nulls = on;
      SET xmloption = 'content'; SET search_path = 'public'; SET standard_conforming_strings = on;
@@ -180,7 +187,9 @@ async fn types_travel(test: &str, way: Way) {
             });
         } else {
             flow.at_both(PERVERSE).await;
+            flow.at_target(UNWILLING).await;
         }
+        flow.extract.source.binary = way == Way::Binary;
         flow.start().await;
         let session = flow.session().await;
         session.batch_execute(PLAIN).await.unwrap();
