@@ -92,7 +92,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let disk = Disk::new(dice.next());
+        let disk = Disk::new(dice.roll());
         let server = Server::new(&mut dice);
         let start = ResumeLsn(server.start());
         let options = options(&mut dice);
@@ -239,7 +239,7 @@ impl World {
 
     fn replicat_step(&mut self) {
         let mut applier = self.replicat.take().unwrap_or_else(|| {
-            let target = SimTarget::new(self.database.clone(), self.dice.next(), self.calm);
+            let target = SimTarget::new(self.database.clone(), self.dice.roll(), self.calm);
             Applier::new(OpenTrail(self.disk.clone()), target, self.grouping)
         });
         for _ in 0..1 + self.dice.below(3) {

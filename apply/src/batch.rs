@@ -235,9 +235,9 @@ impl Batch {
         self.changes.len()
     }
 
-    /// Whether there is neither a change nor a commit.
+    /// Whether there is no change; there can be a commit nevertheless, of a transaction with messages only.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.commit.is_none()
+        self.changes.is_empty()
     }
 
     /// Whether the last transaction goes on in the next batch.

@@ -229,7 +229,7 @@ impl<O: Open, T: Target> Applier<O, T> {
             transactions: self.applied.transactions + self.batch.commits(),
         });
         let position = source.position();
-        if self.batch.len() == 0 && end.is_none() {
+        if self.batch.is_empty() && end.is_none() {
             self.pass(position);
             return Ok(Step::Idle);
         }

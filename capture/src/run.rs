@@ -10,6 +10,10 @@
 //! 4. the socket has bytes;
 //! 5. a quarter of a second has passed.
 //!
+//! While a sync is under way the socket is left alone for [`GATHER`]: nothing that could be read meanwhile becomes durable
+//! before the next sync, and a reader as quick as the server would be woken for every message. At low load the sync is over
+//! sooner, and at full speed what gathers fits into the socket's buffer.
+//!
 //! After the frames the machine settles, and if no sync is under way the next one begins: so one sync carries all that
 //! was appended while the one before it ran (group commit), and at low load a transaction is synced at once.
 //!
@@ -25,7 +29,7 @@ use std::time::Duration;
 use irongate_postgres::{Frame, FrameReader};
 use irongate_trail::{Lsn, Mark, ResumeLsn, Timestamp};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::error::Error;
 use crate::feedback::Feedback;
@@ -39,6 +43,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often idle things are looked after, and the state is shown.
 const TICK: Duration = Duration::from_millis(250);
+/// How long bytes may gather in the socket while a sync is under way.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// An open stream.
 #[derive(Debug)]
@@ -154,7 +160,9 @@ async fn turn<T: Target>(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::new();
     let mut stopping: Option<Instant> = None;
+    let mut gathered = Instant::now();
     loop {
+        let gathers = syncing.0.is_some() && Instant::now() < gathered;
         tokio::select! {
             biased;
             outcome = syncing.ended() => {
@@ -165,12 +173,14 @@ async fn turn<T: Target>(
             error = stream.feedback.failed() => return Err(last_words(stream, error).await),
             () = stop.asked(), if stopping.is_none() => stopping = Some(Instant::now() + GRACE),
             // What is received while nothing is taken any more would only fill memory.
-            more = stream.reader.fill(), if stopping.is_none() || stream.machine.in_transaction() => {
+            more = stream.reader.fill(), if !gathers && (stopping.is_none() || stream.machine.in_transaction()) => {
                 if !more? {
                     return Err(irongate_postgres::Error::Closed(None).into());
                 }
                 watch.heard();
+                gathered = Instant::now() + GATHER;
             }
+            () = sleep_until(gathered), if gathers => {}
             _ = tick.tick() => {}
         }
         if handle_frames(stream, target, &mut watch, stopping.is_some())? {

@@ -17,7 +17,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
             let mut source = Source::new(endpoint, *slot, vec![(*publication).to_owned()]);
             source.binary = false;
             let settings = Settings::new("bench-extract", "bench", source, *trail, *state);
-            Extract::new(settings).run(stop).await.map(drop).map_err(anyhow::Error::from)
+            spawned(Extract::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
         }
         ["replicat", uri, flow, trail, state, synchronous] => {
             let settings = ReplicatSettings {
@@ -33,7 +33,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 policies: Policies::default(),
                 retry: Retry::default(),
             };
-            Replicat::new(settings).run(stop).await.map(drop).map_err(anyhow::Error::from)
+            spawned(Replicat::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
         }
         _ => Err(anyhow::anyhow!("unknown child")),
     };
@@ -44,4 +44,9 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
             1
         }
     }
+}
+
+/// Runs on the runtime's own threads: those wait for sockets themselves, the main thread has to be woken by them.
+async fn spawned<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(work).await.expect("a child does not panic")
 }

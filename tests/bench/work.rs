@@ -199,7 +199,8 @@ pub(crate) async fn latency(
     for (share, name, goal) in [(0.5, "p50", "≤ 2.0"), (0.95, "p95", ""), (0.99, "p99", "")] {
         let figures = (vec![percentile(&all.0, share)], vec![percentile(&all.1, share)]);
         let work = format!("latency at 100 transactions/s, {name}");
-        let note = format!("{} samples; the source's own commit {:.2}", all.1.len(), percentile(&commits, share));
+        let note =
+            format!("{} samples; the source's own commit {:.2}", all.1.len(), percentile(&commits, share));
         report.add(pair.major(), &work, "ms", figures, goal, note);
     }
     Ok(())
@@ -253,7 +254,16 @@ pub(crate) async fn extract_alone(
             match way {
                 Way::Native => {
                     let status = Command::new(&program)
-                        .args(["-h", "127.0.0.1", "-p", &pair.source.port().to_string(), "-U", "postgres", "-d", "bench"])
+                        .args([
+                            "-h",
+                            "127.0.0.1",
+                            "-p",
+                            &pair.source.port().to_string(),
+                            "-U",
+                            "postgres",
+                            "-d",
+                            "bench",
+                        ])
                         .args(["-S", "nowhere", "--start", "-f", "/dev/null", "-E", &end, "-F", "1"])
                         .args(["-o", "proto_version=3", "-o", "publication_names=all_of_it"])
                         .args(["-o", "streaming=on", "-o", "messages=true"])

@@ -24,7 +24,8 @@ pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
     match group.program {
         Program::Extract => {
             let settings = here.configuration.extract_settings(group.flow)?;
-            let stopped = Extract::new(settings).run(stop).await?;
+            // On the runtime's own threads, which wait for sockets themselves; this one would have to be woken by them.
+            let stopped = tokio::spawn(Extract::new(settings).run(stop)).await??;
             tracing::info!(
                 group = group.name, position = %stopped.mark.position, resume = %stopped.mark.resume_lsn,
                 transactions = stopped.counts.transactions, "stopped"
@@ -32,7 +33,7 @@ pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
         }
         Program::Replicat => {
             let settings = here.configuration.replicat_settings(group.flow)?;
-            let stopped = Replicat::new(settings).run(stop).await?;
+            let stopped = tokio::spawn(Replicat::new(settings).run(stop)).await??;
             tracing::info!(
                 group = group.name, position = %stopped.applied.position, resume = %stopped.applied.end_lsn,
                 transactions = stopped.applied.transactions, "stopped"
