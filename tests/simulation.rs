@@ -96,7 +96,7 @@ impl World {
         let server = Server::new(&mut dice);
         let start = ResumeLsn(server.start());
         let options = options(&mut dice);
-        drop(Writer::create(disk.storage(), options, start).unwrap());
+        drop(Writer::create(disk.storage(), options, start).expect("nothing fails yet"));
         let database = Database::new(LINEAGE, start);
         let grouping = Grouping {
             changes: 1 + dice.below(30) as usize,

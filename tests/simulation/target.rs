@@ -105,8 +105,8 @@ impl Target for SimTarget {
             let Some(Value::Text(number)) = row.new().and_then(|tuple| tuple.values().next()) else {
                 panic!("every row has a number")
             };
-            let number = std::str::from_utf8(number).unwrap().parse().unwrap();
-            let commit = batch.place(index).unwrap().0.commit_lsn;
+            let number = std::str::from_utf8(number).ok().and_then(|n| n.parse().ok()).expect("a number");
+            let commit = batch.place(index).expect("a change has a place").0.commit_lsn;
             match self.open.last_mut() {
                 Some((open, rows)) if *open == commit => rows.push(number),
                 _ => self.open.push((commit, vec![number])),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use irongate_trail::{
-    Begins, Error, FLUSH_AT, Lineage, Lsn, ResumeLsn, Storage, Writer, WriterOptions, durable,
+    Begins, Directory, Error, FLUSH_AT, Lineage, Lsn, ResumeLsn, Storage, Writer, WriterOptions, durable,
 };
 
 use crate::disk::{Disk, Fault};
@@ -150,14 +150,39 @@ fn a_new_trail_takes_nothing_over_from_one_that_was_removed_by_hand() {
 
 #[test]
 fn there_is_one_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let real: Arc<dyn Storage> = Arc::new(Directory::new(directory.path()));
+    assert!(!real.is_locked().unwrap());
+    for storage in [real, Disk::new(1).storage()] {
+        let writer = create(&storage);
+        let refused = reopen(&storage).unwrap_err();
+        assert!(matches!(refused, Error::InUse(_)) && refused.is_transient(), "{refused}");
+        // To ask does not take it away.
+        assert!(storage.is_locked().unwrap() && storage.is_locked().unwrap());
+        drop(writer);
+        assert!(!storage.is_locked().unwrap());
+        reopen(&storage).unwrap();
+    }
+}
+
+#[test]
+fn a_transaction_id_that_comes_again_after_a_restart_does_not_take_the_side_file_of_the_first() {
     let disk = Disk::new(1);
     let storage = disk.storage();
-    let writer = create(&storage);
-    assert!(matches!(reopen(&storage), Err(Error::InUse(_))));
-    assert!(storage.is_locked().unwrap());
-    drop(writer);
-    assert!(!storage.is_locked().unwrap());
-    reopen(&storage).unwrap();
+    let table = relation("t");
+    drop(create(&storage));
+    for number in 1..=3 {
+        let (mut writer, _) = reopen(&storage).unwrap();
+        writer.side_relation(7, &table).unwrap();
+        for row in 0..number {
+            writer.side_row(7, 7, table.id, b'I', &insert(&row.to_string(), "x")).unwrap();
+        }
+        writer.adopt(7, &begin(number), &commit(number)).unwrap();
+        writer.sync().unwrap();
+    }
+    let (seen, result) = read(&mut open(&storage, Begins::First).unwrap());
+    result.unwrap();
+    assert_eq!(seen, [(1, 1), (2, 2), (3, 3)]);
 }
 
 #[test]

@@ -165,9 +165,9 @@ fn bytes_of_any_kind_never_panic() {
             for _ in 0..=dice.below(3) {
                 let place = dice.below(bytes.len() as u64) as usize;
                 match dice.below(4) {
-                    0 => bytes[place] = dice.next() as u8,
+                    0 => bytes[place] = dice.roll() as u8,
                     1 => bytes.truncate(place.max(20)),
-                    2 => bytes.insert(place, dice.next() as u8),
+                    2 => bytes.insert(place, dice.roll() as u8),
                     _ => drop(bytes.remove(place)),
                 }
             }
