@@ -1,4 +1,5 @@
 //! Replicat against a real target, with trails written by hand: what no source would send on demand.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 #[path = "replicat/support.rs"]
 mod support;
