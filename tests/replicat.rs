@@ -1,5 +1,5 @@
 //! Replicat against a real target, with trails written by hand: what no source would send on demand.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
 
 #[path = "replicat/support.rs"]
 mod support;

@@ -9,7 +9,7 @@
 //! every moment: the slot was never told of a byte that the trail could lose.
 //!
 //! `IRONGATE_TEST_SEED=n` runs one history again.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
 
 #[path = "simulation/source.rs"]
 mod source;

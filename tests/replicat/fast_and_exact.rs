@@ -109,7 +109,7 @@ async fn histories(major: u32, count: u64) {
     let relations = relations();
     let mut models: Vec<Model> = vec![Model::new(); relations.len()];
     let first = irongate_tests::seed();
-    println!("seed {first}, IRONGATE_SEED={first} runs it again");
+    println!("seed {first}, IRONGATE_TEST_SEED={first} runs it again");
     for round in 0..count {
         let mut random = StdRng::seed_from_u64(first.wrapping_add(round));
         for _ in 0..random.random_range(1..30) {
