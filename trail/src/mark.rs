@@ -43,14 +43,6 @@ pub fn durable(storage: &dyn Storage) -> Result<Option<Mark>, Error> {
     Ok(read_slots(storage, &*file)?.map(|(_, mark)| mark))
 }
 
-/// Makes the durable mark itself durable, whoever has written it.
-pub(crate) fn sync(storage: &dyn Storage) -> Result<(), Error> {
-    match open(storage, DURABLE)? {
-        Some(file) => file.sync().map_err(Error::io("sync", storage.path(DURABLE))),
-        None => Ok(()),
-    }
-}
-
 /// The writer's hold on the durable mark.
 #[derive(Debug)]
 pub(crate) struct DurableMark {

@@ -87,8 +87,7 @@ pub fn purge(storage: &dyn Storage, policy: &PurgePolicy) -> Result<Purged, Erro
             break;
         }
         if purged.removed.is_empty() {
-            // A power cut must not bring back an older mark, the writer's or a reader's, that stands in what is removed.
-            mark::sync(storage)?;
+            // A power cut must not bring back a reader's older mark when the files are gone that it needs.
             storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
         }
         purged.remove(storage, file)?;

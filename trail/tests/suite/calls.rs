@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use irongate_trail::{
-    Begins, Directory, Error, FLUSH_AT, Lineage, Lsn, ResumeLsn, Storage, Writer, WriterOptions, durable,
+    Begins, Directory, Error, FLUSH_AT, Lineage, Lsn, ResumeLsn, Storage, Writer, WriterOptions, check,
+    durable,
 };
 
 use crate::disk::{Disk, Fault};
@@ -91,6 +92,51 @@ fn a_disk_that_is_full_at_any_moment_doubles_and_loses_nothing_when_the_call_is_
         assert_eq!(recovered.missing_before, None);
     }
     assert!(failed > 40, "{failed} operations");
+}
+
+#[test]
+fn what_a_failed_write_left_behind_a_transaction_that_is_taken_back_is_gone() {
+    for seed in 0..20 {
+        let disk = Disk::new(seed);
+        let storage = disk.storage();
+        let mut writer = create(&storage);
+        let table = relation("t");
+        writer.begin(&begin(1)).unwrap();
+        writer.relation(&table).unwrap();
+        for row in 0..100 {
+            writer.row(table.id, b'I', &insert(&row.to_string(), "taken back")).unwrap();
+        }
+        disk.fail_after(0, Fault::Full);
+        assert!(writer.flush().unwrap_err().is_disk_full());
+        writer.rollback().unwrap();
+        transaction(&mut writer, 1, 1).unwrap();
+        writer.rotate().unwrap();
+        writer.sync().unwrap();
+        drop(writer);
+        assert_eq!(check(&storage, |_| {}).unwrap().findings, []);
+        assert_eq!(numbers(&mut open(&storage, Begins::First).unwrap()), [1]);
+    }
+}
+
+#[test]
+fn a_transaction_of_any_size_takes_memory_for_its_last_part_only() {
+    let disk = Disk::new(1);
+    let storage = disk.storage();
+    let mut writer = create(&storage);
+    let table = relation("t");
+    let row = insert("1", &"x".repeat(1000));
+    writer.begin(&begin(1)).unwrap();
+    writer.relation(&table).unwrap();
+    for count in 0..4000_u64 {
+        writer.row(table.id, b'I', &row).unwrap();
+        writer.side_relation(5, &table).unwrap();
+        writer.side_row(5, 5, table.id, b'I', &row).unwrap();
+        let appended = 2 * count * row.len() as u64;
+        assert!(disk.used() + 3 * FLUSH_AT as u64 > appended);
+    }
+    assert!(disk.used() > 7_000_000);
+    writer.rollback().unwrap();
+    assert!(disk.used() < 2000, "nothing of it is left");
 }
 
 fn reopen_later(storage: &Arc<dyn Storage>) -> Result<(Writer, irongate_trail::Recovered), Error> {

@@ -56,6 +56,7 @@ fn a_reader_follows_the_writer_through_a_hundred_files_and_sees_each_transaction
         list(&*storage).unwrap();
     }
     writing.join().unwrap();
+    assert_eq!(numbers(&mut reader), [0; 0]);
     let expected: Vec<_> =
         (1..=FILES * EACH).map(|number| (number, if number % 5 == 0 { 20 } else { 10 })).collect();
     assert_eq!(seen, expected);
