@@ -1,4 +1,9 @@
 //! End to end on real servers: source → Extract → trail → Replicat → target, and at the end every row is compared.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics, and tells where it is"
+)]
 
 #[path = "scenarios/support.rs"]
 mod support;
@@ -17,6 +22,8 @@ mod names;
 mod origins;
 #[path = "scenarios/partitions.rs"]
 mod partitions;
+#[path = "scenarios/regressions.rs"]
+mod regressions;
 #[path = "scenarios/rights.rs"]
 mod rights;
 #[path = "scenarios/rows.rs"]

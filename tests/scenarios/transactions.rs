@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use irongate_apply::{Action, Policy};
 use irongate_capture::pgoutput::Streaming;
 use irongate_tests::{Settings, Tier, seed, wait_for, wait_until};
 use rand::rngs::StdRng;
@@ -298,6 +299,59 @@ async fn the_widest_rows_arrive() {
         ])
         .await;
         flow.end_same().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_deep_in_a_large_transaction_goes_by_its_policy() {
+    for pair in pairs() {
+        for (place, action) in
+            [Action::QueueRow, Action::QueueTransaction, Action::Abend].into_iter().enumerate()
+        {
+            let mut flow = Flow::new(&format!("deep_{place}"), pair).await;
+            flow.little_decoding_memory().await;
+            flow.at_both(TABLES).await;
+            flow.at_target("ALTER TABLE t ADD CHECK (n <> 13)").await;
+            flow.replicat.policies.0.push(Policy { table: None, class: Some("23514".to_owned()), action });
+            flow.start().await;
+            // Applied in pieces, of which only the last is refused.
+            flow.each_at_source(&[
+                &fill(1, 3),
+                &format!(
+                    "BEGIN; {}; UPDATE t SET n = id WHERE id > 9500; INSERT INTO t VALUES (13, 13, 'refused'), (14, 14, 'x');
+                     DELETE FROM t WHERE id = 9501; COMMIT",
+                    fill(101, 10_000)
+                ),
+                &fill(10_001, 10_003),
+            ])
+            .await;
+            let count = "SELECT count(*) || ' ' || count(*) FILTER (WHERE id = 14) FROM t";
+            if action == Action::Abend {
+                let error = flow.replicat_abends().await.to_string();
+                assert!(error.contains("\"public.t\"") && error.contains("23514"), "{error}");
+                assert_eq!(flow.target_says(count).await, "3 0");
+                flow.at_target("ALTER TABLE t DROP CONSTRAINT t_n_check").await;
+                flow.start_replicat().await;
+                flow.end_same().await;
+                continue;
+            }
+            flow.drain().await;
+            let queued = flow.target_says("SELECT count(*) FROM irongate.error_queue").await;
+            if action == Action::QueueRow {
+                assert_eq!(flow.target_says(count).await, "9906 1");
+                assert_eq!(queued, "1");
+            } else {
+                assert_eq!(flow.target_says(count).await, "6 0");
+                assert_eq!(queued, (9_900 + 500 + 2 + 1).to_string());
+            }
+            // What is in the queue is applied once nothing forbids it.
+            flow.at_target("ALTER TABLE t DROP CONSTRAINT t_n_check").await;
+            if action == Action::QueueRow {
+                irongate_apply::replay(&flow.replicat, None).await.unwrap();
+                flow.assert_same().await;
+            }
+            flow.end().await;
+        }
     }
 }
 
