@@ -95,6 +95,11 @@ impl Writer {
         // Rewrites the mark too, which may be older than the disk, or newer.
         writer.sync()?;
         writer.mark.sync()?;
+        if known.is_none() {
+            // Into the other slot too, so that from here on each is sound on the disk while the other one is written.
+            writer.mark.publish(&writer.durable)?;
+            writer.mark.sync()?;
+        }
         if own > found {
             writer.begin_epoch(own)?;
             writer.sync()?;
