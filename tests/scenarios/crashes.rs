@@ -114,7 +114,7 @@ async fn a_source_that_crashes_again_and_again_is_followed() {
         prepare(&mut flow).await;
         flow.start().await;
         let writers = Writers::start(&flow, false).await;
-        for round in 0..Tier::pick(3, 10, 30) {
+        for round in 0..Tier::pick(5, 10, 30) {
             writers.load.commits(60, PATIENCE).await;
             if round % 2 == 0 {
                 flow.source_server().kill();
@@ -139,7 +139,7 @@ async fn a_target_that_crashes_again_and_again_is_brought_up_to_date() {
         flow.start().await;
         let writers = Writers::start(&flow, false).await;
         let mut went_back = 0;
-        for round in 0..Tier::pick(3, 10, 30) {
+        for round in 0..Tier::pick(5, 10, 30) {
             writers.load.commits(60, PATIENCE).await;
             let count = "SELECT count(*) FROM ledger";
             let before: u64 = flow.target_says(count).await.parse().unwrap();

@@ -27,10 +27,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Versions of source and target.
 pub(crate) type Pair = (u32, u32);
 
-/// The pairs under test: each version with itself, and in the full tier also across versions.
+/// The pairs under test: in the quick tier the oldest to the newest version, otherwise each with itself, and in the full
+/// tier also across versions.
 pub(crate) fn pairs() -> Vec<Pair> {
-    let all = Server::pairs().into_iter();
-    all.filter(|(source, target)| source == target || Tier::current() == Tier::Full).collect()
+    let (all, majors) = (Server::pairs(), Server::majors());
+    let ends = majors.iter().min().copied().zip(majors.iter().max().copied());
+    let wanted = |pair: &Pair| match Tier::current() {
+        Tier::Quick => Some(*pair) == ends,
+        Tier::Ci => pair.0 == pair.1,
+        Tier::Full => true,
+    };
+    all.into_iter().filter(wanted).collect()
 }
 
 /// Which of its two servers of a version.

@@ -210,6 +210,8 @@ async fn types_travel(test: &str, way: Way) {
                 });
             }
         }
+        // Some five hundred tables, of each of which Replicat has to learn everything.
+        flow.drain_within(Duration::from_secs(300)).await;
         flow.assert_same().await;
         let errors = flow.status(&flow.replicat.group).unwrap().counters.errors;
         assert_eq!(errors > 0, way == Way::Exact, "{errors} changes refused");
