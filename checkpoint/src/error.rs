@@ -208,7 +208,7 @@ impl Error {
         Some(match self {
             Self::InUse { holder, .. } | Self::Held { holder, .. } => {
                 let stop = holder.name.as_deref().unwrap_or("GROUP");
-                format!("wait for it, or end it with \"irongate stop {stop}\"")
+                format!("wait for it, or stop \"{stop}\": SIGTERM ends it in order")
             }
             Self::BadName { .. } => "use letters, digits, \"_\" and \"-\"".to_owned(),
             Self::File { path, source, .. } => file_hint(path, source),
@@ -224,7 +224,7 @@ impl Error {
                 format!("somebody has edited the row: set it with \"irongate position\" or run \"irongate instantiate {flow}\"")
             }
             Self::Overtaken { flow } => format!(
-                "another process has applied to this target, or the flow was instantiated again: see \"irongate position {flow} --history\" and run \"irongate compare {flow}\""
+                "another process has applied to this target, or the flow was instantiated again: see \"irongate position\" and, if nobody instantiated it, run \"irongate instantiate {flow}\""
             ),
             Self::AlreadyInitialised { flow } => format!(
                 "the target has been instantiated before: see \"irongate position {flow}\", or begin again with \"irongate instantiate {flow}\""

@@ -247,7 +247,7 @@ fn a_store_in_use_is_refused_with_the_holders_name_and_left_as_it_is() {
     let Error::InUse { directory, holder: named } = &error else { panic!("{error:?}") };
     assert_eq!((directory, named.pid), (&path, Some(holder.id())));
     assert_eq!(named.name.as_deref(), Some("the holder"));
-    assert_eq!(error.hint().unwrap(), "wait for it, or end it with \"irongate stop the holder\"");
+    assert_eq!(error.hint().unwrap(), "wait for it, or stop \"the holder\": SIGTERM ends it in order");
     assert!(error.is_transient());
     assert!(warnings.is_empty(), "{warnings:?}");
     assert!(contents(&path) == before && asides(&path).is_empty());

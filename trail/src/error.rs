@@ -192,7 +192,7 @@ impl Error {
                 "start again: what was cut off is captured anew, and what was read is passed over".to_owned()
             }
             Self::Epoch { .. } => {
-                "this site has been superseded: make it a standby with irongate reinstate".to_owned()
+                "another site has taken over since: this one must not write; instantiate it anew".to_owned()
             }
             Self::Missing(_) => "irongate setup creates the slot and the trail together".to_owned(),
             Self::Exists(_) => "irongate teardown removes it".to_owned(),
