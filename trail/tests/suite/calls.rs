@@ -221,7 +221,7 @@ fn a_transaction_id_that_comes_again_after_a_restart_does_not_take_the_side_file
         let (mut writer, _) = reopen(&storage).unwrap();
         writer.side_relation(7, &table).unwrap();
         for row in 0..number {
-            writer.side_row(7, 7, table.id, b'I', &insert(&row.to_string(), "x")).unwrap();
+            writer.side_row(7, 7, table.id, b'I', &insert(&row.to_string(), &number.to_string())).unwrap();
         }
         writer.adopt(7, &begin(number), &commit(number)).unwrap();
         writer.sync().unwrap();
