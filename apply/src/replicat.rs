@@ -252,14 +252,15 @@ impl<O: Open, T: Target> Applier<O, T> {
         Ok(Step::Applied)
     }
 
-    /// Notes that the source has been passed up to `position`, if nothing is held back.
+    /// Notes that the source has been passed up to `position`, if nothing is held back. The LSN stays the last
+    /// transaction's, whatever progress was noted behind it: it is what the target remembers, and a target that
+    /// remembers less than it has flushed is taken for one that has lost something.
     fn pass(&mut self, position: irongate_trail::Position) {
         if self.batch.is_open() {
             return;
         }
-        let resume = self.batch.progress().map_or(self.applied.end_lsn, |lsn| lsn.max(self.applied.end_lsn));
         self.high.position = self.high.position.max(position);
-        self.high.resume_lsn = self.high.resume_lsn.max(resume);
+        self.high.resume_lsn = self.high.resume_lsn.max(self.applied.end_lsn);
     }
 
     fn account(&mut self, outcome: Outcome, end: Option<Applied>, mode: Mode) {

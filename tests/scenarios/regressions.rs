@@ -1,6 +1,10 @@
 //! Bugs that were found, each with its story and the smallest flow that would show it again.
 
-use super::support::{Flow, pairs};
+use std::time::Duration;
+
+use irongate_tests::wait_until;
+
+use super::support::{Flow, PATIENCE, pairs};
 
 /// 1. A value in binary went as it was to a column of another type. `smallint` to `numeric` was refused by the server;
 ///    `integer` to `real` has the same length and became another number without a word.
@@ -110,6 +114,32 @@ async fn regression_6_a_standby_that_is_read_only_by_default_is_written_by_repli
             .await;
         flow.start().await;
         flow.at_source("INSERT INTO t VALUES (1)").await;
+        flow.end_same().await;
+    }
+}
+
+/// 7. Progress records moved the place that the target was known to have flushed beyond what its checkpoint table can
+///    say. After some idle time any lost connection looked as if the target had gone back, and Replicat ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_7_a_connection_that_is_lost_after_an_idle_time_is_made_again() {
+    for pair in pairs() {
+        let mut flow = Flow::new("r7", pair).await;
+        flow.extract.source.machine.progress_interval = Duration::from_millis(50);
+        flow.at_both("CREATE TABLE t (id int PRIMARY KEY)").await;
+        flow.start().await;
+        flow.at_source("INSERT INTO t VALUES (1)").await;
+        flow.drain().await;
+        let before = flow.status(&flow.replicat.group).unwrap().position;
+        flow.at_source("CREATE TABLE unpublished AS SELECT generate_series(1, 10000) AS id").await;
+        wait_until(PATIENCE, "Replicat to pass what is not for it", async || {
+            flow.status(&flow.replicat.group).unwrap().position > before
+        })
+        .await;
+        // Long enough for the place to be taken down as flushed.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        flow.target_says("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'replicat'")
+            .await;
+        flow.at_source("INSERT INTO t VALUES (2); DROP TABLE unpublished").await;
         flow.end_same().await;
     }
 }
