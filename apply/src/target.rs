@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::error::Error;
 
 pub use postgres::PostgresTarget;
-pub(crate) use postgres::connection_for_replay;
+pub(crate) use postgres::{Connection, connection_for_replay};
 
 /// How carefully a batch is applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

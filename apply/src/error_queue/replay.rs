@@ -15,7 +15,7 @@ use tokio_postgres::types::PgLsn;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::settings::ReplicatSettings;
-use crate::target::connection_for_replay;
+use crate::target::{Connection, connection_for_replay};
 
 /// A queued change. Its images hold row values.
 #[derive(Clone, Debug, Serialize)]
@@ -113,12 +113,24 @@ pub async fn skip(client: &tokio_postgres::Client, flow: &str, ids: Option<&[i64
 /// # Errors
 /// [`Error::Row`] for the change that was refused again, which stays queued; [`Error::Target`].
 pub async fn replay(settings: &ReplicatSettings, ids: Option<&[i64]>) -> Result<u64, Error> {
+    let mut connection = connection_for_replay(settings, Origin::of_worker(&settings.flow, 1)?).await?;
+    let result = replay_on(&mut connection, settings, ids).await;
+    // The session ends some time after it is dropped, and until then nobody else could replay.
+    let Connection { session, origin, .. } = connection;
+    origin.session_reset(session.client()).await?;
+    result
+}
+
+async fn replay_on(
+    connection: &mut Connection,
+    settings: &ReplicatSettings,
+    ids: Option<&[i64]>,
+) -> Result<u64, Error> {
     const WANTED: &str = "SELECT id, table_schema, table_name, operation, key_columns, old_row::text, new_row::text, \
          commit_lsn, xid FROM irongate.error_queue \
          WHERE flow = $1 AND state = 'queued' AND ($2::bigint[] IS NULL OR id = ANY ($2)) ORDER BY id";
     const DONE: &str = "UPDATE irongate.error_queue SET state = 'replayed', resolved_at = clock_timestamp() \
          WHERE id = $1 AND state = 'queued'";
-    let mut connection = connection_for_replay(settings, Origin::of_worker(&settings.flow, 1)?).await?;
     let mut applied = 0;
     for row in connection.session.query(WANTED, &[&settings.flow, &ids]).await? {
         let id: i64 = row.try_get(0)?;

@@ -60,7 +60,7 @@ pub struct PostgresTarget {
 pub(crate) struct Connection {
     pub(crate) session: Session,
     pub(super) checkpoint: CheckpointTable,
-    pub(super) origin: OriginSession,
+    pub(crate) origin: OriginSession,
     pub(super) open: Option<OriginTransaction>,
     /// By the address of the relation, which the plan keeps alive.
     plans: HashMap<usize, Arc<Plan>>,
