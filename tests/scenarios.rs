@@ -22,6 +22,8 @@ mod names;
 mod origins;
 #[path = "scenarios/partitions.rs"]
 mod partitions;
+#[path = "scenarios/purge.rs"]
+mod purge;
 #[path = "scenarios/regressions.rs"]
 mod regressions;
 #[path = "scenarios/rights.rs"]

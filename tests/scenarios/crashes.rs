@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use irongate_apply::Replicat;
-use irongate_capture::Extract;
+use irongate_capture::{Extract, Settings as ExtractSettings};
 use irongate_tests::{Load, Mode, Process, RunningLoad, Settings, Tables, Tier, seed};
+use irongate_trail::{Directory, PurgePolicy, purge};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -34,11 +35,12 @@ const SCHEMA: &str = "
 const LOADED: [&str; 6] =
     ["public.site", "public.agent", "public.queue", "public.setting", "public.event", "public.remark"];
 
-/// Writes the source while things crash.
+/// Writes the source while things crash, and removes of the trail whatever no reader holds.
 struct Writers {
     load: RunningLoad,
     stop: Arc<AtomicBool>,
     ledger: tokio::task::JoinHandle<()>,
+    purge: std::thread::JoinHandle<usize>,
 }
 
 impl Writers {
@@ -48,13 +50,24 @@ impl Writers {
         let load = if two_phase { load.two_phase() } else { load };
         let stop = Arc::new(AtomicBool::new(false));
         let ledger = tokio::spawn(keep_ledger(uri, Arc::clone(&stop)));
-        Self { load: load.start().await, stop, ledger }
+        let (trail, over) = (Directory::new(&flow.extract.trail), Arc::clone(&stop));
+        let purge = std::thread::spawn(move || {
+            let mut removed = 0;
+            while !over.load(Ordering::Relaxed) {
+                removed += purge(&trail, &PurgePolicy::default()).unwrap().removed.len();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            removed
+        });
+        Self { load: load.start().await, stop, ledger, purge }
     }
 
-    async fn stop(self) {
+    /// How many files of the trail were removed meanwhile.
+    async fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.ledger.await.unwrap();
         self.load.stop().await;
+        self.purge.join().unwrap()
     }
 }
 
@@ -85,8 +98,14 @@ async fn keep_ledger(uri: String, stop: Arc<AtomicBool>) {
 async fn prepare(flow: &mut Flow) {
     flow.at_both(SCHEMA).await;
     flow.at_source("CREATE SEQUENCE ledger_n").await;
-    // Small files, so that there are many.
-    flow.extract.file_size = 1 << 20;
+    flow.extract = hurried(flow.extract.clone());
+}
+
+/// Small files, so that there are many, and progress noted all the time.
+fn hurried(mut settings: ExtractSettings) -> ExtractSettings {
+    settings.file_size = 64 << 10;
+    settings.source.machine.progress_interval = Duration::from_millis(20);
+    settings
 }
 
 /// What must hold in the end.
@@ -104,7 +123,7 @@ async fn nothing_lost_and_nothing_twice(flow: &mut Flow) {
 
 fn server_settings() -> Settings {
     // What is not yet on the disk at the target is lost there in a crash, with the position; the longer it takes, the more.
-    Settings::new().set("logical_decoding_work_mem", "64kB").set("wal_writer_delay", "2s")
+    Settings::new().set("logical_decoding_work_mem", "64kB").set("wal_writer_delay", "400ms")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,6 +160,8 @@ async fn a_target_that_crashes_again_and_again_is_brought_up_to_date() {
         let mut went_back = 0;
         for round in 0..Tier::pick(5, 10, 30) {
             writers.load.commits(60, PATIENCE).await;
+            // Now and then long enough for Replicat to learn what is flushed, and for the trail to lose that.
+            tokio::time::sleep(Duration::from_millis(if round % 3 == 0 { 1500 } else { 0 })).await;
             let count = "SELECT count(*) FROM ledger";
             let before: u64 = flow.target_says(count).await.parse().unwrap();
             if round % 2 == 0 {
@@ -153,7 +174,8 @@ async fn a_target_that_crashes_again_and_again_is_brought_up_to_date() {
             went_back += u64::from(after < before);
             flow.assert_running().await;
         }
-        writers.stop().await;
+        let removed = writers.stop().await;
+        assert!(removed > 0, "no file of the trail was removed, so nothing was shown");
         nothing_lost_and_nothing_twice(&mut flow).await;
         assert!(went_back > 0, "no crash took anything back, so nothing was shown");
         flow.end().await;
@@ -224,8 +246,7 @@ fn a_process_that_is_killed() {
     runtime.block_on(async {
         let for_ever = std::future::pending();
         if is_extract {
-            let mut settings = extract_settings(&flow, &address, &dir);
-            settings.file_size = 1 << 20;
+            let settings = hurried(extract_settings(&flow, &address, &dir));
             Extract::new(settings).run(for_ever).await.unwrap();
         } else {
             Replicat::new(replicat_settings(&flow, &address, &dir)).run(for_ever).await.unwrap();
