@@ -40,3 +40,5 @@ mod truncate;
 mod types;
 #[path = "scenarios/values.rs"]
 mod values;
+#[path = "scenarios/writes.rs"]
+mod writes;
