@@ -44,7 +44,7 @@ async fn every_way_of_writing_a_row_arrives() {
         let upsert = |who: u32| {
             format!(
                 "DO $$ BEGIN FOR i IN 1..400 LOOP
-                   INSERT INTO public.other VALUES (100000 + i % 50, {who}) ON CONFLICT (id) DO UPDATE SET n = other.n + 1;
+                   INSERT INTO public.other VALUES (100000 + i % 50, {who}) ON CONFLICT (id) DO UPDATE SET n = other.n + 1; COMMIT;
                    IF i % 3 = 0 THEN DELETE FROM public.other WHERE id = 100000 + (i + 25) % 50; END IF; COMMIT;
                  END LOOP; END $$"
             )
