@@ -25,6 +25,26 @@ pub(crate) struct Statement {
     pub(crate) parameters: Vec<Parameter>,
 }
 
+impl Statement {
+    /// The same change, refused by the server unless it meets just `expected` rows, an expression: for a commit that is
+    /// sent before the answers have come.
+    pub(crate) fn guarded(mut self, expected: &str) -> Self {
+        let Self { sql, .. } = &self;
+        let (with, from) = if sql.starts_with("SELECT") {
+            (String::new(), format!("({sql})"))
+        } else {
+            (format!("WITH g AS ({sql} RETURNING 1) "), "g".to_owned())
+        };
+        // Not a constant, which would be read, and refused, when the statement is planned.
+        let text = "'irongate: rows that this change meets: ' || pg_catalog.count(*)";
+        self.sql = format!(
+            "{with}SELECT CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) {expected} THEN 0 \
+             ELSE ({text})::pg_catalog.int4 END FROM {from} AS g"
+        );
+        self
+    }
+}
+
 /// What an update writes: places of source columns, in order.
 pub(crate) type Written = Vec<usize>;
 

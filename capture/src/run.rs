@@ -10,12 +10,9 @@
 //! 4. the socket has bytes;
 //! 5. a quarter of a second has passed.
 //!
-//! While a sync is under way the socket is left alone for [`GATHER`]: nothing that could be read meanwhile becomes durable
-//! before the next sync, and a reader as quick as the server would be woken for every message. At low load the sync is over
-//! sooner, and at full speed what gathers fits into the socket's buffer.
-//!
 //! After the frames the machine settles, and if no sync is under way the next one begins: so one sync carries all that
-//! was appended while the one before it ran (group commit), and at low load a transaction is synced at once.
+//! was appended while the one before it ran (group commit), and at low load a transaction is synced at once. A disk that
+//! is quicker than a change of threads is synced in place then.
 //!
 //! # Why nothing is confirmed too early
 //!
@@ -28,8 +25,9 @@ use std::time::Duration;
 
 use irongate_postgres::{Frame, FrameReader};
 use irongate_trail::{Lsn, Mark, ResumeLsn, Timestamp};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::error::Error;
 use crate::feedback::Feedback;
@@ -43,8 +41,11 @@ const GRACE: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often idle things are looked after, and the state is shown.
 const TICK: Duration = Duration::from_millis(250);
-/// How long bytes may gather in the socket while a sync is under way.
-const GATHER: Duration = Duration::from_millis(1);
+
+/// A sync that takes no longer is done in place when there is little to do.
+const QUICK: Duration = Duration::from_micros(500);
+/// So many frames at once are little to do.
+const FEW: u32 = 32;
 
 /// An open stream.
 #[derive(Debug)]
@@ -77,22 +78,53 @@ pub(crate) struct View {
     pub(crate) server_time: Timestamp,
 }
 
+/// A sync's answer and how long the disk took.
+type Synced = (Result<Mark, Error>, Duration);
+
 /// A sync that runs beside the loop, or none.
 #[derive(Default)]
-struct Syncing(Option<JoinHandle<Result<Mark, Error>>>);
+struct Syncing {
+    job: Option<JoinHandle<Synced>>,
+    /// How long the last one took.
+    last: Duration,
+}
+
+fn timed(job: Job) -> Synced {
+    let begin = Instant::now();
+    let outcome = job();
+    (outcome, begin.elapsed())
+}
 
 impl Syncing {
     fn start(&mut self, job: Job) {
-        self.0 = Some(tokio::task::spawn_blocking(job));
+        self.job = Some(tokio::task::spawn_blocking(move || timed(job)));
+    }
+
+    /// Runs the sync here, if the disk is so quick that handing it to another thread would take longer, and says how it
+    /// ended. Otherwise it is started.
+    async fn run_or_start(&mut self, job: Job) -> Option<Result<Mark, Error>> {
+        let several_threads = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
+        if self.last > QUICK || !several_threads {
+            self.start(job);
+            return None;
+        }
+        // Whoever waits for this thread goes first, the feedback above all: should the disk not answer for once, nobody
+        // else is kept waiting.
+        tokio::task::yield_now().await;
+        let (outcome, took) = timed(job);
+        self.last = took;
+        Some(outcome)
     }
 
     /// Waits for the sync to end; for ever if there is none. Cancel-safe.
     async fn ended(&mut self) -> Result<Mark, Error> {
-        match &mut self.0 {
+        match &mut self.job {
             Some(handle) => {
-                let outcome = handle.await;
-                self.0 = None;
-                outcome.map_err(Error::Task)?
+                let answer = handle.await;
+                self.job = None;
+                let (outcome, took) = answer.map_err(Error::Task)?;
+                self.last = took;
+                outcome
             }
             None => std::future::pending().await,
         }
@@ -116,7 +148,7 @@ pub(crate) async fn run<T: Target>(
     let mut syncing = Syncing::default();
     let left = turn(&mut stream, target, &mut syncing, stop, show).await;
     // A sync that is under way is waited for in every case: its answer belongs to the target.
-    if syncing.0.is_some() {
+    if syncing.job.is_some() {
         let outcome = syncing.ended().await;
         let durable = target.synced(outcome)?;
         stream.machine.synced(durable)?;
@@ -160,9 +192,7 @@ async fn turn<T: Target>(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::new();
     let mut stopping: Option<Instant> = None;
-    let mut gathered = Instant::now();
     loop {
-        let gathers = syncing.0.is_some() && Instant::now() < gathered;
         tokio::select! {
             biased;
             outcome = syncing.ended() => {
@@ -173,28 +203,32 @@ async fn turn<T: Target>(
             error = stream.feedback.failed() => return Err(last_words(stream, error).await),
             () = stop.asked(), if stopping.is_none() => stopping = Some(Instant::now() + GRACE),
             // What is received while nothing is taken any more would only fill memory.
-            more = stream.reader.fill(), if !gathers && (stopping.is_none() || stream.machine.in_transaction()) => {
+            more = stream.reader.fill(), if stopping.is_none() || stream.machine.in_transaction() => {
                 if !more? {
                     return Err(irongate_postgres::Error::Closed(None).into());
                 }
                 watch.heard();
-                gathered = Instant::now() + GATHER;
             }
-            () = sleep_until(gathered), if gathers => {}
             _ = tick.tick() => {}
         }
-        if handle_frames(stream, target, &mut watch, stopping.is_some())? {
+        let Some(frames) = handle_frames(stream, target, &mut watch, stopping.is_some())? else {
             return Ok(Left::ByServer);
-        }
+        };
         let is_between = !stream.machine.in_transaction();
         if stopping.is_some() && is_between {
             stream.machine.stopping();
         }
         let is_behind = stream.machine.settle(Timestamp::now(), target)?;
-        if syncing.0.is_none()
+        if syncing.job.is_none()
             && let Some(job) = target.sync_job()?
         {
-            syncing.start(job);
+            if frames > FEW {
+                syncing.start(job);
+            } else if let Some(outcome) = syncing.run_or_start(job).await {
+                let durable = target.synced(outcome)?;
+                stream.machine.synced(durable)?;
+                stream.feedback.durable(durable);
+            }
         }
         if let Some(deadline) = stopping
             && (is_between && !is_behind || Instant::now() >= deadline)
@@ -205,14 +239,15 @@ async fn turn<T: Target>(
     }
 }
 
-/// Handles what has been received. True when the server has ended the stream.
+/// Handles what has been received, and says how much it was; `None` when the server has ended the stream.
 fn handle_frames<T: Target>(
     stream: &mut Stream,
     target: &mut T,
     watch: &mut Watch,
     stopping: bool,
-) -> Result<bool, Error> {
+) -> Result<Option<u32>, Error> {
     let Stream { reader, decoder, machine, feedback, .. } = stream;
+    let mut frames = 0;
     while !stopping || machine.in_transaction() {
         match reader.next_frame()? {
             None => break,
@@ -230,10 +265,11 @@ fn handle_frames<T: Target>(
                     feedback.asked();
                 }
             }
-            Some(Frame::Done) => return Ok(true),
+            Some(Frame::Done) => return Ok(None),
         }
+        frames += 1;
     }
-    Ok(false)
+    Ok(Some(frames))
 }
 
 /// What the loop keeps an eye on.

@@ -3,6 +3,7 @@
 
 mod buffer;
 mod frames;
+mod low_water;
 mod pace;
 mod status;
 
@@ -285,8 +286,12 @@ impl ReplicationConnection {
                 None => {}
             }
         }
+        let socket = self.wire.stream.tcp_socket();
         let (read, write) = self.wire.stream.split();
-        Ok(CopyBoth { reader: FrameReader::new(read, &self.wire.unread), writer: StatusWriter::new(write) })
+        Ok(CopyBoth {
+            reader: FrameReader::new(read, socket, &self.wire.unread),
+            writer: StatusWriter::new(write),
+        })
     }
 
     /// postgres-protocol knows no CopyBothResponse, so the answer to START_REPLICATION is looked at before it is

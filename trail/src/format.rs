@@ -469,7 +469,9 @@ pub(crate) const END_RECORD: usize = FRAME + 1 + 24;
 /// Bytes of a [`Mark`] in bincode.
 const MARK: usize = 48;
 /// Bytes from one slot of the durable mark to the next: a disk writes so many whole.
-pub(crate) const SLOT: usize = 512;
+const SLOT: usize = 512;
+/// What both slots take.
+pub(crate) const SLOTS: usize = SLOT + 8 + MARK + 4;
 
 /// The slot to write, by its offset, and what to write there.
 pub(crate) fn encode_slot(count: u64, mark: &Mark) -> (u64, Vec<u8>) {

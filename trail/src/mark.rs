@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::format::{self, Mark, SLOT};
+use crate::format::{self, Mark};
 use crate::storage::{File, Storage, read_full_at, replace};
 
 /// Name of the file that says how far the trail is durable.
@@ -29,7 +29,8 @@ fn read(storage: &dyn Storage, name: &str) -> Result<Option<Mark>, Error> {
 
 /// Reads the durable mark and its count. While one slot is being written the other one is sound.
 fn read_slots(storage: &dyn Storage, file: &dyn File) -> Result<Option<(u64, Mark)>, Error> {
-    let mut bytes = [0; 2 * SLOT];
+    // Just as many as there are, so that one call reads them all.
+    let mut bytes = [0; format::SLOTS];
     let length = read_full_at(file, &mut bytes, 0).map_err(Error::io("read", storage.path(DURABLE)))?;
     Ok(format::decode_slots(&bytes[..length]))
 }

@@ -1,6 +1,7 @@
 //! The three kinds of byte stream to a server, and their halves.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -36,6 +37,17 @@ impl Stream {
     /// Whether nobody on the way can read what is sent.
     pub(crate) fn is_private(&self) -> bool {
         !matches!(self, Self::Tcp(_))
+    }
+
+    /// Another handle on the TCP socket, below TLS if there is TLS; `None` for others, or when the process may open no
+    /// more.
+    pub(crate) fn tcp_socket(&self) -> Option<OwnedFd> {
+        let socket = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Unix(_) => return None,
+        };
+        socket.as_fd().try_clone_to_owned().ok()
     }
 
     /// Two halves for two tasks. Those of a TLS stream share a lock that is held only while bytes are moved.

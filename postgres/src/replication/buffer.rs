@@ -56,15 +56,14 @@ impl Buffer {
     ) -> std::io::Result<usize> {
         self.make_room(wanted);
         let room = &mut self.bytes[self.end..];
-        let there = poll_fn(|cx| Poll::Ready(pin!(from.read(room)).poll(cx))).await;
-        let (read, paused) = match there {
-            Poll::Ready(read) => (read?, false),
-            Poll::Pending => {
-                let paused = pace.pause().await;
-                (from.read(room).await?, paused)
-            }
+        let mut read = pin!(from.read(room));
+        let there = poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await;
+        let (read, gathered) = match there {
+            Poll::Ready(read) => (read, false),
+            Poll::Pending => pace.wait(read).await,
         };
-        pace.after_read(read, paused);
+        let read = read?;
+        pace.after_read(read, gathered);
         self.end += read;
         Ok(read)
     }

@@ -5,10 +5,13 @@
 //!
 //! Malformed bytes give an error; after one, the reader gives no more frames: where a message ends is no longer known.
 
+use std::os::fd::OwnedFd;
+
 use irongate_trail::{Lsn, Timestamp};
 use postgres_protocol::message::backend::Message;
 
 use super::buffer::Buffer;
+use super::low_water::LowWater;
 use super::pace::Pace;
 use crate::connect::stream::ReadHalf;
 use crate::error::{Error, ServerError};
@@ -58,15 +61,16 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    pub(super) fn new(from: ReadHalf, unread: &[u8]) -> Self {
-        let pace = Pace::new(!matches!(from, ReadHalf::Unix(_)));
+    /// `socket` is the TCP socket below, if there is one.
+    pub(super) fn new(from: ReadHalf, socket: Option<OwnedFd>, unread: &[u8]) -> Self {
+        let pace = Pace::new(socket.map(LowWater::new));
         Self { from, buffer: Buffer::new(unread), wanted: 0, pace, done: false, broken: false }
     }
 
     /// Waits for more bytes; `false` is the end of the connection. An end before [`Frame::Done`] is one that the
     /// server did not mean: it crashed, or the network broke.
     ///
-    /// While a walsender sends at full speed, waits a millisecond for more to come together.
+    /// While a walsender sends at full speed by TCP, waits up to two milliseconds for more to come together.
     ///
     /// Cancel-safe: nothing that was read is lost.
     ///

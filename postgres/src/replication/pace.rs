@@ -1,64 +1,98 @@
 //! When to let bytes come together before they are read.
 //!
-//! A walsender hands every small message to the kernel by itself. A reader that is as quick as it is then wakes up for
-//! every few hundred bytes, and both spend more time in the kernel than on the stream. Once that has gone on for a
-//! while, a reader that finds nothing pauses before it waits. The pause costs no throughput, because what comes
-//! meanwhile fits into the socket's buffer, and a stream that is not at full speed never meets it. (Measured over
-//! loopback with a million small rows on two processors: half the reader's processor time or less, and at least a
-//! tenth more rows a second.)
+//! A walsender hands every small message to the kernel by itself. A reader that is as quick as it is is then woken for
+//! every few hundred bytes, and the wakening costs the walsender more time than the message does. Once that has gone on
+//! for a while, the socket's low-water mark is raised, so that the kernel wakes the reader for many messages at once;
+//! a time limit takes what has come when they are few. It costs no throughput, because what comes meanwhile fits into
+//! the socket's buffer, and a stream that is not at full speed never meets it.
 //!
-//! Not for Unix-domain sockets: the kernel does not join the messages in their buffers and counts some hundred bytes
-//! for each, so that few of them fit.
+//! A pause of the reader alone does not help: the runtime's poller is woken whether somebody reads or not.
+//!
+//! Not for Unix-domain sockets: the kernel has no low-water mark for them.
 
-use std::time::{Duration, Instant};
+use std::future::Future;
+use std::time::Duration;
 
-/// The pause; the runtime's timer has no finer step.
-const PAUSE: Duration = Duration::from_millis(1);
+use tokio::time::{Instant, timeout_at};
+
+use super::low_water::LowWater;
+
+/// So many bytes wake the reader while bytes gather.
+const GATHERED: i32 = 64 * 1024;
+/// Longest time that bytes gather.
+const PAUSE: Duration = Duration::from_millis(2);
 /// Reads that follow each other within this time belong to one burst.
 const BURST: Duration = Duration::from_micros(500);
-/// So many small reads in one burst make it worth pausing.
+/// So many small reads in one burst make it worth gathering.
 const PATIENCE: u32 = 64;
 /// A read of fewer bytes is small.
 const SMALL: usize = 32 * 1024;
 /// So few bytes in a whole pause are the end of a burst.
-const TRICKLE: usize = 2 * 1024;
+const TRICKLE: usize = 4 * 1024;
 
 pub(super) struct Pace {
-    allowed: bool,
-    last: Option<Instant>,
-    /// Small reads since the burst began.
-    small: u32,
+    socket: Option<LowWater>,
+    burst: Burst,
+    /// Until when bytes gather. Outlives a wait that was given up, so that whoever waits anew does not begin anew.
+    until: Option<Instant>,
 }
 
 impl Pace {
-    pub(super) fn new(allowed: bool) -> Self {
-        Self { allowed, last: None, small: 0 }
+    pub(super) fn new(socket: Option<LowWater>) -> Self {
+        Self { socket, burst: Burst::default(), until: None }
     }
 
-    /// Pauses if it is worth it, and says whether it has. Cancel-safe.
-    pub(super) async fn pause(&mut self) -> bool {
-        let worth_it = self.allowed && self.small >= PATIENCE;
-        if worth_it {
-            tokio::time::sleep(PAUSE).await;
+    /// Waits for `read`, which had nothing when it was asked; in a burst only for many bytes or a short time.
+    /// Cancel-safe if `read` is.
+    pub(super) async fn wait<T>(&mut self, mut read: impl Future<Output = T> + Unpin) -> (T, bool) {
+        if self.until.is_none() && self.burst.is_on() && self.mark(GATHERED) {
+            self.until = Some(Instant::now() + PAUSE);
         }
-        worth_it
+        let Some(until) = self.until else { return (read.await, false) };
+        if let Ok(done) = timeout_at(until, &mut read).await {
+            return (done, true);
+        }
+        self.mark(1);
+        (read.await, true)
     }
 
-    pub(super) fn after_read(&mut self, bytes: usize, paused: bool) {
-        if self.allowed {
-            self.step(bytes, paused, Instant::now());
+    fn mark(&mut self, bytes: i32) -> bool {
+        self.socket.as_mut().is_some_and(|socket| socket.set(bytes))
+    }
+
+    pub(super) fn after_read(&mut self, bytes: usize, gathered: bool) {
+        if self.socket.is_none() {
+            return;
+        }
+        self.until = None;
+        self.burst.step(bytes, gathered, Instant::now());
+        if !self.burst.is_on() {
+            self.mark(1);
         }
     }
+}
 
-    fn step(&mut self, bytes: usize, paused: bool, now: Instant) {
-        let in_burst = self.last.is_some_and(|last| now.duration_since(last) < BURST);
+/// Tells a burst of small reads.
+#[derive(Default)]
+struct Burst {
+    last: Option<Instant>,
+    /// Small reads since it began.
+    small: u32,
+}
+
+impl Burst {
+    fn is_on(&self) -> bool {
+        self.small >= PATIENCE
+    }
+
+    fn step(&mut self, bytes: usize, gathered: bool, now: Instant) {
+        let goes_on = self.last.is_some_and(|last| now.duration_since(last) < BURST);
         self.last = Some(now);
-        self.small = match (paused, bytes < SMALL) {
+        self.small = match (gathered, bytes < SMALL) {
             (true, true) if bytes < TRICKLE => 0,
-            (true, true) => self.small,
-            // It may come together by itself by now: the next small read tells.
-            (true, false) => PATIENCE - 1,
-            (false, true) if in_burst => (self.small + 1).min(PATIENCE),
+            (true, _) => self.small,
+            (false, true) if goes_on || self.is_on() => (self.small + 1).min(PATIENCE),
+            (false, _) if self.is_on() => self.small,
             (false, _) => 0,
         };
     }
@@ -68,31 +102,29 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Steps of (microseconds since the last, bytes, paused) and whether the next read would be paused.
-    fn paused_after(steps: impl IntoIterator<Item = (u64, usize, bool)>) -> bool {
-        let mut pace = Pace::new(true);
+    /// Steps of (microseconds since the last, bytes, gathered) and whether the next bytes would gather.
+    fn gathers_after(steps: impl IntoIterator<Item = (u64, usize, bool)>) -> bool {
+        let mut burst = Burst::default();
         let mut now = Instant::now();
-        for (micros, bytes, paused) in steps {
+        for (micros, bytes, gathered) in steps {
             now += Duration::from_micros(micros);
-            pace.step(bytes, paused, now);
+            burst.step(bytes, gathered, now);
         }
-        pace.small >= PATIENCE
+        burst.is_on()
     }
 
     #[test]
-    fn only_a_long_burst_of_small_reads_is_paused() {
+    fn only_a_long_burst_of_small_reads_gathers() {
         let burst = || std::iter::repeat_n((50, 300, false), 100);
-        assert!(paused_after(burst()));
-        assert!(!paused_after(burst().take(20)));
+        assert!(gathers_after(burst()));
+        assert!(!gathers_after(burst().take(20)));
         // A hundred transactions a second, each of a few reads.
-        assert!(!paused_after((0..1000).map(|i| (if i % 4 == 0 { 10_000 } else { 50 }, 300, false))));
+        assert!(!gathers_after((0..1000).map(|i| (if i % 4 == 0 { 10_000 } else { 50 }, 300, false))));
         // Reads that are full by themselves.
-        assert!(!paused_after(std::iter::repeat_n((50, 200_000, false), 100)));
-        // The end of the burst, while pausing.
-        assert!(!paused_after(burst().chain([(1100, 60, true)])));
-        assert!(paused_after(burst().chain([(1100, 20_000, true)])));
-        // So much in a pause that a read without one is tried, and then pauses again.
-        assert!(!paused_after(burst().chain([(1100, 50_000, true)])));
-        assert!(paused_after(burst().chain([(1100, 50_000, true), (30, 300, false)])));
+        assert!(!gathers_after(std::iter::repeat_n((50, 200_000, false), 100)));
+        // The end of the burst, while bytes gather; and its middle.
+        assert!(!gathers_after(burst().chain([(2100, 60, true)])));
+        assert!(gathers_after(burst().chain([(2100, 20_000, true)])));
+        assert!(gathers_after(burst().chain([(1100, 70_000, true), (30, 300, false), (900, 66_000, true)])));
     }
 }

@@ -54,7 +54,7 @@ fn encoded(frame: &Owned) -> Vec<u8> {
 
 fn pair(unread: &[u8]) -> (FrameReader, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (FrameReader::new(ReadHalf::Unix(ours.into_split().0), unread), theirs)
+    (FrameReader::new(ReadHalf::Unix(ours.into_split().0), None, unread), theirs)
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
