@@ -16,12 +16,16 @@ mod crashes;
 mod ddl;
 #[path = "scenarios/encodings.rs"]
 mod encodings;
+#[path = "scenarios/large.rs"]
+mod large;
 #[path = "scenarios/names.rs"]
 mod names;
 #[path = "scenarios/origins.rs"]
 mod origins;
 #[path = "scenarios/partitions.rs"]
 mod partitions;
+#[path = "scenarios/processes.rs"]
+mod processes;
 #[path = "scenarios/purge.rs"]
 mod purge;
 #[path = "scenarios/regressions.rs"]

@@ -212,10 +212,13 @@ impl<O: Open, T: Target> Applier<O, T> {
             self.begin().await?;
         }
         let Some(source) = &mut self.source else { return Ok(Step::Idle) };
-        if !std::mem::take(&mut self.prefetched) {
-            if let Some(error) = self.broken.take() {
-                return Err(error.into());
-            }
+        if !std::mem::take(&mut self.prefetched)
+            && let Some(error) = self.broken.take()
+        {
+            return Err(error.into());
+        }
+        if self.broken.is_none() {
+            // What was read ahead is what was durable then; by now it may be more, and larger groups cost less.
             let single = self.exact_until.is_some() || self.queue.is_some();
             fill(&mut self.batch, source, &self.grouping, single, &mut self.broken)?;
         }

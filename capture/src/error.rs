@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use irongate_postgres::ServerError;
 use irongate_trail::{Lsn, Malformed};
 
 use crate::positions::Refusal;
@@ -56,6 +57,10 @@ pub enum Error {
         /// The publication.
         name: String,
     },
+    /// The server leaves out what a publication of the flow publishes, because the publication is not there at this place
+    /// of the log.
+    #[error("the server leaves changes out: {0}")]
+    PublicationLeftOut(Box<ServerError>),
     /// The server is too old for what is asked of it.
     #[error("Extract needs PostgreSQL {needed} for this, the server is version {found}")]
     Version {
@@ -110,7 +115,7 @@ impl Error {
                 "drop the slot (irongate teardown), set up the flow again (irongate setup), and instantiate it".to_owned()
             }
             Self::NotBinary { .. } => "let values travel as text".to_owned(),
-            Self::NoPublication { .. } => PUBLICATION_HINT.to_owned(),
+            Self::NoPublication { .. } | Self::PublicationLeftOut(_) => PUBLICATION_HINT.to_owned(),
             Self::Postgres(error) if error.code() == Some(UNDEFINED_OBJECT) => PUBLICATION_HINT.to_owned(),
             Self::Version { needed, .. } => format!("upgrade the server to version {needed} or later"),
             Self::NoSideStorage => "ask for a stream without streamed transactions".to_owned(),

@@ -227,6 +227,7 @@ impl Extract {
         shown.mark = writer.durable();
         let opening = async {
             let mut connected = source.connect().await?;
+            writer.set_server_version(connected.version());
             let own = Own { lineage: writer.lineage(), durable: writer.durable().resume_lsn };
             let start = connected.check(source, &own).await?;
             if start.unreserved {

@@ -23,7 +23,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use irongate_postgres::{Frame, FrameReader};
+use irongate_postgres::{Frame, FrameReader, ServerError};
 use irongate_trail::{Lsn, Mark, ResumeLsn, Timestamp};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::JoinHandle;
@@ -265,11 +265,30 @@ fn handle_frames<T: Target>(
                     feedback.asked();
                 }
             }
+            Some(Frame::Notice(notice)) => {
+                if let Some(notice) = notice.read() {
+                    heed(&notice)?;
+                }
+            }
             Some(Frame::Done) => return Ok(None),
         }
         frames += 1;
     }
     Ok(Some(frames))
+}
+
+/// From PostgreSQL 18 on a publication that is not there at a place of the log, where the servers before stop, is a
+/// warning, and what it publishes is left out.
+fn heed(notice: &ServerError) -> Result<(), Error> {
+    const NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    let is_warning = notice.severity() == "WARNING";
+    if is_warning && notice.code() == NOT_IN_PREREQUISITE_STATE {
+        return Err(Error::PublicationLeftOut(Box::new(notice.clone())));
+    }
+    if is_warning {
+        tracing::warn!(%notice, "the server warns");
+    }
+    Ok(())
 }
 
 /// What the loop keeps an eye on.

@@ -33,6 +33,7 @@
 //!             Frame::Keepalive { wal_end, .. } => {
 //!                 writer.send(wal_end, wal_end, wal_end, Timestamp::now(), false).await?;
 //!             }
+//!             Frame::Notice(_) => {}
 //!             Frame::Done => return Ok(()),
 //!         }
 //!     }
@@ -52,7 +53,7 @@ pub mod sql;
 pub use endpoint::{ChannelBinding, Endpoint, Host, SslMode, TargetSessionAttrs};
 pub use error::{ClientError, Error, ServerError};
 pub use replication::{
-    CopyBoth, CreatedSlot, Frame, FrameReader, ReplicationConnection, SlotOptions, SnapshotOption,
+    CopyBoth, CreatedSlot, Frame, FrameReader, Notice, ReplicationConnection, SlotOptions, SnapshotOption,
     StatusWriter, SystemIdentity,
 };
 pub use session::{Canceller, Session};

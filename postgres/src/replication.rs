@@ -15,7 +15,7 @@ use irongate_trail::Lsn;
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
-pub use frames::{Frame, FrameReader};
+pub use frames::{Frame, FrameReader, Notice};
 pub use status::StatusWriter;
 
 use crate::connect::wire::Wire;

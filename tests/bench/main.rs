@@ -2,7 +2,7 @@
 //!
 //! What is compared: native replicates from the source into one database of the target server, Irongate into another, by
 //! a slot of its own. Only one of them runs at a time, and they take turns, because a machine's speed drifts within
-//! minutes. So figures are ratios of medians; seconds are shown to give a feeling.
+//! minutes. So the figure is the median of the turns' ratios; the medians of each are shown to give a feeling.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own that prints its figures")]
 
 mod child;

@@ -1,20 +1,16 @@
 //! Crashes under load: of the servers, of tasks and of processes. Nothing is lost, nothing comes twice.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use irongate_apply::Replicat;
-use irongate_capture::{Extract, Settings as ExtractSettings};
-use irongate_tests::{Load, Mode, Process, RunningLoad, Settings, Tables, Tier, seed};
+use irongate_tests::{Load, Mode, RunningLoad, Settings, Tables, Tier, seed};
 use irongate_trail::{Directory, PurgePolicy, purge};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde::{Deserialize, Serialize};
 
-use super::support::{Flow, PATIENCE, extract_settings, pairs, replicat_settings};
+use super::processes::{Group, hurried};
+use super::support::{Flow, PATIENCE, pairs};
 
 /// A configuration database in small, and a ledger: a table without a key that only grows, in which each number stands
 /// once. What comes twice stands there twice.
@@ -99,13 +95,6 @@ async fn prepare(flow: &mut Flow) {
     flow.at_both(SCHEMA).await;
     flow.at_source("CREATE SEQUENCE ledger_n").await;
     flow.extract = hurried(flow.extract.clone());
-}
-
-/// Small files, so that there are many, and progress noted all the time.
-fn hurried(mut settings: ExtractSettings) -> ExtractSettings {
-    settings.file_size = 64 << 10;
-    settings.source.machine.progress_interval = Duration::from_millis(20);
-    settings
 }
 
 /// What must hold in the end.
@@ -216,44 +205,6 @@ async fn tasks_that_are_dropped_at_random_go_on_where_they_were() {
     }
 }
 
-/// How a process of this test's executable knows what to run.
-const GROUP: &str = "IRONGATE_SCENARIO_GROUP";
-
-/// An Extract or Replicat in a process of its own.
-#[derive(Serialize, Deserialize)]
-struct Group {
-    is_extract: bool,
-    flow: String,
-    address: String,
-    dir: PathBuf,
-}
-
-impl Group {
-    fn start(&self) -> Process {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "crashes::a_process_that_is_killed", "--ignored", "--nocapture"]);
-        command.env(GROUP, serde_json::to_string(self).unwrap());
-        Process::spawn(command)
-    }
-}
-
-#[test]
-#[ignore = "the other side of the test below, which starts it"]
-fn a_process_that_is_killed() {
-    let Ok(group) = std::env::var(GROUP) else { return };
-    let Group { is_extract, flow, address, dir } = serde_json::from_str(&group).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let for_ever = std::future::pending();
-        if is_extract {
-            let settings = hurried(extract_settings(&flow, &address, &dir));
-            Extract::new(settings).run(for_ever).await.unwrap();
-        } else {
-            Replicat::new(replicat_settings(&flow, &address, &dir)).run(for_ever).await.unwrap();
-        }
-    });
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_are_killed_at_random_lose_and_repeat_nothing() {
     let mut random = StdRng::seed_from_u64(seed());
@@ -261,13 +212,7 @@ async fn processes_that_are_killed_at_random_lose_and_repeat_nothing() {
         let mut flow = Flow::alone("process_kills", pair, &server_settings()).await;
         prepare(&mut flow).await;
         flow.set_up().await;
-        let dir: &Path = flow.dir();
-        let group =
-            |is_extract, address| Group { is_extract, flow: flow.name.clone(), address, dir: dir.to_owned() };
-        let groups = [
-            group(true, flow.source.socket_uri("extract", &flow.database)),
-            group(false, flow.target.socket_uri("replicat", &flow.database)),
-        ];
+        let groups = Group::of(&flow).map(Group::hurried);
         let mut processes = groups.each_ref().map(Group::start);
         let writers = Writers::start(&flow, true).await;
         let kills = Tier::pick(6, 20, 200);
@@ -275,7 +220,7 @@ async fn processes_that_are_killed_at_random_lose_and_repeat_nothing() {
             tokio::time::sleep(Duration::from_millis(random.random_range(20..600))).await;
             let which = random.random_range(0..2);
             for (process, group) in processes.iter_mut().zip(&groups) {
-                let name = if group.is_extract { "Extract" } else { "Replicat" };
+                let name = group.name();
                 assert!(process.is_running(), "{name} ended:\n{}{}", process.stdout(), process.stderr());
             }
             processes[which].kill();

@@ -242,6 +242,11 @@ impl Writer {
         }
     }
 
+    /// Says what the source's `server_version_num` is by now; the headers of later files carry it.
+    pub fn set_server_version(&mut self, server_version: u32) {
+        self.options.server_version = server_version;
+    }
+
     /// Whose LSNs the trail holds.
     pub fn lineage(&self) -> Lineage {
         self.options.lineage

@@ -18,7 +18,7 @@ pub(crate) type Parameters = HashMap<String, String>;
 
 /// Settings that decide how values are printed and names are found. Given at start-up they go before what role,
 /// database and the address's `options` set, so that every session of every process prints alike.
-const FIXED: [(&str, &str); 11] = [
+const FIXED: [(&str, &str); 12] = [
     ("client_encoding", "UTF8"),
     ("datestyle", "ISO, YMD"),
     ("intervalstyle", "postgres"),
@@ -34,6 +34,8 @@ const FIXED: [(&str, &str); 11] = [
     // Else a role's setting could give XML values another form, and literals another meaning.
     ("xmloption", "content"),
     ("standard_conforming_strings", "on"),
+    // A walsender's warning can be the only word about changes that it leaves out.
+    ("client_min_messages", "warning"),
 ];
 
 /// What the server says when it is ready.

@@ -44,9 +44,31 @@ pub enum Frame<'a> {
         /// The server will cut the connection if it does not get a status soon.
         reply_requested: bool,
     },
+    /// The server has something to say. What it says holds for the frames behind it.
+    Notice(Notice<'a>),
     /// The server has ended the stream in order: it is shutting down and has sent everything, or it answers our own
     /// wish to finish. Given once.
     Done,
+}
+
+/// A notice that came with the stream, not yet read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Notice<'a>(&'a [u8]);
+
+impl Notice<'_> {
+    /// What it says; `None` if it cannot be understood.
+    pub fn read(&self) -> Option<ServerError> {
+        match Message::parse(&mut self.0.into()) {
+            Ok(Some(Message::NoticeResponse(body))) => Some(ServerError::from_fields(body.fields())),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Notice<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Notice")
+    }
 }
 
 /// The receiving half of a stream.
@@ -135,7 +157,7 @@ impl FrameReader {
             }
             self.wanted = 0;
             match tag {
-                b'd' => return Ok(Some(whole)),
+                b'd' | b'N' => return Ok(Some(whole)),
                 // CopyDone; and CommandComplete, which alone is what a walsender says that goes down with its server.
                 b'c' | b'C' if !self.done => {
                     self.done = true;
@@ -145,8 +167,8 @@ impl FrameReader {
                     let message = self.buffer.take(whole);
                     return Err(server_error(message));
                 }
-                // Notice, ParameterStatus, ReadyForQuery, and the CommandComplete behind a CopyDone.
-                b'N' | b'S' | b'Z' | b'c' | b'C' => {
+                // ParameterStatus, ReadyForQuery, and the CommandComplete behind a CopyDone.
+                b'S' | b'Z' | b'c' | b'C' => {
                     self.buffer.take(whole);
                 }
                 _ => return Err(Error::protocol("a message that does not belong into a stream")),
@@ -168,8 +190,10 @@ fn parse(message: &[u8]) -> Result<Frame<'_>, &'static str> {
         [tag, _, _, _, _, body @ ..] => (*tag, body),
         _ => return Err("a message that is too short"),
     };
-    if tag != b'd' {
-        return Ok(Frame::Done);
+    match tag {
+        b'd' => {}
+        b'N' => return Ok(Frame::Notice(Notice(message))),
+        _ => return Ok(Frame::Done),
     }
     match body.split_first() {
         Some((b'w', rest)) => {

@@ -52,6 +52,10 @@ async fn until(reader: &mut FrameReader, mut done: impl FnMut(&Seen) -> bool) ->
                         Seen { kind: char::from(data[0]), lsn: start, data: data.to_vec() }
                     }
                     Frame::Keepalive { wal_end, .. } => Seen { kind: 'K', lsn: wal_end, data: Vec::new() },
+                    Frame::Notice(notice) => {
+                        let routine = notice.read().and_then(|notice| notice.routine().map(str::to_owned));
+                        Seen { kind: 'N', lsn: Lsn::ZERO, data: routine.unwrap_or_default().into_bytes() }
+                    }
                     Frame::Done => Seen { kind: 'Z', lsn: Lsn::ZERO, data: Vec::new() },
                 };
                 let end = done(&seen);
@@ -283,7 +287,7 @@ async fn a_fast_stop_ends_the_stream_in_order_once_everything_is_acknowledged() 
                 match frame {
                     Frame::Keepalive { wal_end, .. } => last = last.max(wal_end),
                     Frame::Done => done = true,
-                    Frame::XLogData { .. } => {}
+                    Frame::XLogData { .. } | Frame::Notice(_) => {}
                 }
             }
             if !done {

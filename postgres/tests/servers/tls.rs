@@ -389,6 +389,7 @@ async fn a_stream_is_read_and_answered_from_two_tasks_over_tls() {
                 Frame::Keepalive { wal_end, .. } => {
                     let _ = tell.send(wal_end);
                 }
+                Frame::Notice(_) => {}
                 Frame::Done => done = true,
             }
         }

@@ -27,7 +27,7 @@ pub struct Recovered {
 
 impl Writer {
     /// Opens a trail for writing. Durable on return is everything that [`Recovered::mark`] says. The flow and the lineage
-    /// of `options` are replaced by the trail's own; if `expect` is given, the trail must have that lineage. If the
+    /// of `options` are replaced by the trail's own, and the server's version if it is 0; if `expect` is given, the trail must have that lineage. If the
     /// epoch of `options` is later than the trail's, a new file is begun in it.
     ///
     /// # Errors
@@ -89,6 +89,9 @@ impl Writer {
         options.lineage = lineage;
         options.flow.clone_from(&survey.header.flow);
         options.epoch = found;
+        if options.server_version == 0 {
+            options.server_version = survey.header.server_version;
+        }
         let main = Main::at(file, at.position, survey.transactions, survey.sealed);
         let mut writer = Self::with(storage, options, mark, main, at, lock);
         writer.nonce = names.iter().filter_map(|name| format::side_nonce(name)).max().unwrap_or(0);

@@ -9,6 +9,7 @@ use super::*;
 enum Owned {
     Data(u64, u64, i64, Vec<u8>),
     Keepalive(u64, i64, bool),
+    Notice(Option<(String, String)>),
     Done,
 }
 
@@ -18,6 +19,10 @@ impl From<Frame<'_>> for Owned {
             Frame::XLogData { start, end, time, data } => Self::Data(start.0, end.0, time.0, data.to_vec()),
             Frame::Keepalive { wal_end, time, reply_requested } => {
                 Self::Keepalive(wal_end.0, time.0, reply_requested)
+            }
+            Frame::Notice(notice) => {
+                let read = notice.read().map(|read| (read.severity().to_owned(), read.code().to_owned()));
+                Self::Notice(read)
             }
             Frame::Done => Self::Done,
         }
@@ -47,6 +52,7 @@ fn encoded(frame: &Owned) -> Vec<u8> {
             body.extend_from_slice(&time.to_be_bytes());
             body.push((*reply).into());
         }
+        Owned::Notice(_) => return message(b'N', b"SWARNUNG\0VWARNING\0C55000\0\0"),
         Owned::Done => return message(b'c', b""),
     }
     message(b'd', &body)
@@ -98,6 +104,7 @@ fn frame() -> impl Strategy<Value = Owned> {
     prop_oneof![
         6 => (any::<u64>(), any::<u64>(), any::<i64>(), data).prop_map(|(s, e, t, d)| Owned::Data(s, e, t, d)),
         2 => (any::<u64>(), any::<i64>(), any::<bool>()).prop_map(|(e, t, r)| Owned::Keepalive(e, t, r)),
+        1 => Just(Owned::Notice(Some(("WARNING".into(), "55000".into())))),
     ]
 }
 
@@ -122,6 +129,9 @@ proptest! {
         let (mut found, result) = run(given_in_pieces(&bytes, &cuts));
         prop_assert!(result.is_ok());
         prop_assert_eq!(found.pop(), Some(Owned::Done));
+        let all = found.len();
+        found.retain(|frame| *frame != Owned::Notice(Some(("NOTICE".into(), String::new()))));
+        prop_assert_eq!(all - found.len(), (0..frames.len()).filter(|at| noise.contains(at)).count());
         prop_assert_eq!(found, frames);
     }
 
