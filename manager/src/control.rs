@@ -1,0 +1,153 @@
+//! How programs talk to a manager: JSON lines over a unix socket.
+//!
+//! Each line is one JSON object with the version of this protocol. A client sends one [`Request`] and reads
+//! [`Response`]s: one, or for events one each until it goes away. A manager of another version answers an error that
+//! names both. The socket and its directory are for the owner of the manager only; whoever can open it may do anything
+//! that the manager can.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Control, Events};
+pub(crate) use server::Server;
+
+use crate::event::{Entry, Severity};
+use crate::info::Info;
+use crate::settings::Difference;
+use crate::supervisor::Answer;
+
+/// The protocol that this release speaks.
+pub const VERSION: u32 = 1;
+/// Longest request, in bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+/// Longest response, in bytes.
+const MAX_RESPONSE: usize = 16 * 1024 * 1024;
+
+/// A question or an order.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The protocol's version.
+    pub version: u32,
+    /// What is wanted.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What is wanted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub enum Command {
+    /// Whether somebody is there.
+    Ping,
+    /// What there is to see.
+    Info,
+    /// Groups and flows should run.
+    Start(Order),
+    /// Groups and flows should stop.
+    Stop(Order),
+    /// Groups and flows should stop and run again.
+    Restart(Order),
+    /// Groups and flows should end at once.
+    Kill(Order),
+    /// Events.
+    Events {
+        /// So many of the newest.
+        count: usize,
+        /// And those that come.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// The end of a group's report.
+    Report {
+        /// The group.
+        group: String,
+        /// So many lines.
+        lines: usize,
+    },
+    /// Reading the settings again.
+    Reload,
+}
+
+/// An order to groups.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Order {
+    /// Groups and flows; all groups of the site if empty.
+    pub names: Vec<String>,
+    /// How long to wait until the order has been followed, in seconds; 0 answers at once.
+    #[serde(default)]
+    pub wait_seconds: f64,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Response {
+    /// The protocol's version.
+    pub version: u32,
+    /// The answer.
+    #[serde(flatten)]
+    pub reply: Reply,
+}
+
+/// What is answered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// To [`Command::Ping`].
+    Pong {
+        /// The manager's site.
+        site: String,
+        /// Its process.
+        pid: u32,
+        /// Its release.
+        release: String,
+    },
+    /// To [`Command::Info`].
+    Info(Box<Info>),
+    /// To orders.
+    Done {
+        /// What came of it, by group.
+        outcomes: Vec<Outcome>,
+    },
+    /// To [`Command::Events`], one for each.
+    Event(Entry),
+    /// To [`Command::Events`], after those that were there already.
+    Caught {
+        /// Events that were missed because they came faster than they were read.
+        missed: u64,
+    },
+    /// To [`Command::Report`].
+    Report {
+        /// The lines.
+        text: String,
+    },
+    /// To [`Command::Reload`].
+    Reloaded(Difference),
+    /// It was not done.
+    Error {
+        /// Why.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+        /// Whether trying again can help.
+        transient: bool,
+    },
+}
+
+/// What came of an order to a group.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The group.
+    pub group: String,
+    /// What was begun.
+    pub answer: Answer,
+    /// Whether it has come to that: it runs, or it has ended. `false` if it was not waited for, or not long enough.
+    pub done: bool,
+    /// What it is doing, or why it is not done.
+    pub doing: String,
+    /// The least that a person should make of it.
+    pub severity: Severity,
+    /// Why the next manager would not know of the order.
+    pub unsaved: Option<String>,
+}

@@ -1,0 +1,419 @@
+//! What is too much: thresholds with patience and hysteresis, without clock or file.
+//!
+//! A value is graded each time it is seen. A worse grade is believed when it was seen `patience` times in a row, a
+//! better one when the value is a fifth better than the threshold that it has left. A value that is not known leaves
+//! its alarm as it is: silence is not health.
+
+use std::collections::BTreeMap;
+
+use irongate_trail::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::FlowView;
+use crate::event::{Kind, Notice, Severity};
+use crate::settings::{FlowWatch, Threshold, Thresholds};
+
+/// How much better than its threshold a value must be before an alarm ends.
+const BETTER: f64 = 0.2;
+
+/// What can be too much.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AlarmKind {
+    /// Bytes from the source's log to the trail.
+    ExtractLagBytes,
+    /// Seconds from the source's log to the trail.
+    ExtractLagSeconds,
+    /// Bytes from the trail to the target.
+    ReplicatLagBytes,
+    /// Seconds from the trail to the target.
+    ReplicatLagSeconds,
+    /// Bytes that the slot keeps at the source.
+    SlotRetained,
+    /// Bytes until the slot is lost.
+    SlotSafe,
+    /// The slot is in danger or lost.
+    SlotState,
+    /// Free bytes of the trail's disk.
+    TrailDisk,
+    /// The source does not answer.
+    SourceSilent,
+    /// Files of ours cannot be read.
+    Files,
+}
+
+/// Something that is too much.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Alarm {
+    /// The flow.
+    pub flow: String,
+    /// What.
+    pub kind: AlarmKind,
+    /// How grave.
+    pub severity: Severity,
+    /// Since when, in RFC 3339 and UTC.
+    pub since: String,
+    /// What was seen, in one sentence.
+    pub text: String,
+}
+
+/// What follows from what was seen.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Change {
+    Tell(Notice),
+    Hold { group: String, reason: String },
+    Release { group: String },
+}
+
+/// 0 is good, 1 a warning, 2 an error.
+type Grade = u8;
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    grade: Grade,
+    /// A worse grade, and how often in a row it was seen.
+    worse: (Grade, u32),
+    since: String,
+    text: String,
+}
+
+/// The alarms of a site.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Alarms {
+    states: BTreeMap<(String, AlarmKind), State>,
+    /// Groups that are held, by flow.
+    held: BTreeMap<String, String>,
+}
+
+/// Which way is worse.
+#[derive(Clone, Copy)]
+enum Worse {
+    More,
+    Less,
+}
+
+/// The grade of a value whose grade was `before`.
+fn grade(value: f64, threshold: Threshold, worse: Worse, before: Grade) -> Grade {
+    // Less is worse: the same with the signs turned.
+    let (value, sign) = match worse {
+        Worse::More => (value, 1.0),
+        Worse::Less => (-value, -1.0),
+    };
+    let is_past = |limit: f64, is_raised: bool| {
+        let slack = if is_raised { limit.abs() * BETTER } else { 0.0 };
+        value >= limit * sign - slack
+    };
+    if is_past(threshold.critical, before >= 2) {
+        2
+    } else {
+        u8::from(is_past(threshold.warning, before >= 1))
+    }
+}
+
+impl Alarms {
+    /// Takes a look at a flow.
+    pub(crate) fn observe(
+        &mut self,
+        flow: &FlowWatch,
+        view: &FlowView,
+        thresholds: &Thresholds,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let patience = thresholds.patience;
+        let mut value = |kind, value: Option<f64>, threshold: Option<Threshold>, worse, text: &str| {
+            let before = self.grade(&flow.name, kind);
+            // Without a threshold nothing is too much; without a value nothing is known.
+            let new = match (value, threshold) {
+                (_, None) => Some(0),
+                (None, Some(_)) => None,
+                (Some(value), Some(threshold)) => Some(grade(value, threshold, worse, before)),
+            };
+            let text = format!("{text} {}", shown(kind, value.unwrap_or_default()));
+            self.set(&flow.name, kind, new, patience, &text, &mut changes);
+        };
+        let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+        let (extract, replicat) = (&view.extract, &view.replicat);
+        use AlarmKind::*;
+        use Worse::*;
+        value(
+            ExtractLagBytes,
+            bytes(extract.lag_bytes),
+            thresholds.lag_bytes,
+            More,
+            "the trail is behind by",
+        );
+        value(ExtractLagSeconds, extract.lag_seconds, thresholds.lag_seconds, More, "the trail is behind by");
+        value(
+            ReplicatLagBytes,
+            bytes(replicat.lag_bytes),
+            thresholds.lag_bytes,
+            More,
+            "the target is behind by",
+        );
+        value(
+            ReplicatLagSeconds,
+            replicat.lag_seconds,
+            thresholds.lag_seconds,
+            More,
+            "the target is behind by",
+        );
+        let slot = view.slot.as_ref();
+        let retained = bytes(slot.and_then(|slot| slot.retained_bytes));
+        value(SlotRetained, retained, thresholds.slot_retained_bytes, More, "its slot keeps log of");
+        // A server without a limit says nothing, which is good as long as it says anything.
+        let no_limit = slot.map(|_| f64::INFINITY);
+        let safe = slot.and_then(|slot| slot.safe_bytes).map(|bytes| bytes as f64).or(no_limit);
+        value(SlotSafe, safe, thresholds.slot_safe_bytes, Less, "its slot is lost after");
+        let free = bytes(view.trail.as_ref().and_then(|trail| trail.free_bytes));
+        value(TrailDisk, free, thresholds.trail_free_bytes, Less, "the disk of its trail has room for");
+        let (state, text) = slot_state(view);
+        self.set(&flow.name, SlotState, state, 1, &text, &mut changes);
+        let silent = view.source_silent.as_ref();
+        let text = format!("the source does not answer: {}", silent.map_or("", String::as_str));
+        self.set(&flow.name, SourceSilent, Some(u8::from(silent.is_some())), patience, &text, &mut changes);
+        let trouble = view.trouble.as_ref();
+        let text = trouble.cloned().unwrap_or_default();
+        self.set(&flow.name, Files, Some(u8::from(trouble.is_some())), patience, &text, &mut changes);
+        self.hold(flow, free, thresholds.trail_free_bytes, &mut changes);
+        changes
+    }
+
+    /// What is too much at the moment.
+    pub(crate) fn raised(&self) -> Vec<Alarm> {
+        let alarm = |((flow, kind), state): (&(String, AlarmKind), &State)| Alarm {
+            flow: flow.clone(),
+            kind: *kind,
+            severity: severity(state.grade),
+            since: state.since.clone(),
+            text: state.text.clone(),
+        };
+        self.states.iter().filter(|(_, state)| state.grade > 0).map(alarm).collect()
+    }
+
+    /// Forgets flows that are no longer watched.
+    pub(crate) fn forget(&mut self, is_gone: impl Fn(&str) -> bool) -> Vec<Change> {
+        self.states.retain(|(flow, _), _| !is_gone(flow));
+        let gone: Vec<_> = self.held.keys().filter(|flow| is_gone(flow)).cloned().collect();
+        let release = |flow| self.held.remove(&flow).map(|group| Change::Release { group });
+        gone.into_iter().filter_map(release).collect()
+    }
+
+    fn grade(&self, flow: &str, kind: AlarmKind) -> Grade {
+        self.states.get(&(flow.to_owned(), kind)).map_or(0, |state| state.grade)
+    }
+
+    fn set(
+        &mut self,
+        flow: &str,
+        kind: AlarmKind,
+        new: Option<Grade>,
+        patience: u32,
+        text: &str,
+        changes: &mut Vec<Change>,
+    ) {
+        let Some(new) = new else { return };
+        let state = self.states.entry((flow.to_owned(), kind)).or_default();
+        let before = state.grade;
+        if new > before {
+            let times = if state.worse.0 == new { state.worse.1 + 1 } else { 1 };
+            state.worse = (new, times);
+            if times < patience {
+                return;
+            }
+        }
+        state.worse = (0, 0);
+        state.grade = new;
+        if new > 0 {
+            text.clone_into(&mut state.text);
+        }
+        if new == before {
+            return;
+        }
+        if before == 0 {
+            state.since = Timestamp::now().to_string();
+        }
+        let notice = if new > 0 {
+            Notice::new(severity(new), Kind::Alarm, format!("flow \"{flow}\": {text}"))
+        } else {
+            Notice::new(Severity::Info, Kind::Cleared, format!("flow \"{flow}\": no longer: {}", state.text))
+        };
+        changes.push(Change::Tell(notice));
+    }
+
+    /// Extract rests before its disk is full. There is no patience in this: a disk fills quickly.
+    fn hold(
+        &mut self,
+        flow: &FlowWatch,
+        free: Option<f64>,
+        threshold: Option<Threshold>,
+        changes: &mut Vec<Change>,
+    ) {
+        let (Some(group), Some(free)) = (&flow.extract, free) else { return };
+        let limit = threshold.map_or(f64::NEG_INFINITY, |threshold| threshold.critical);
+        if free < limit {
+            if self.held.insert(flow.name.clone(), group.clone()).is_none() {
+                let reason = format!(
+                    "the disk of its trail has room for {} only; it starts again when there are {}",
+                    shown(AlarmKind::TrailDisk, free),
+                    shown(AlarmKind::TrailDisk, limit * (1.0 + BETTER))
+                );
+                changes.push(Change::Hold { group: group.clone(), reason });
+            }
+        } else if free >= limit * (1.0 + BETTER)
+            && let Some(group) = self.held.remove(&flow.name)
+        {
+            changes.push(Change::Release { group });
+        }
+    }
+}
+
+fn severity(grade: Grade) -> Severity {
+    match grade {
+        0 => Severity::Info,
+        1 => Severity::Warning,
+        _ => Severity::Error,
+    }
+}
+
+fn slot_state(view: &FlowView) -> (Option<Grade>, String) {
+    let Some(slot) = &view.slot else { return (None, String::new()) };
+    match (&slot.lost, slot.wal_status.as_deref()) {
+        (Some(reason), _) => (
+            Some(2),
+            format!("slot \"{}\" is lost ({reason}): the flow must be instantiated again", slot.name),
+        ),
+        (None, Some("unreserved")) => {
+            (Some(2), format!("slot \"{}\" keeps more log than it may and is about to be lost", slot.name))
+        }
+        _ => (Some(0), String::new()),
+    }
+}
+
+fn shown(kind: AlarmKind, value: f64) -> String {
+    match kind {
+        AlarmKind::ExtractLagSeconds | AlarmKind::ReplicatLagSeconds => format!("{value:.1} s"),
+        _ => format!("{:.1} MiB", value / f64::from(1 << 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{SlotView, TrailView};
+
+    fn flow() -> FlowWatch {
+        FlowWatch {
+            name: "csp".into(),
+            trail: None,
+            extract: Some("csp-extract".into()),
+            replicat: None,
+            source: None,
+            slot: Some("s".into()),
+            purge: None,
+            heartbeat: None,
+        }
+    }
+
+    fn thresholds() -> Thresholds {
+        Thresholds {
+            lag_seconds: Some(Threshold { warning: 10.0, critical: 100.0 }),
+            trail_free_bytes: Some(Threshold { warning: 1000.0, critical: 100.0 }),
+            patience: 2,
+            ..Thresholds::default()
+        }
+    }
+
+    fn lag(seconds: Option<f64>) -> FlowView {
+        let mut view = FlowView { name: "csp".into(), ..FlowView::default() };
+        view.replicat.lag_seconds = seconds;
+        view
+    }
+
+    fn free(bytes: u64) -> FlowView {
+        let trail = TrailView { free_bytes: Some(bytes), ..TrailView::default() };
+        FlowView { trail: Some(trail), ..FlowView::default() }
+    }
+
+    fn told(changes: &[Change]) -> Vec<(Severity, Kind)> {
+        let notice = |change: &Change| match change {
+            Change::Tell(notice) => Some((notice.severity, notice.kind)),
+            _ => None,
+        };
+        changes.iter().filter_map(notice).collect()
+    }
+
+    #[test]
+    fn an_alarm_needs_patience_to_rise_and_distance_to_fall() {
+        let mut alarms = Alarms::default();
+        let mut see = |value| told(&alarms.observe(&flow(), &lag(value), &thresholds()));
+        assert_eq!(see(Some(11.0)), []);
+        assert_eq!(see(Some(1.0)), []);
+        assert_eq!(see(Some(11.0)), [], "not in a row");
+        assert_eq!(see(Some(12.0)), [(Severity::Warning, Kind::Alarm)]);
+        assert_eq!(see(None), [], "silence is not health");
+        assert_eq!(see(Some(9.0)), [], "not better enough");
+        assert_eq!(see(Some(500.0)), []);
+        assert_eq!(see(Some(500.0)), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(see(Some(90.0)), []);
+        assert_eq!(see(Some(50.0)), [(Severity::Warning, Kind::Alarm)], "better, not good");
+        assert_eq!(see(Some(7.9)), [(Severity::Info, Kind::Cleared)]);
+        assert_eq!(alarms.raised(), []);
+    }
+
+    #[test]
+    fn a_full_disk_holds_extract_at_once_and_lets_it_go_when_there_is_room() {
+        let mut alarms = Alarms::default();
+        let mut see = |bytes| alarms.observe(&flow(), &free(bytes), &thresholds());
+        assert_eq!(see(100), []);
+        let changes = see(99);
+        let [Change::Tell(_), Change::Hold { group, reason }] = &changes[..] else { panic!("{changes:?}") };
+        assert!(group == "csp-extract" && reason.contains("MiB"), "{reason}");
+        assert!(!see(50).iter().any(|change| matches!(change, Change::Hold { .. })), "held once");
+        assert!(!see(119).iter().any(|change| matches!(change, Change::Release { .. })));
+        assert!(see(120).contains(&Change::Release { group: "csp-extract".into() }));
+        assert!(see(99).iter().any(|change| matches!(change, Change::Hold { .. })));
+        // A reload that watches no longer lets it go.
+        assert_eq!(alarms.forget(|_| true), [Change::Release { group: "csp-extract".into() }]);
+        assert_eq!(alarms.raised(), []);
+    }
+
+    #[test]
+    fn a_slot_in_danger_or_lost_is_an_error_at_once() {
+        let slot = |status: &str, lost: Option<&str>| FlowView {
+            slot: Some(SlotView {
+                name: "s".into(),
+                active: false,
+                wal_status: Some(status.into()),
+                retained_bytes: Some(5),
+                safe_bytes: None,
+                lost: lost.map(str::to_owned),
+            }),
+            ..FlowView::default()
+        };
+        let mut alarms = Alarms::default();
+        let mut see = |view: FlowView| told(&alarms.observe(&flow(), &view, &thresholds()));
+        assert_eq!(see(slot("extended", None)), []);
+        assert_eq!(see(slot("unreserved", None)), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(see(slot("reserved", None)), [(Severity::Info, Kind::Cleared)]);
+        assert_eq!(see(slot("lost", Some("wal_removed"))), [(Severity::Error, Kind::Alarm)]);
+        let raised = alarms.raised();
+        assert!(raised.len() == 1 && raised[0].text.contains("instantiated again"), "{raised:?}");
+    }
+
+    #[test]
+    fn less_is_worse_where_it_is_about_room() {
+        let threshold = Threshold { warning: 1000.0, critical: 100.0 };
+        for (value, before, after) in [
+            (1001.0, 0, 0),
+            (1000.0, 0, 1),
+            (1100.0, 1, 1),
+            (1201.0, 1, 0),
+            (100.0, 0, 2),
+            (119.0, 2, 2),
+            (121.0, 2, 1),
+        ] {
+            assert_eq!(grade(value, threshold, Worse::Less, before), after, "{value} after {before}");
+        }
+    }
+}

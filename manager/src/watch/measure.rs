@@ -1,0 +1,248 @@
+//! One flow, looked at: its source, its trail, what its processes say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use irongate_checkpoint::{State, Status, read_status};
+use irongate_trail::{Directory, Lsn, Mark, Timestamp, durable};
+
+use super::heartbeat::Heartbeat;
+use super::slot::Source;
+use super::{FlowView, StageView, TrailView, purge};
+use crate::event::Notice;
+use crate::settings::FlowWatch;
+
+/// A flow and what is kept between two looks.
+#[derive(Debug)]
+pub(super) struct Flow {
+    settings: FlowWatch,
+    source: Option<Source>,
+    heartbeat: Option<Heartbeat>,
+    /// The last trouble with purge, so that it is told once.
+    purge_trouble: Option<Notice>,
+    /// What happened on the way, for people.
+    pub(super) notices: Vec<Notice>,
+}
+
+/// What the files of a flow say.
+#[derive(Debug, Default)]
+struct Files {
+    extract: Option<Status>,
+    replicat: Option<Status>,
+    mark: Option<Mark>,
+    trail: Option<TrailView>,
+    purged: Option<Notice>,
+}
+
+impl Flow {
+    pub(super) fn new(settings: FlowWatch) -> Self {
+        let heartbeat = match (&settings.source, settings.heartbeat) {
+            (Some(source), Some(every)) => {
+                Some(Heartbeat::start(settings.name.clone(), source.clone(), every))
+            }
+            _ => None,
+        };
+        let source = settings.source.clone().map(Source::new);
+        Self { settings, source, heartbeat, purge_trouble: None, notices: Vec::new() }
+    }
+
+    pub(super) fn settings(&self) -> &FlowWatch {
+        &self.settings
+    }
+
+    /// Looks, and purges the trail on the way.
+    pub(super) async fn look(&mut self, state_directory: &Path) -> FlowView {
+        let settings = self.settings.clone();
+        let directory = state_directory.to_owned();
+        let files = tokio::task::spawn_blocking(move || read(&settings, &directory));
+        let answer = match &mut self.source {
+            Some(source) => Some(source.ask(self.settings.slot.as_deref()).await),
+            None => None,
+        };
+        let mut view = FlowView { name: self.settings.name.clone(), ..FlowView::default() };
+        let files = match files.await {
+            Ok(Ok(files)) => files,
+            Ok(Err(trouble)) => {
+                view.trouble = Some(trouble);
+                Files::default()
+            }
+            Err(error) => {
+                view.trouble = Some(error.to_string());
+                Files::default()
+            }
+        };
+        self.purged(files.purged);
+        let end = match answer {
+            Some(Ok(answer)) => {
+                view.slot = answer.slot;
+                Some(answer.end)
+            }
+            Some(Err(silent)) => {
+                view.source_silent = Some(silent);
+                None
+            }
+            None => None,
+        };
+        let now = Timestamp::now();
+        view.extract = extract_lag(files.extract.as_ref(), files.mark.as_ref(), end, now);
+        view.replicat = replicat_lag(files.replicat.as_ref(), files.mark.as_ref(), now);
+        view.trail = files.trail;
+        view.heartbeat = self.heartbeat.as_ref().and_then(Heartbeat::last).map(|time| time.to_string());
+        view
+    }
+
+    fn purged(&mut self, notice: Option<Notice>) {
+        use crate::event::Kind;
+        match notice {
+            Some(notice) if notice.kind == Kind::Trouble => {
+                if self.purge_trouble.as_ref() != Some(&notice) {
+                    self.purge_trouble = Some(notice.clone());
+                    self.notices.push(notice);
+                }
+            }
+            other => {
+                self.purge_trouble = None;
+                self.notices.extend(other);
+            }
+        }
+    }
+}
+
+fn read(settings: &FlowWatch, state_directory: &Path) -> Result<Files, String> {
+    let status = |group: &Option<String>| match group {
+        Some(group) => read_status(state_directory, group).map_err(|error| error.to_string()),
+        None => Ok(None),
+    };
+    let mut files = Files {
+        extract: status(&settings.extract)?,
+        replicat: status(&settings.replicat)?,
+        ..Files::default()
+    };
+    let Some(trail) = settings.trail.as_deref() else { return Ok(files) };
+    if trail.is_dir() {
+        files.purged = settings.purge.and_then(|policy| purge::run(&settings.name, trail, policy));
+        files.mark = durable(&Directory::new(trail)).map_err(|error| error.to_string())?;
+    }
+    files.trail = Some(trail_view(trail).map_err(|error| format!("trail \"{}\": {error}", trail.display()))?);
+    Ok(files)
+}
+
+fn trail_view(trail: &Path) -> std::io::Result<TrailView> {
+    let mut view = TrailView { directory: trail.to_owned(), ..TrailView::default() };
+    if trail.is_dir() {
+        for entry in fs::read_dir(trail)? {
+            let entry = entry?;
+            // A file that purge takes away meanwhile is not there.
+            let Ok(metadata) = entry.metadata() else { continue };
+            view.files += 1;
+            view.bytes += metadata.len();
+        }
+    }
+    // Before the first start there is the disk, and no directory yet.
+    let mut place: PathBuf = trail.to_owned();
+    while !place.exists() && place.pop() {}
+    let disk = rustix::fs::statvfs(&place)?;
+    view.free_bytes = Some(disk.f_bavail.saturating_mul(disk.f_frsize));
+    view.disk_bytes = Some(disk.f_blocks.saturating_mul(disk.f_frsize));
+    Ok(view)
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.0.saturating_sub(from.0).max(0) as f64 / 1e6
+}
+
+/// From the source's log to the trail. Measured, where the source answers, so that it holds while Extract is down.
+fn extract_lag(extract: Option<&Status>, mark: Option<&Mark>, end: Option<Lsn>, now: Timestamp) -> StageView {
+    let Some(extract) = extract else { return StageView::default() };
+    let (Some(end), Some(mark)) = (end, mark) else {
+        return StageView { lag_bytes: extract.lag_bytes, lag_seconds: extract.lag_seconds };
+    };
+    let bytes = end.bytes_since(mark.resume_lsn.0);
+    let lag_seconds = match extract.state {
+        // A living Extract knows which of these bytes are for it.
+        State::Starting | State::Running => extract.lag_seconds,
+        _ if bytes == 0 => Some(0.0),
+        _ => Some(seconds(extract.written, now)),
+    };
+    StageView { lag_bytes: Some(bytes), lag_seconds }
+}
+
+/// From the trail to the target.
+fn replicat_lag(replicat: Option<&Status>, mark: Option<&Mark>, now: Timestamp) -> StageView {
+    let (Some(status), Some(mark)) = (replicat, mark) else { return StageView::default() };
+    let (Some(commit), Some(resume)) = (status.commit_lsn, status.resume_lsn) else {
+        return StageView::default();
+    };
+    if mark.commit_lsn.0 <= commit {
+        return StageView { lag_bytes: Some(0), lag_seconds: Some(0.0) };
+    }
+    StageView {
+        lag_bytes: Some(mark.resume_lsn.0.bytes_since(resume)),
+        lag_seconds: status.last_commit_time.map(|last| seconds(last, now)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use irongate_checkpoint::Program;
+    use irongate_trail::{CommitLsn, ResumeLsn};
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    fn status(state: State) -> Status {
+        Status {
+            state,
+            written: Timestamp(60 * SECOND),
+            commit_lsn: Some(Lsn(90)),
+            resume_lsn: Some(Lsn(100)),
+            last_commit_time: Some(Timestamp(50 * SECOND)),
+            lag_bytes: Some(7),
+            lag_seconds: Some(0.5),
+            ..Status::starting("g", "f", Program::Extract)
+        }
+    }
+
+    fn mark(commit: u64, resume: u64) -> Mark {
+        Mark { commit_lsn: CommitLsn(Lsn(commit)), resume_lsn: ResumeLsn(Lsn(resume)), ..Mark::default() }
+    }
+
+    #[test]
+    fn lag_is_measured_also_while_a_process_is_down() {
+        let now = Timestamp(70 * SECOND);
+        let lag = |state, end| extract_lag(Some(&status(state)), Some(&mark(90, 100)), end, now);
+        let stage = |bytes, seconds| StageView { lag_bytes: Some(bytes), lag_seconds: Some(seconds) };
+        assert_eq!(lag(State::Running, Some(Lsn(1100))), stage(1000, 0.5));
+        assert_eq!(lag(State::Abended, Some(Lsn(1100))), stage(1000, 10.0));
+        assert_eq!(lag(State::Stopped, Some(Lsn(100))), stage(0, 0.0));
+        assert_eq!(lag(State::Running, None), stage(7, 0.5));
+        assert_eq!(extract_lag(None, None, Some(Lsn(5)), now), StageView::default());
+        let behind = replicat_lag(Some(&status(State::Stopped)), Some(&mark(490, 500)), now);
+        assert_eq!(behind, stage(400, 20.0));
+        let current = replicat_lag(Some(&status(State::Running)), Some(&mark(90, 100)), now);
+        assert_eq!(current, stage(0, 0.0));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_yet_is_no_trouble_and_what_is_damaged_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = FlowWatch {
+            name: "f".into(),
+            trail: Some(dir.path().join("trail/f")),
+            extract: Some("f-extract".into()),
+            replicat: None,
+            source: None,
+            slot: None,
+            purge: None,
+            heartbeat: None,
+        };
+        let mut flow = Flow::new(settings);
+        let view = flow.look(dir.path()).await;
+        assert_eq!(view.trouble, None);
+        assert!(view.trail.unwrap().free_bytes.unwrap() > 0);
+        fs::write(dir.path().join("f-extract.status.json"), "{").unwrap();
+        let view = flow.look(dir.path()).await;
+        assert!(view.trouble.unwrap().contains("f-extract.status.json"));
+    }
+}
