@@ -1,0 +1,22 @@
+//! Data pump and collector: the trail of one site, carried to another.
+//!
+//! [`Pump`] reads a trail and sends whole transactions; [`Collector`] appends them with the same writer and acknowledges
+//! what is durable there. [`wire`] specifies the bytes between them, [`certs`] makes the certificates by which they know
+//! each other.
+
+mod boundaries;
+pub mod certs;
+mod collector;
+mod error;
+mod link;
+mod patience;
+mod pump;
+mod sender;
+mod settings;
+pub mod wire;
+
+pub use collector::{Collected, Collector};
+pub use error::{Error, TlsReason};
+pub use pump::{Pump, Stopped};
+pub use sender::Sent;
+pub use settings::{AcceptedFlow, CollectorSettings, Credentials, LinkSettings, Meeting, PumpSettings};

@@ -1,0 +1,78 @@
+//! What the trail here says of itself.
+
+use std::sync::Arc;
+
+use irongate_trail::format::FileHeader;
+use irongate_trail::{Begins, Mark, Reader, Storage};
+
+use crate::error::Error;
+use crate::wire::{History, Place};
+
+/// The trail of this site.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Facts {
+    /// Stretches that go on from each other, up to the end.
+    pub(super) histories: Vec<History>,
+    pub(super) end: Mark,
+    pub(super) server_version: u32,
+}
+
+impl Facts {
+    pub(super) fn place(&self) -> Place {
+        Place { commit: self.end.commit_lsn, resume: self.end.resume_lsn }
+    }
+}
+
+/// Looks at the trail without reading more than the headers. `epoch` is that of the database.
+///
+/// # Errors
+/// Those of [`irongate_trail::list`] and [`Reader::open`]; [`irongate_trail::Error::Epoch`] when another site has taken over
+/// since `epoch`.
+pub(super) fn facts(storage: &Arc<dyn Storage>, epoch: u64) -> Result<Facts, Error> {
+    let listing = irongate_trail::list(&**storage)?;
+    let Some(end) = listing.durable.filter(|_| !listing.files.is_empty()) else {
+        let directory = storage.path("");
+        Reader::open(Arc::clone(storage), Begins::First)?;
+        return Err(irongate_trail::Error::NotDurable(directory).into());
+    };
+    let mut headers = Vec::new();
+    for file in listing.files.into_iter().filter(|file| file.seqno <= end.position.seqno) {
+        match file.header {
+            Some(header) => headers.push(header),
+            None => {
+                // Opening it says what is wrong with it, unless purge has come first.
+                Reader::open(Arc::clone(storage), Begins::File(file.seqno))?;
+            }
+        }
+    }
+    let Some(last) = headers.last() else {
+        return Err(irongate_trail::Error::NotDurable(storage.path("")).into());
+    };
+    if last.epoch > epoch {
+        let (directory, found) = (storage.path(""), last.epoch);
+        return Err(irongate_trail::Error::Epoch { directory, found, own: epoch }.into());
+    }
+    let server_version = last.server_version;
+    Ok(Facts { histories: histories(&headers), end, server_version })
+}
+
+/// The stretches from the first file on from which every lineage goes on from the one before.
+fn histories(headers: &[FileHeader]) -> Vec<History> {
+    let mut found: Vec<History> = Vec::new();
+    for header in headers {
+        let FileHeader { lineage, previous, resume_lsn: start, .. } = *header;
+        match found.last() {
+            Some(last) if last.lineage == lineage => continue,
+            Some(last) if !lineage.is_promotion_of(&last.lineage) => found.clear(),
+            _ => {}
+        }
+        found.push(History { lineage, previous, start });
+    }
+    found
+}
+
+/// What the file says of itself that is read at present.
+pub(super) fn header(storage: &dyn Storage, seqno: u64) -> Result<Option<FileHeader>, Error> {
+    let listing = irongate_trail::list(storage)?;
+    Ok(listing.files.into_iter().find(|file| file.seqno == seqno).and_then(|file| file.header))
+}
