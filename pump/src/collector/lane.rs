@@ -289,3 +289,6 @@ impl Trail {
         Ok(Applied::Boundary)
     }
 }
+
+#[cfg(test)]
+mod tests;

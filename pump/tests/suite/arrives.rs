@@ -139,7 +139,7 @@ async fn an_idle_trail_s_progress_is_carried_and_acknowledged() {
     source.sync();
     world.arrives().await;
     let reached = source.writer.durable().resume_lsn;
-    assert_eq!(reached, ResumeLsn(Lsn(1700)));
+    assert_eq!(reached, ResumeLsn(Lsn(1101)));
     until("it is acknowledged", || world.pump_status().resume_lsn == Some(reached.0)).await;
     // Each connection says what it must and repeats nothing.
     let before = content(&world.far());

@@ -21,7 +21,7 @@ async fn a_pump_is_held_back_by_a_peer_that_does_not_read() {
     let relay = Relay::start(address).await;
     let collector = collector(world.collector_settings(), Some(listening));
     let mut settings = world.pump_settings(relay.address);
-    // Small, so that what lies in them is no large part of the trail.
+    // Small, so that what lies in them, and in the relay's own, is no large part of the trail.
     settings.link.socket_buffer = Some(100_000);
     settings.link.silence = Duration::from_secs(20);
     let running = pump(settings);
@@ -31,7 +31,7 @@ async fn a_pump_is_held_back_by_a_peer_that_does_not_read() {
     let sent = world.pump_status().counters.bytes;
     tokio::time::sleep(Duration::from_millis(1000)).await;
     assert_eq!(world.pump_status().counters.bytes, sent, "nothing is read on");
-    assert!(sent < relay.up() + 8_000_000, "{sent} bytes, and {} passed", relay.up());
+    assert!(sent < relay.up() + 20_000_000, "{sent} bytes, and {} passed", relay.up());
     relay.stall(false);
     world.arrives().await;
     running.stop().await.unwrap();

@@ -16,3 +16,4 @@ mod resumes;
 mod support;
 mod tls;
 mod trail;
+mod versions;

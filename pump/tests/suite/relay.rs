@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Alter(Way, u64),
     /// The direction ends in order, as if that had been all.
     Truncate(Way, u64),
+    /// Nothing passes any more, neither way, not even an end: both sides believe in a link that is gone.
+    Mute(Way, u64),
 }
 
 /// Seen from whoever has connected.
@@ -76,9 +78,10 @@ impl Relay {
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
         let (up, down) = (self.clone(), self.clone());
+        let muted = Arc::new(AtomicBool::new(false));
         let task = tokio::spawn(async move {
-            let up = up.carry(Way::Up, near_read, far_write, fault);
-            let down = down.carry(Way::Down, far_read, near_write, fault);
+            let up = up.carry(Way::Up, near_read, far_write, fault, &muted);
+            let down = down.carry(Way::Down, far_read, near_write, fault, &muted);
             // A cut of one direction drops both; an orderly end of one lets the other go on.
             let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
             tokio::select! {
@@ -96,6 +99,7 @@ impl Relay {
         mut from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
         fault: Option<Fault>,
+        muted: &AtomicBool,
     ) -> bool {
         let count = if way == Way::Up { &self.inner.up } else { &self.inner.down };
         let (mut bytes, mut seen) = (vec![0; 16 << 10], 0_u64);
@@ -103,7 +107,11 @@ impl Relay {
             while self.inner.stalled.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            let read = match from.read(&mut bytes).await {
+            let read = from.read(&mut bytes).await;
+            if muted.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            let read = match read {
                 Ok(0) => return to.shutdown().await.is_err(),
                 Ok(read) => read,
                 Err(_) => return true,
@@ -118,6 +126,10 @@ impl Relay {
                 Some(Fault::Truncate(on, at)) if on == way && at < seen + read as u64 => {
                     piece = &mut piece[..at.saturating_sub(seen) as usize];
                     ends = Some(false);
+                }
+                Some(Fault::Mute(on, at)) if on == way && at < seen + read as u64 => {
+                    muted.store(true, Ordering::SeqCst);
+                    std::future::pending::<()>().await;
                 }
                 Some(Fault::Alter(on, at)) if on == way && (seen..seen + read as u64).contains(&at) => {
                     piece[(at - seen) as usize] ^= 1 << (at % 8);

@@ -91,3 +91,26 @@ async fn a_collector_that_was_restarted_is_sent_the_whole_transaction_again() {
     second.stop().await.unwrap();
     world.is_identical();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pump_takes_over_from_its_own_connection_that_the_collector_still_believes_in() {
+    let world = World::new();
+    let mut source = Source::create(&world.near(), 1);
+    source.large(ROWS, ROW);
+    source.sync();
+    let (listening, address) = listener().await;
+    let relay = Relay::start(address).await;
+    relay.plan([Fault::Mute(Way::Up, ALL / 2)]);
+    let mut settings = world.collector_settings();
+    settings.link.silence = Duration::from_secs(300);
+    let collector = collector(settings, Some(listening));
+    let mut settings = world.pump_settings(relay.address);
+    settings.link.silence = Duration::from_millis(1500);
+    let running = pump(settings);
+    // Far sooner than the collector would give the first connection up.
+    world.arrives().await;
+    assert_eq!(relay.connections(), 2);
+    assert!(relay.up() < ALL * 12 / 10, "and it has gone on in the middle");
+    running.stop().await.unwrap();
+    collector.stop().await.unwrap();
+}

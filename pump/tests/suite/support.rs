@@ -188,6 +188,13 @@ impl World {
     }
 }
 
+/// Checks that what is there is what was sent, from the beginning.
+pub(crate) fn is_beginning(near: &[String], far: &[String]) {
+    for (number, far) in far.iter().enumerate() {
+        assert_eq!(Some(far), near.get(number), "item {number}");
+    }
+}
+
 /// Waits until something holds.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let begin = Instant::now();

@@ -42,6 +42,8 @@ pub(crate) struct Source {
     pub(crate) writer: Writer,
     dice: Dice,
     pub(crate) next: u64,
+    /// Places used since the last transaction.
+    between: u64,
 }
 
 pub(crate) fn relation(id: u32, version: u64) -> Arc<Relation> {
@@ -76,12 +78,13 @@ impl Source {
         let options =
             WriterOptions { file_size, server_version: 170_000, ..WriterOptions::new("csp", lineage) };
         let writer = Writer::create(storage, options, start).unwrap();
-        Self { writer, dice: Dice(seed), next: start.0.0 / 1000 + 1 }
+        Self { writer, dice: Dice(seed), next: start.0.0 / 1000 + 1, between: 0 }
     }
 
     fn brackets(&mut self) -> (Begin, Commit) {
         let number = self.next;
         self.next += 1;
+        self.between = 0;
         let (commit_lsn, commit_time) = (CommitLsn(Lsn(number * 1000)), Timestamp(number as i64));
         let origin = number.is_multiple_of(5).then(|| format!("origin {number}"));
         let begin =
@@ -183,14 +186,21 @@ impl Source {
         self.writer.commit(&commit).unwrap();
     }
 
+    /// The next place in the log, behind everything before.
+    fn place(&mut self) -> Lsn {
+        self.between += 1;
+        assert!(self.between < 800, "the log has room for the next transaction");
+        Lsn((self.next - 1) * 1000 + 100 + self.between)
+    }
+
     /// What stands between transactions.
     pub(crate) fn progress(&mut self) {
-        let resume_lsn = ResumeLsn(Lsn(self.next * 1000 - 300));
+        let resume_lsn = ResumeLsn(self.place());
         self.writer.progress(&Progress { resume_lsn, time: Timestamp(1) }).unwrap();
     }
 
-    pub(crate) fn message(&mut self, number: u64) {
-        let lsn = Lsn(self.next * 1000 - 800 + number);
+    pub(crate) fn message(&mut self) {
+        let lsn = self.place();
         let message = Message { transactional: false, lsn, prefix: "between", content: b"content" };
         self.writer.message(&message).unwrap();
     }
@@ -201,8 +211,8 @@ impl Source {
             match self.dice.below(10) {
                 0 => self.progress(),
                 1 => {
-                    self.message(1);
-                    self.message(2);
+                    self.message();
+                    self.message();
                 }
                 2 => {
                     let changes = 3 + self.dice.below(60);
