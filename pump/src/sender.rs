@@ -88,6 +88,7 @@ pub(crate) struct Sender {
     message: Option<Lsn>,
     lineage: Lineage,
     epoch: u64,
+    accepted: Accepted,
     pub(crate) sent: Sent,
 }
 
@@ -101,6 +102,7 @@ impl Sender {
             message: Some(accepted.last_message),
             lineage: accepted.lineage,
             epoch: accepted.epoch,
+            accepted: *accepted,
             sent: Sent::default(),
         }
     }
@@ -137,16 +139,19 @@ impl Sender {
     pub(crate) fn begin_epoch(&mut self, epoch: u64, out: &mut Vec<u8>) {
         wire::append_epoch(out, epoch);
         self.epoch = epoch;
-    }
-
-    /// Begins again at the same place, with nothing that the collector holds.
-    pub(crate) fn again(&mut self) {
-        self.open = None;
+        // Whatever is sent instead of the unfinished transaction makes the collector take that back.
         self.held = None;
     }
 
+    /// Begins again at the same place, with nothing that the collector holds. Nothing has been sent yet then: whatever is
+    /// new gives up what is held.
+    pub(crate) fn again(&mut self) {
+        (self.open, self.held) = (None, None);
+        (self.progress, self.message) = (Some(self.accepted.place.resume), Some(self.accepted.last_message));
+    }
+
     fn something_new(&mut self) {
-        (self.progress, self.message) = (None, None);
+        (self.progress, self.message, self.held) = (None, None, None);
     }
 
     /// Takes the next item of the trail and appends what is to be sent.
@@ -332,6 +337,10 @@ mod tests {
         })
     }
 
+    fn message(lsn: u64) -> Item<'static> {
+        Item::Message(Message { transactional: false, lsn: Lsn(lsn), prefix: "", content: b"" })
+    }
+
     /// Feeds a transaction of rows of two tables; stops where it is told to.
     fn transaction(sender: &mut Sender, out: &mut Vec<u8>, rows: &[&str], ends: bool) -> Fed {
         let (one, other) = (relation("one"), relation("other"));
@@ -376,8 +385,6 @@ mod tests {
         let mut out = Vec::new();
         let mut feed = |item: Item<'_>| sender.feed(&item, &mut out);
         let progress = |lsn| Item::Progress(Progress { resume_lsn: ResumeLsn(Lsn(lsn)), time: Timestamp(1) });
-        let message =
-            |lsn| Item::Message(Message { transactional: false, lsn: Lsn(lsn), prefix: "", content: b"" });
         assert_eq!(feed(progress(1500)), Fed::Passed);
         assert_eq!(feed(message(1600)), Fed::Passed);
         assert_eq!(feed(message(1601)), Fed::Boundary);
@@ -411,6 +418,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_before_an_unfinished_transaction_gives_that_up() {
+        let held = Held { commit: CommitLsn(Lsn(2000)), changes: 0, digest: 1 };
+        let mut sender = Sender::new(&accepted(Some(held)));
+        let mut out = Vec::new();
+        assert_eq!(sender.feed(&message(1700), &mut out), Fed::Boundary);
+        assert_eq!(transaction(&mut sender, &mut out, &["a"], true), Fed::Boundary);
+        assert_eq!(kinds(&out), "MBRIC");
+        let mut sender = Sender::new(&accepted(Some(held)));
+        out.clear();
+        sender.begin_epoch(2, &mut out);
+        assert_eq!(transaction(&mut sender, &mut out, &["a"], true), Fed::Boundary);
+        assert_eq!(kinds(&out), "EBRIC");
+    }
+
+    #[test]
     fn what_the_collector_holds_is_not_gone_on_with_when_it_is_something_else() {
         let rows = ["a", "b"];
         let mut first = Sender::new(&accepted(None));
@@ -429,6 +451,8 @@ mod tests {
             if expected == Fed::Again {
                 assert!(out.is_empty(), "nothing is sent");
                 sender.again();
+                // What stands before it is read again too, and is there already.
+                assert_eq!(sender.feed(&message(1600), &mut out), Fed::Passed);
                 assert_eq!(transaction(&mut sender, &mut out, &rows, true), Fed::Boundary);
             }
             assert_eq!(kinds(&out), "BRIRIC");

@@ -116,8 +116,15 @@ pub(super) fn open(
 /// The last message that stands behind the last commit and progress.
 fn last_message(storage: &Arc<dyn Storage>, writer: &Writer) -> Result<Lsn, irongate_trail::Error> {
     let Mark { commit_lsn: commit, resume_lsn: resume, .. } = writer.appended();
-    let begins = Begins::After { lineage: writer.lineage(), commit, resume };
-    let mut reader = Reader::open(Arc::clone(storage), begins)?;
+    let open = |commit| {
+        let begins = Begins::After { lineage: writer.lineage(), commit, resume };
+        Reader::open(Arc::clone(storage), begins)
+    };
+    // From the file of the commit itself: the last one that follows it may hold no message, and one before it some.
+    let mut reader = match commit.0.0.checked_sub(1).map(|before| open(CommitLsn(Lsn(before)))) {
+        None | Some(Err(irongate_trail::Error::NotInTrail { .. })) => open(commit)?,
+        Some(other) => other?,
+    };
     let mut last = Lsn::ZERO;
     while let Some(item) = reader.next()? {
         if let Item::Message(message) = item {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use irongate_trail::{
-    Begin, Begins, CommitLsn, Follower, Item, Mark, Message, Position, Progress, ResumeLsn, Source, Storage,
-    Timestamp, register_reader,
+    Begin, Begins, CommitLsn, Follower, Item, Lsn, Mark, Message, Position, Progress, ResumeLsn, Source,
+    Storage, Timestamp, register_reader,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -21,7 +21,7 @@ use crate::link::{self, Link, Outbox, Receiving, Sending, peer_name};
 use crate::patience::{Bucket, Stop};
 use crate::sender::{Fed, Sender, Sent};
 use crate::settings::PumpSettings;
-use crate::wire::{Accepted, Ack, BATCH, Code, Encoder, Frame, Hello, Refused, Role};
+use crate::wire::{Accepted, Ack, BATCH, Code, Encoder, Frame, Hello, Place, Refused, Role};
 
 /// How long the transaction in hand may take to end once we are asked to stop, and the collector to acknowledge it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -214,17 +214,29 @@ async fn greet(
 }
 
 fn open_trail(settings: &PumpSettings, accepted: &Accepted, peer: &str) -> Result<Follower, Error> {
-    let (lineage, place) = (accepted.lineage, accepted.place);
-    let begins = Begins::After { lineage, commit: place.commit, resume: place.resume };
-    Follower::open(&settings.trail, begins).map_err(|error| of_trail(error, settings, peer))
+    let (lineage, Place { commit, resume }) = (accepted.lineage, accepted.place);
+    let open = |commit| Follower::open(&settings.trail, Begins::After { lineage, commit, resume });
+    // Asked to begin after a commit, the reader begins with the last file that follows it, and messages may stand in files
+    // between. One byte before, no commit ends: it begins with the file of the commit itself, and passes that over by its
+    // LSN. Where purge has taken that file, messages in it were acknowledged.
+    let opened = match commit.0.0.checked_sub(1) {
+        None => open(commit),
+        Some(before) => match open(CommitLsn(Lsn(before))) {
+            Err(irongate_trail::Error::NotInTrail { .. }) => open(commit),
+            other => other,
+        },
+    };
+    opened.map_err(|error| of_trail(error, settings, accepted, peer))
 }
 
 /// The collector has been told where the trail here begins, and stands behind that: a commit that is not there is a fork.
-fn of_trail(error: irongate_trail::Error, settings: &PumpSettings, peer: &str) -> Error {
+fn of_trail(error: irongate_trail::Error, settings: &PumpSettings, accepted: &Accepted, peer: &str) -> Error {
     match error {
-        irongate_trail::Error::NotInTrail { commit, .. } => {
-            Error::Fork { peer: peer.to_owned(), commit, trail: settings.trail.clone() }
-        }
+        irongate_trail::Error::NotInTrail { .. } => Error::Fork {
+            peer: peer.to_owned(),
+            commit: accepted.place.commit,
+            trail: settings.trail.clone(),
+        },
         error => Error::Trail(error),
     }
 }
@@ -426,8 +438,8 @@ impl<'a> Carrier<'a> {
     /// Reads one item.
     #[inline]
     fn step(&mut self) -> Result<Option<Fed>, Error> {
-        let Self { follower, sender, batch, talk, .. } = self;
-        let next = follower.next().map_err(|error| of_trail(error, talk.settings, &self.peer))?;
+        let Self { follower, sender, batch, talk, accepted, peer, .. } = self;
+        let next = follower.next().map_err(|error| of_trail(error, talk.settings, accepted, peer))?;
         if sender.is_within_transaction() {
             let Some(item) = next else { return Ok(None) };
             let fed = sender.feed(&item, batch);
@@ -533,7 +545,7 @@ enum Between {
     Begin(Begin),
     Progress(Progress),
     Message {
-        message: (bool, irongate_trail::Lsn),
+        message: (bool, Lsn),
         prefix: String,
         content: Vec<u8>,
     },

@@ -7,7 +7,7 @@ use irongate_pump::{Meeting, PumpSettings};
 use irongate_trail::{Directory, Lineage, Lsn, Position, PurgePolicy, ResumeLsn, purge, readers};
 
 use crate::support::{World, collector, listener, listening_pump, pump, until};
-use crate::trail::{LINEAGE, Source, content, seed};
+use crate::trail::{LINEAGE, START, Source, content, seed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_arrives_as_it_was_while_it_is_being_written() {
@@ -153,5 +153,36 @@ async fn an_idle_trail_s_progress_is_carried_and_acknowledged() {
     until("it is connected again", || world.pump_status().state == State::Running).await;
     pump.stop().await.unwrap();
     assert_eq!(content(&world.far()), before);
+    collector.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_between_transactions_arrive_though_files_end_between_them() {
+    let world = World::new();
+    let mut source = Source::create_with(&world.near(), 1, LINEAGE, START, 1000);
+    source.transaction(1);
+    source.sync();
+    let (listening, address) = listener().await;
+    let collector = collector(world.collector_settings(), Some(listening));
+    let first = pump(world.pump_settings(address));
+    world.arrives().await;
+    first.stop().await.unwrap();
+    // Several files that all follow the same commit.
+    for _ in 0..100 {
+        source.message();
+    }
+    source.sync();
+    assert!(source.writer.durable().position.seqno > 3);
+    let second = pump(world.pump_settings(address));
+    world.arrives().await;
+    second.stop().await.unwrap();
+    for _ in 0..100 {
+        source.message();
+    }
+    source.transaction(1);
+    source.sync();
+    let third = pump(world.pump_settings(address));
+    world.arrives().await;
+    third.stop().await.unwrap();
     collector.stop().await.unwrap();
 }
