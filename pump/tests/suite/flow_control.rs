@@ -103,3 +103,38 @@ async fn what_no_socket_can_carry_at_once_goes_in_pieces_compressed_or_not() {
         collector.stop().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_durable_there_is_not_acknowledged_and_not_purged_here() {
+    let world = World::new();
+    let mut source = Source::create(&world.near(), 1);
+    source.write(10);
+    let (listening, address) = listener().await;
+    let disk = crate::full::Narrow::new(world.dir.path().join("secondary/trail"));
+    let storage = std::sync::Arc::clone(&disk);
+    let collector = crate::support::run_collector(
+        irongate_pump::Collector::new(world.collector_settings())
+            .with_listener(listening)
+            .with_storage(move |flow| storage.open(flow)),
+    );
+    let running = pump(world.pump_settings(address));
+    world.arrives().await;
+    let near = irongate_trail::Directory::new(world.near());
+    let mark = || irongate_trail::readers(&near).unwrap()[0].1;
+    let first = source.writer.durable().commit_lsn;
+    until("the first part is acknowledged", || mark().commit_lsn == first).await;
+    let before = crate::trail::content(&world.far()).len();
+    disk.be_slow(true);
+    source.write(60);
+    let transactions = world.pump_status().counters.transactions;
+    until("the rest is sent", || world.pump_status().counters.transactions > transactions + 20).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(mark().commit_lsn, first);
+    assert_eq!(world.pump_status().commit_lsn, Some(first.0));
+    assert_eq!(crate::trail::content(&world.far()).len(), before, "nobody reads it there either");
+    disk.be_slow(false);
+    world.arrives().await;
+    until("the rest is acknowledged", || mark().commit_lsn == source.writer.durable().commit_lsn).await;
+    running.stop().await.unwrap();
+    collector.stop().await.unwrap();
+}

@@ -1,9 +1,9 @@
-//! A directory on a disk that has room for so many bytes.
+//! A directory on a disk that has room for so many bytes, and that can be slow.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use irongate_trail::{Directory, File, Storage};
 
@@ -13,23 +13,29 @@ pub(crate) struct Narrow {
     base: PathBuf,
     /// The longest that a file may become.
     room: Arc<AtomicU64>,
+    /// No sync comes to its end.
+    slow: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct NarrowDirectory {
     inner: Directory,
     room: Arc<AtomicU64>,
+    /// No sync comes to its end.
+    slow: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
 struct NarrowFile {
     inner: Arc<dyn File>,
     room: Arc<AtomicU64>,
+    /// No sync comes to its end.
+    slow: Arc<AtomicBool>,
 }
 
 impl Narrow {
     pub(crate) fn new(base: PathBuf) -> Arc<Self> {
-        Arc::new(Self { base, room: Arc::new(AtomicU64::new(u64::MAX)) })
+        Arc::new(Self { base, room: Arc::new(AtomicU64::new(u64::MAX)), slow: Arc::default() })
     }
 
     /// Lets each file become so long.
@@ -37,15 +43,20 @@ impl Narrow {
         self.room.store(bytes, Ordering::SeqCst);
     }
 
+    /// Lets no sync come to its end, until it is taken back.
+    pub(crate) fn be_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::SeqCst);
+    }
+
     pub(crate) fn open(&self, flow: &str) -> io::Result<Arc<dyn Storage>> {
         let inner = Directory::create(self.base.join(flow))?;
-        Ok(Arc::new(NarrowDirectory { inner, room: Arc::clone(&self.room) }))
+        Ok(Arc::new(NarrowDirectory { inner, room: Arc::clone(&self.room), slow: Arc::clone(&self.slow) }))
     }
 }
 
 impl NarrowDirectory {
     fn narrow(&self, inner: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(NarrowFile { inner, room: Arc::clone(&self.room) })
+        Arc::new(NarrowFile { inner, room: Arc::clone(&self.room), slow: Arc::clone(&self.slow) })
     }
 }
 
@@ -103,6 +114,9 @@ impl File for NarrowFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        while self.slow.load(Ordering::SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         self.inner.sync()
     }
 

@@ -10,6 +10,7 @@ mod arrives;
 mod cut;
 mod flow_control;
 mod full;
+mod killed;
 mod refused;
 mod relay;
 mod resumes;
