@@ -13,3 +13,5 @@ mod position;
 mod readme;
 #[path = "commands/refused.rs"]
 mod refused;
+#[path = "commands/two_sites.rs"]
+mod two_sites;

@@ -19,6 +19,8 @@ pub struct ReplicatSettings {
     pub target: Endpoint,
     /// The directory of the trail.
     pub trail: PathBuf,
+    /// A collector writes the trail and makes it when the pump of the other site first comes: until then it is waited for.
+    pub trail_may_come: bool,
     /// Where the status file and the lock lie.
     pub state_directory: PathBuf,
     /// What source tables are called at the target.

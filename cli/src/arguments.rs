@@ -77,6 +77,28 @@ pub(crate) enum Command {
     Instantiate(Instantiate),
     /// Run one group in the foreground, until SIGTERM or SIGINT (a second one ends it at once)
     Run(Run),
+    /// Supervise this site's groups in the foreground: start, restart, watch, purge, alarm (SIGHUP reads the configuration
+    /// again)
+    Manager,
+    /// Have the manager start groups or flows
+    Start(Order),
+    /// Have the manager stop groups or flows at the end of the transaction in hand; they stay stopped
+    Stop(Order),
+    /// Have the manager stop groups or flows and start them again
+    Restart(Order),
+    /// Have the manager end groups or flows at once; they stay stopped
+    Kill(Order),
+    /// Show what has happened at this site
+    Events(Events),
+    /// Show the last lines that a group has printed
+    Report(Report),
+    /// Have the manager read the configuration again, and say what changes now and what needs a restart
+    Reload,
+    /// Make a private authority and a certificate and key for each site, for the link between them
+    Certs {
+        /// The directory
+        directory: PathBuf,
+    },
     /// Show every group: program, state, lag, position, since when, what it is doing
     Info(Names),
     /// Show how far each flow is behind, at each stage and end to end
@@ -106,8 +128,40 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it runs until it is told to end, so that its log is what people look at.
     pub(crate) fn is_process(&self) -> bool {
-        matches!(self, Self::Run(_))
+        matches!(self, Self::Run(_) | Self::Manager)
     }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Order {
+    /// Groups or flows of this site
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub(crate) names: Vec<String>,
+    /// All groups of this site
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
+    /// How long to wait until it is done, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) wait: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Events {
+    /// So many of the newest
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 20)]
+    pub(crate) count: usize,
+    /// Go on with those that come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Report {
+    /// The group, such as csp-extract
+    pub(crate) group: String,
+    /// So many of the last lines
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 40)]
+    pub(crate) lines: usize,
 }
 
 #[derive(Args, Clone, Debug)]

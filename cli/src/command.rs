@@ -1,5 +1,6 @@
 //! Where each command begins. A command reads the configuration, makes one call into a library, and shows the result.
 
+mod certs;
 mod check;
 mod completions;
 mod errors;
@@ -7,6 +8,7 @@ mod info;
 mod init;
 mod instantiate;
 mod lag;
+mod manager;
 mod position;
 mod run;
 mod setup;
@@ -15,9 +17,9 @@ mod trail;
 
 use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Flow;
+use irongate_manager::supervisor::Word;
 
 use crate::arguments::{Arguments, Command, Global};
-use crate::failure::End;
 
 /// Does what was typed.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -30,6 +32,15 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Teardown(options) => setup::teardown(&global, &options).await,
         Command::Instantiate(options) => instantiate::run(&global, &options).await,
         Command::Run(options) => run::run(&global, &options).await,
+        Command::Manager => manager::manager(&global).await,
+        Command::Start(order) => manager::order(&global, Word::Start, &order).await,
+        Command::Stop(order) => manager::order(&global, Word::Stop, &order).await,
+        Command::Restart(order) => manager::order(&global, Word::Restart, &order).await,
+        Command::Kill(order) => manager::order(&global, Word::Kill, &order).await,
+        Command::Events(options) => manager::events(&global, &options).await,
+        Command::Report(options) => manager::report(&global, &options).await,
+        Command::Reload => manager::reload(&global).await,
+        Command::Certs { directory } => certs::run(&global, &directory),
         Command::Info(names) => info::run(&global, &names),
         Command::Lag(names) => lag::run(&global, &names).await,
         Command::Stats(names) => stats::run(&global, &names),
@@ -49,16 +60,23 @@ struct Here {
 
 impl Here {
     fn load(global: &Global) -> anyhow::Result<Self> {
-        let configuration = Configuration::load(&global.config)?;
-        let site = global.site.clone().or_else(|| configuration.site.clone());
-        if let Some(site) = site.as_ref().filter(|site| !configuration.sites.contains(*site)) {
-            let sites: Vec<_> = configuration.sites.iter().map(String::as_str).collect();
-            return Err(End::usage(
-                format!("there is no site \"{site}\" in \"{}\"", global.config.display()),
-                format!("there are: {}", sites.join(", ")),
-            ));
+        let configuration = Configuration::load_at(&global.config, global.site.as_deref())?;
+        Ok(Self { site: configuration.site.clone(), configuration })
+    }
+
+    /// The same for a command that does not matter where it runs.
+    fn load_anywhere(global: &Global) -> anyhow::Result<Self> {
+        match Configuration::load_at(&global.config, global.site.as_deref()) {
+            Err(irongate_deployment::Error::NoSite { .. }) => {
+                let text = std::fs::read_to_string(&global.config)?;
+                let configuration = Configuration::parse(&text, &std::path::absolute(&global.config)?)?;
+                Ok(Self { site: None, configuration })
+            }
+            loaded => {
+                let configuration = loaded?;
+                Ok(Self { site: configuration.site.clone(), configuration })
+            }
         }
-        Ok(Self { configuration, site })
     }
 
     fn site(&self) -> Option<&str> {

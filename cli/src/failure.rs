@@ -60,6 +60,21 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         Checkpoint::Held { .. } | Checkpoint::FlowInUse { .. } => 3,
         _ => 1,
     };
+    let of_deployment = |error: &Deployment| match error {
+        Deployment::Unreadable { .. }
+        | Deployment::Configuration(_)
+        | Deployment::NoSite { .. }
+        | Deployment::Unknown { .. } => 2,
+        Deployment::NotEmpty { .. }
+        | Deployment::TargetTables { .. }
+        | Deployment::NothingSelected { .. }
+        | Deployment::NothingPublished { .. }
+        | Deployment::NoAdmin { .. }
+        | Deployment::Slot { .. }
+        | Deployment::Blocked { .. } => 3,
+        Deployment::Checkpoint(error) => of_checkpoint(error),
+        _ => 1,
+    };
     // This finds it as a context too, which the chain does not.
     match error.downcast_ref::<End>() {
         Some(End::Usage { .. }) => return 2,
@@ -69,21 +84,23 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         None => {}
     }
     for cause in error.chain() {
-        let code = if let Some(error) = cause.downcast_ref::<Deployment>() {
+        let code = if let Some(error) = cause.downcast_ref::<irongate_manager::Error>() {
             match error {
-                Deployment::Unreadable { .. } | Deployment::Configuration(_) | Deployment::Unknown { .. } => {
-                    2
-                }
-                Deployment::NotEmpty { .. }
-                | Deployment::TargetTables { .. }
-                | Deployment::NothingSelected { .. }
-                | Deployment::NothingPublished { .. }
-                | Deployment::NoAdmin { .. }
-                | Deployment::Slot { .. }
-                | Deployment::Blocked { .. } => 3,
-                Deployment::Checkpoint(error) => of_checkpoint(error),
+                irongate_manager::Error::AlreadyRunning { .. } => 3,
+                irongate_manager::Error::Setting { .. } => 2,
+                irongate_manager::Error::Deployment(error) => of_deployment(error),
+                irongate_manager::Error::Checkpoint(error) => of_checkpoint(error),
                 _ => 1,
             }
+        } else if let Some(error) = cause.downcast_ref::<irongate_pump::Error>() {
+            match error {
+                irongate_pump::Error::Setting { .. } => 2,
+                irongate_pump::Error::Exists(_) => 3,
+                irongate_pump::Error::Checkpoint(error) => of_checkpoint(error),
+                _ => 1,
+            }
+        } else if let Some(error) = cause.downcast_ref::<Deployment>() {
+            of_deployment(error)
         } else if let Some(irongate_apply::Error::Checkpoint(error)) = cause.downcast_ref() {
             of_checkpoint(error)
         } else if let Some(irongate_capture::Error::Checkpoint(error)) = cause.downcast_ref() {
@@ -121,7 +138,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             };
         }
         ask!(
+            irongate_manager::Error,
             irongate_deployment::Error,
+            irongate_pump::Error,
             irongate_apply::Error,
             irongate_capture::Error,
             irongate_checkpoint::Error,

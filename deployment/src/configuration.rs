@@ -7,6 +7,7 @@
 
 mod database;
 mod flow;
+mod link;
 mod names;
 mod problem;
 mod replicat;
@@ -22,6 +23,7 @@ use toml::Spanned;
 
 pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
+pub use link::{LinkOptions, PumpOptions, SiteOptions};
 pub use problem::Problem;
 pub use replicat::ReplicatOptions;
 pub use table::{TableName, TablePattern};
@@ -29,7 +31,11 @@ pub use table::{TableName, TablePattern};
 use crate::error::Error;
 use database::AddressSection;
 use flow::{Context, FlowSection, Spans};
+use link::{LinkSection, SiteSection};
 use problem::Problems;
+
+/// What stands for the site's name in the name of a directory: two sites of one machine then have one each.
+const SITE: &str = "{site}";
 
 /// The file as it is written.
 #[derive(Deserialize)]
@@ -41,6 +47,7 @@ struct Document {
     databases: BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, AddressSection>>,
     #[serde(default)]
     flows: BTreeMap<Spanned<String>, FlowSection>,
+    link: Option<LinkSection>,
 }
 
 #[derive(Deserialize)]
@@ -49,13 +56,6 @@ struct DeploymentSection {
     name: Spanned<String>,
     state_directory: PathBuf,
     trail_directory: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SiteSection {
-    #[allow(dead_code, reason = "for whoever reads the file")]
-    description: Option<String>,
 }
 
 /// A deployment: its sites, its databases, its flows.
@@ -73,6 +73,10 @@ pub struct Configuration {
     pub trail_directory: PathBuf,
     /// The names of the sites.
     pub sites: BTreeSet<String>,
+    /// What is said of each site.
+    pub site_options: BTreeMap<String, SiteOptions>,
+    /// The link between the sites, where flows have pumps.
+    pub link: Option<LinkOptions>,
     /// The databases by name, each with its address at each site.
     pub databases: BTreeMap<String, BTreeMap<String, Address>>,
     /// The flows by name.
@@ -80,11 +84,46 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    /// Reads a file. Paths in it are taken from the file's own directory.
+    /// Reads a file for a process that stands at `site`, or where the file says. Paths in it are taken from the file's own
+    /// directory, and `{site}` in the directories of states and trails becomes the site's name.
     ///
     /// # Errors
-    /// [`Error::Unreadable`]; [`Error::Configuration`] with everything that is wrong.
+    /// [`Error::Unreadable`]; [`Error::Configuration`] with everything that is wrong; [`Error::Unknown`] for a site that
+    /// the file does not have; [`Error::NoSite`].
+    pub fn load_at(file: &Path, site: Option<&str>) -> Result<Self, Error> {
+        let mut configuration = Self::read(file)?;
+        if let Some(site) = site {
+            configuration.site = Some(site.to_owned());
+        }
+        let directories = [&mut configuration.state_directory, &mut configuration.trail_directory];
+        match &configuration.site {
+            Some(site) if configuration.sites.contains(site) => {
+                for directory in directories {
+                    *directory = directory.to_string_lossy().replace(SITE, site).into();
+                }
+                Ok(configuration)
+            }
+            Some(site) => Err(Error::Unknown {
+                what: "site",
+                name: site.clone(),
+                known: configuration.sites.into_iter().collect(),
+            }),
+            None if directories.iter().any(|directory| directory.to_string_lossy().contains(SITE)) => {
+                Err(Error::NoSite { file: configuration.file })
+            }
+            None => Ok(configuration),
+        }
+    }
+
+    /// [`Configuration::load_at`] the site that the file names.
+    ///
+    /// # Errors
+    /// As there.
     pub fn load(file: &Path) -> Result<Self, Error> {
+        Self::load_at(file, None)
+    }
+
+    fn read(file: &Path) -> Result<Self, Error> {
         let unreadable = |source| Error::Unreadable { file: file.to_owned(), source };
         let text = std::fs::read_to_string(file).map_err(unreadable)?;
         let file = std::path::absolute(file).map_err(unreadable)?;
@@ -176,7 +215,12 @@ impl Document {
         for site in self.sites.keys() {
             names::review_name(problems, site, "site", names::LONGEST_FLOW);
         }
-        let sites: BTreeSet<String> = self.sites.into_keys().map(Spanned::into_inner).collect();
+        let mut site_options = BTreeMap::new();
+        for (site, section) in self.sites {
+            site_options.insert(site.into_inner(), section.review(directory, problems));
+        }
+        let sites: BTreeSet<String> = site_options.keys().cloned().collect();
+        let link = self.link.map(|link| link.review(directory, problems));
         if let Some(site) = self.site.as_ref().filter(|site| !sites.contains(site.get_ref())) {
             unknown_site(problems, site.get_ref(), site.span(), &sites);
         }
@@ -198,7 +242,13 @@ impl Document {
             addressed.insert(database.get_ref().clone(), at);
             databases.insert(database.into_inner(), addresses);
         }
-        let context = Context { deployment: name.get_ref(), sites: &sites, databases: &addressed };
+        let context = Context {
+            deployment: name.get_ref(),
+            sites: &sites,
+            site_options: &site_options,
+            has_link: link.is_some(),
+            databases: &addressed,
+        };
         let mut flows = BTreeMap::new();
         let mut spans = Vec::new();
         for (name, section) in self.flows {
@@ -217,6 +267,8 @@ impl Document {
             },
             state_directory,
             sites,
+            site_options,
+            link,
             databases,
             flows,
         };

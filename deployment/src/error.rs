@@ -33,6 +33,12 @@ pub enum Error {
         /// The names that there are.
         known: Vec<String>,
     },
+    /// The file has a directory for each site, and nobody says which this is.
+    #[error("\"{}\" has a directory for each site, and it is not said which site this is", file.display())]
+    NoSite {
+        /// The configuration file.
+        file: PathBuf,
+    },
     /// A database cannot be reached, or does not do what it is asked.
     #[error("cannot {doing} at \"{end}\": {source}")]
     Database {
@@ -176,6 +182,7 @@ impl Error {
             Self::Unreadable { .. }
             | Self::Configuration(_)
             | Self::Unknown { .. }
+            | Self::NoSite { .. }
             | Self::Elsewhere { .. }
             | Self::NoAdmin { .. }
             | Self::Password { .. }
@@ -204,6 +211,9 @@ impl Error {
             }
             Self::Unknown { known, .. } => {
                 (!known.is_empty()).then(|| format!("there are: {}", known.join(", ")))
+            }
+            Self::NoSite { .. } => {
+                Some("say it with --site, or as site = \"...\" at the top of the file".into())
             }
             Self::Database { source, .. } => source.hint(),
             Self::Copy { source, .. } => {

@@ -7,6 +7,7 @@ use irongate_capture::machine::SkipOrigins as Skip;
 use irongate_capture::pgoutput::Streaming;
 use irongate_capture::{Settings as ExtractSettings, Source};
 use irongate_checkpoint::Program;
+use irongate_pump::{AcceptedFlow, CollectorSettings, Credentials, LinkSettings, Meeting, PumpSettings};
 
 use crate::configuration::{Configuration, Flow, Rename, SkipOrigins};
 use crate::error::Error;
@@ -14,14 +15,33 @@ use crate::error::Error;
 /// One configured process.
 #[derive(Clone, Debug)]
 pub struct Group<'a> {
-    /// Its name: `<flow>-extract` or `<flow>-replicat`.
+    /// Its name: `<flow>-extract`, `<flow>-pump`, `<flow>-replicat` or `<site>-collector`.
     pub name: String,
-    /// Its flow.
-    pub flow: &'a Flow,
+    /// Its flow; a collector receives all that come to its site.
+    pub flow: Option<&'a Flow>,
     /// What it runs.
     pub program: Program,
     /// The site that runs it.
     pub site: &'a str,
+}
+
+impl<'a> Group<'a> {
+    /// The name of its flow; of a collector, nothing.
+    pub fn flow_name(&self) -> &'a str {
+        self.flow.map_or("", |flow| &flow.name)
+    }
+
+    /// Its flow.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a collector, which has none.
+    pub fn only_flow(&self) -> Result<&'a Flow, Error> {
+        self.flow.ok_or_else(|| Error::Unknown {
+            what: "single flow of group",
+            name: self.name.clone(),
+            known: Vec::new(),
+        })
+    }
 }
 
 /// The name of a flow's group.
@@ -32,12 +52,24 @@ pub fn group_name(flow: &str, program: Program) -> String {
 impl Configuration {
     /// All groups, by flow and in the order in which rows pass through them; with `site`, those that run there.
     pub fn groups(&self, site: Option<&str>) -> Vec<Group<'_>> {
-        let programs = [Program::Extract, Program::Replicat];
-        self.flows
-            .values()
-            .filter(|flow| site.is_none_or(|site| flow.at == site))
-            .flat_map(|flow| programs.map(|program| group(flow, program)))
-            .collect()
+        let of_flow = |flow| {
+            let pump = flow_has_pump(flow).then(|| group(flow, Program::Pump));
+            [Some(group(flow, Program::Extract)), pump, Some(group(flow, Program::Replicat))]
+        };
+        let collectors = self.sites.iter().filter(|site| self.collected(site).next().is_some());
+        let collectors = collectors.map(|site| Group {
+            name: group_name(site, Program::Collector),
+            flow: None,
+            program: Program::Collector,
+            site,
+        });
+        let groups = self.flows.values().flat_map(of_flow).flatten().chain(collectors);
+        groups.filter(|group| site.is_none_or(|site| group.site == site)).collect()
+    }
+
+    /// The flows whose trail a site's collector receives.
+    fn collected<'a>(&'a self, site: &'a str) -> impl Iterator<Item = &'a Flow> {
+        self.flows.values().filter(move |flow| flow_has_pump(flow) && flow.to == *site)
     }
 
     /// The group of a name.
@@ -61,7 +93,7 @@ impl Configuration {
     pub fn select_groups(&self, names: &[String], site: Option<&str>) -> Result<Vec<Group<'_>>, Error> {
         let all = self.groups(site);
         for name in names {
-            if !self.groups(None).iter().any(|group| group.name == *name || group.flow.name == *name) {
+            if !self.groups(None).iter().any(|group| group.name == *name || group.flow_name() == *name) {
                 return Err(Error::Unknown {
                     what: "group or flow",
                     name: name.clone(),
@@ -70,7 +102,7 @@ impl Configuration {
             }
         }
         let meant = |group: &Group<'_>| {
-            names.is_empty() || names.iter().any(|name| group.name == *name || group.flow.name == *name)
+            names.is_empty() || names.iter().any(|name| group.name == *name || group.flow_name() == *name)
         };
         Ok(all.into_iter().filter(meant).collect())
     }
@@ -116,6 +148,7 @@ impl Configuration {
             group: group_name(&flow.name, Program::Replicat),
             target: self.target(flow)?.replicat.endpoint.clone(),
             trail: self.trail(flow),
+            trail_may_come: flow_has_pump(flow),
             state_directory: self.state_directory.clone(),
             names: names(flow),
             key_columns: flow.key_columns.iter().map(key).collect(),
@@ -126,14 +159,107 @@ impl Configuration {
         })
     }
 
+    /// What a flow's pump needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a flow that has no pump.
+    pub fn pump_settings(&self, flow: &Flow) -> Result<PumpSettings, Error> {
+        let unknown = |what, name: &str| Error::Unknown { what, name: name.to_owned(), known: Vec::new() };
+        let pump = flow.pump.as_ref().ok_or_else(|| unknown("pump of flow", &flow.name))?;
+        let meeting = match &pump.target_initiated {
+            Some((listen, _)) => Meeting::Listen(listen.clone()),
+            None => {
+                let address = self.site_options.get(&flow.to).and_then(|site| site.address.clone());
+                Meeting::Connect(address.ok_or_else(|| unknown("address of site", &flow.to))?)
+            }
+        };
+        Ok(PumpSettings {
+            group: group_name(&flow.name, Program::Pump),
+            deployment: self.name.clone(),
+            flow: flow.name.clone(),
+            site: flow.at.clone(),
+            peer: flow.to.clone(),
+            meeting,
+            link: self.link_settings(&flow.at)?,
+            trail: self.trail(flow),
+            state_directory: self.state_directory.clone(),
+            epoch: EPOCH,
+            bandwidth: pump.bandwidth,
+            compression: pump.compression,
+        })
+    }
+
+    /// What a site's collector needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a site that no flow has a pump to.
+    pub fn collector_settings(&self, site: &str) -> Result<CollectorSettings, Error> {
+        let flows: Vec<&Flow> = self.collected(site).collect();
+        let Some(first) = flows.first() else {
+            let known = self.flows.values().filter(|flow| flow_has_pump(flow)).map(|flow| flow.to.clone());
+            return Err(Error::Unknown {
+                what: "collector at site",
+                name: site.to_owned(),
+                known: known.collect(),
+            });
+        };
+        let is_met = |flow: &&&Flow| flow.pump.as_ref().is_some_and(|pump| pump.target_initiated.is_none());
+        let listens = flows.iter().find(is_met).and_then(|_| self.site_options.get(site)?.listen.clone());
+        let connect = flows.iter().filter_map(|flow| {
+            let (_, address) = flow.pump.as_ref()?.target_initiated.as_ref()?;
+            Some((flow.at.clone(), address.clone()))
+        });
+        let accepted =
+            |flow: &&Flow| AcceptedFlow { flow: flow.name.clone(), from: flow.at.clone(), epoch: EPOCH };
+        Ok(CollectorSettings {
+            group: group_name(site, Program::Collector),
+            deployment: self.name.clone(),
+            site: site.to_owned(),
+            connect: connect.collect(),
+            listen: listens,
+            link: self.link_settings(site)?,
+            trail_directory: self.trail_directory.clone(),
+            state_directory: self.state_directory.clone(),
+            file_size: first.extract.file_size,
+            flows: flows.iter().map(accepted).collect(),
+        })
+    }
+
+    fn link_settings(&self, site: &str) -> Result<LinkSettings, Error> {
+        let unknown = || Error::Unknown { what: "section", name: "link".to_owned(), known: Vec::new() };
+        let link = self.link.as_ref().ok_or_else(unknown)?;
+        let file = |name: &str, kind: &str| link.certificates.join(format!("{name}.{kind}"));
+        let credentials = Credentials::Certificates {
+            authority: file("ca", "crt"),
+            certificate: file(site, "crt"),
+            key: file(site, "key"),
+        };
+        let mut settings = LinkSettings::new(credentials);
+        settings.connect_limit = link.connect_timeout;
+        settings.ping_every = link.ping_interval;
+        settings.silence = link.silence;
+        settings.socket_buffer = link.socket_buffer.and_then(|bytes| usize::try_from(bytes).ok());
+        settings.retry_first = link.retry_delay;
+        settings.retry_longest = link.retry_longest_delay;
+        Ok(settings)
+    }
+
     /// The directory of a group's local store.
     pub fn store(&self, group: &Group<'_>) -> PathBuf {
         self.state_directory.join("store").join(&group.name)
     }
 }
 
+/// The epoch in which a database is written as long as nothing has turned its sites round.
+const EPOCH: u64 = 1;
+
+fn flow_has_pump(flow: &Flow) -> bool {
+    flow.pump.is_some()
+}
+
 fn group(flow: &Flow, program: Program) -> Group<'_> {
-    Group { name: group_name(&flow.name, program), flow, program, site: &flow.at }
+    let site = if program == Program::Replicat && flow_has_pump(flow) { &flow.to } else { &flow.at };
+    Group { name: group_name(&flow.name, program), flow: Some(flow), program, site }
 }
 
 /// A flow's renames as Replicat takes them.

@@ -62,12 +62,13 @@ pub async fn checkpoint(
 ) -> Result<Option<Checkpoint>, Error> {
     match group.program {
         Program::Replicat => {
-            let session = End::target(configuration, group.flow)?.connect(As::Replicat, APPLICATION).await?;
-            let table = CheckpointTable::prepare(&session, &group.flow.name).await?;
+            let session =
+                End::target(configuration, group.only_flow()?)?.connect(As::Replicat, APPLICATION).await?;
+            let table = CheckpointTable::prepare(&session, group.flow_name()).await?;
             Ok(table.load(&session).await?.as_ref().map(of_applied))
         }
         _ => {
-            let directory = configuration.trail(group.flow);
+            let directory = configuration.trail(group.only_flow()?);
             blocking(move || of_trail(&directory)).await?
         }
     }
@@ -138,15 +139,15 @@ async fn replicat(
     group: &Group<'_>,
     to: MoveTo,
 ) -> Result<(Checkpoint, Checkpoint), Error> {
-    let target = End::target(configuration, group.flow)?;
+    let target = End::target(configuration, group.only_flow()?)?;
     let session = target.connect(As::Replicat, APPLICATION).await?;
-    let table = CheckpointTable::prepare(&session, &group.flow.name).await?;
+    let table = CheckpointTable::prepare(&session, group.flow_name()).await?;
     table.claim(&session).await?;
     let Some(before) = table.load(&session).await? else {
-        let remedy = format!("run \"irongate instantiate {}\"", group.flow.name);
+        let remedy = format!("run \"irongate instantiate {}\"", group.flow_name());
         return Err(refused(group, "it has no checkpoint yet", remedy));
     };
-    let directory = configuration.trail(group.flow);
+    let directory = configuration.trail(group.only_flow()?);
     let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
     let reading = Arc::clone(&storage);
     let found = blocking(move || find(reading, to)).await??;
@@ -228,7 +229,7 @@ async fn extract(
     group: &Group<'_>,
     to: MoveTo,
 ) -> Result<(Checkpoint, Checkpoint), Error> {
-    let source = End::source(configuration, group.flow)?;
+    let source = End::source(configuration, group.only_flow()?)?;
     let session: Session = source.connect(As::Extract, APPLICATION).await?;
     let end = catalog::current_wal_lsn(&session)
         .await
@@ -244,8 +245,8 @@ async fn extract(
             "give a place that the source has reached, or \"end\"",
         ));
     }
-    let directory = configuration.trail(group.flow);
-    let flow = group.flow.name.clone();
+    let directory = configuration.trail(group.only_flow()?);
+    let flow = group.flow_name().to_owned();
     let moved = blocking(move || advance(&directory, &flow, to)).await??;
     moved.map_err(|at| {
         refused(

@@ -160,12 +160,27 @@ pub async fn plan(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<
     let mut statements: Vec<Statement> = Vec::new();
     for flow in flows {
         for statement in plan_one(configuration, flow).await? {
-            if !statements.contains(&statement) {
+            if !statements.iter().any(|earlier| does_the_same(configuration, earlier, &statement)) {
                 statements.push(statement);
             }
         }
     }
     Ok(statements)
+}
+
+/// Whether one statement leaves nothing to do for the other: it is the same at the same place, and for what belongs to
+/// the cluster, as roles do, that is any database of it.
+fn does_the_same(configuration: &Configuration, one: &Statement, other: &Statement) -> bool {
+    const OF_THE_CLUSTER: [&str; 5] =
+        ["CREATE ROLE", "ALTER ROLE", "COMMENT ON ROLE", "GRANT SET ON PARAMETER", "-- ALTER ROLE"];
+    if one == other {
+        return true;
+    }
+    let address = |statement: &Statement| configuration.address(&statement.database, &statement.site).ok();
+    let is_of_the_cluster = OF_THE_CLUSTER.iter().any(|words| one.sql.starts_with(words));
+    is_of_the_cluster
+        && (&one.sql, &one.password, one.connection) == (&other.sql, &other.password, other.connection)
+        && address(one).zip(address(other)).is_some_and(|(one, other)| one.same_cluster(other))
 }
 
 /// How a session for reading is opened: as the administrator if there is one.

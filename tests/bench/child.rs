@@ -25,6 +25,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 group: "bench-replicat".to_owned(),
                 target: uri.parse().expect("the parent gives a sound address"),
                 trail: trail.into(),
+                trail_may_come: false,
                 state_directory: state.into(),
                 names: Names::default(),
                 key_columns: Default::default(),

@@ -101,6 +101,7 @@ impl Bench {
             group: "f-replicat".to_owned(),
             target: self.server.socket_uri("postgres", "target").parse::<Endpoint>().unwrap(),
             trail: self.trail().to_owned(),
+            trail_may_come: false,
             state_directory: self.dir.path().join("state"),
             names: Names::default(),
             key_columns: Default::default(),

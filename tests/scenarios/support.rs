@@ -114,6 +114,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         group: format!("{name}_r"),
         target: Endpoint::parse(target).expect("an address of the harness"),
         trail: dir.join(name),
+        trail_may_come: false,
         state_directory: dir.join("state"),
         names: Names::default(),
         key_columns: Default::default(),

@@ -93,7 +93,11 @@ impl Follower {
         let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
         let reader = Reader::open(storage, begins)?;
         let path = directory.join(DURABLE);
-        let watch = Watch::new(&path).map_err(Error::io("watch", path))?;
+        let watch = Watch::new(&path).map_err(|error| match error.kind() {
+            // It was there a moment ago, or it is just being made.
+            io::ErrorKind::NotFound => Error::Missing(directory.to_owned()),
+            _ => Error::io("watch", path)(error),
+        })?;
         Ok(Self { reader, watch })
     }
 }

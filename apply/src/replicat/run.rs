@@ -15,6 +15,9 @@ use crate::target::PostgresTarget;
 /// How often the trail is told how far it may be purged, and an idle target how far it is durable.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a trail is looked for that is not there yet.
+const TRAIL_EVERY: Duration = Duration::from_millis(500);
+
 /// How a Replicat ended that was asked to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stopped {
@@ -82,6 +85,14 @@ impl Replicat {
                 Ok(()) => return Ok(Stopped { applied: *run.applier.applied() }),
                 Err(error) => error,
             };
+            if settings.trail_may_come && matches!(error, Error::Trail(irongate_trail::Error::Missing(_))) {
+                publisher.state(State::Starting, "waiting for the collector to make the trail");
+                run.applier.begin_again();
+                tokio::select! {
+                    () = tokio::time::sleep(TRAIL_EVERY) => continue,
+                    () = shutdown.as_mut() => return Ok(Stopped { applied: *run.applier.applied() }),
+                }
+            }
             let out_of_patience = settings.retry.attempts.is_some_and(|attempts| attempt >= attempts);
             if !error.is_transient() || out_of_patience {
                 return Err(error);

@@ -33,7 +33,7 @@ const NEVER_STARTED: &str = "never started";
 fn shown(group: &Group<'_>, status: Option<Status>) -> Shown {
     let mut shown = Shown {
         name: group.name.clone(),
-        flow: group.flow.name.clone(),
+        flow: group.flow_name().to_owned(),
         program: group.program,
         state: State::Stopped,
         lag_bytes: None,

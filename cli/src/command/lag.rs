@@ -10,8 +10,9 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let mut flows: Vec<Lag> = Vec::new();
     for group in here.configuration.select_groups(&names.names, here.site())? {
-        if !flows.iter().any(|lag| lag.flow == group.flow.name) {
-            flows.push(deployment::lag(&here.configuration, group.flow).await?);
+        let Some(flow) = group.flow else { continue };
+        if !flows.iter().any(|lag| lag.flow == flow.name) {
+            flows.push(deployment::lag(&here.configuration, flow).await?);
         }
     }
     if global.json {

@@ -50,7 +50,7 @@ pub(crate) async fn run(global: &Global, options: &Position) -> anyhow::Result<(
         if global.json {
             return output::json(&json!({
                 "group": group.name,
-                "flow": group.flow.name,
+                "flow": group.flow_name(),
                 "program": group.program,
                 "checkpoint": found.as_ref().map(shown),
             }));
@@ -69,7 +69,7 @@ pub(crate) async fn run(global: &Global, options: &Position) -> anyhow::Result<(
     if global.json {
         return output::json(&json!({
             "group": group.name,
-            "flow": group.flow.name,
+            "flow": group.flow_name(),
             "program": group.program,
             "before": shown(&before),
             "after": shown(&after),

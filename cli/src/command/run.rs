@@ -3,6 +3,7 @@
 use irongate_apply::Replicat;
 use irongate_capture::Extract;
 use irongate_checkpoint::Program;
+use irongate_pump::{Collector, Pump};
 
 use super::Here;
 use crate::arguments::{Global, Run};
@@ -23,7 +24,7 @@ pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
     let stop = signals::stop()?;
     match group.program {
         Program::Extract => {
-            let settings = here.configuration.extract_settings(group.flow)?;
+            let settings = here.configuration.extract_settings(group.only_flow()?)?;
             // On the runtime's own threads, which wait for sockets themselves; this one would have to be woken by them.
             let stopped = tokio::spawn(Extract::new(settings).run(stop)).await??;
             tracing::info!(
@@ -32,12 +33,22 @@ pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
             );
         }
         Program::Replicat => {
-            let settings = here.configuration.replicat_settings(group.flow)?;
+            let settings = here.configuration.replicat_settings(group.only_flow()?)?;
             let stopped = tokio::spawn(Replicat::new(settings).run(stop)).await??;
             tracing::info!(
                 group = group.name, position = %stopped.applied.position, resume = %stopped.applied.end_lsn,
                 transactions = stopped.applied.transactions, "stopped"
             );
+        }
+        Program::Pump => {
+            let settings = here.configuration.pump_settings(group.only_flow()?)?;
+            let stopped = tokio::spawn(Pump::new(settings).run(stop)).await??;
+            tracing::info!(group = group.name, transactions = stopped.sent.transactions, "stopped");
+        }
+        Program::Collector => {
+            let settings = here.configuration.collector_settings(group.site)?;
+            let collected = tokio::spawn(Collector::new(settings).run(stop)).await??;
+            tracing::info!(group = group.name, flows = collected.flows.len(), "stopped");
         }
         other => anyhow::bail!("a group of program \"{other}\" cannot be run by this release"),
     }

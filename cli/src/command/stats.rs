@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
         };
         groups.push(Group {
             name: group.name.clone(),
-            flow: group.flow.name.clone(),
+            flow: group.flow_name().to_owned(),
             program: group.program,
             state: status.state,
             counters: status.counters,

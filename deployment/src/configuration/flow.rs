@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use toml::Spanned;
 
+use super::link::{PumpOptions, PumpSection, SiteOptions};
 use super::names;
 use super::problem::Problems;
 use super::replicat::{ReplicatOptions, ReplicatSection};
@@ -43,6 +44,8 @@ pub(super) struct FlowSection {
     replicat: ReplicatSection,
     #[serde(default)]
     trail: TrailSection,
+    pump: Option<Spanned<PumpSection>>,
+    autostart: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -222,8 +225,13 @@ pub struct Flow {
     pub from: String,
     /// The site that it is applied at.
     pub to: String,
-    /// The site whose machine holds the trail and runs the flow's groups.
+    /// The site that runs Extract and holds the trail that it writes; without a pump Replicat runs there too.
     pub at: String,
+    /// How the trail reaches the site of Replicat, which then is `to`; `None` where one trail serves both.
+    pub pump: Option<PumpOptions>,
+    /// Whether the manager starts the flow's groups by itself. Not those of a reverse flow, which is stopped in normal
+    /// mode.
+    pub autostart: bool,
     /// Which tables.
     pub tables: Vec<TablePattern>,
     /// Which of these are left out.
@@ -275,6 +283,9 @@ impl Flow {
 pub(super) struct Context<'a> {
     pub(super) deployment: &'a str,
     pub(super) sites: &'a BTreeSet<String>,
+    pub(super) site_options: &'a BTreeMap<String, SiteOptions>,
+    /// The file has `[link]`.
+    pub(super) has_link: bool,
     /// The sites at which each database has an address.
     pub(super) databases: &'a BTreeMap<String, BTreeSet<String>>,
 }
@@ -316,13 +327,20 @@ impl FlowSection {
         };
         let or_stable =
             |given: Option<Spanned<String>>| given.map_or_else(|| stable.clone(), Spanned::into_inner);
-        let to = self.to.into_inner();
+        let (from, to) = (self.from.into_inner(), self.to.into_inner());
+        let pump = self.pump.map(|pump| pump.into_inner().review(problems));
         let flow = Flow {
             name: name.get_ref().clone(),
             database: self.database.into_inner(),
-            from: self.from.into_inner(),
-            at: self.at.map_or_else(|| to.clone(), Spanned::into_inner),
+            at: match (&pump, self.at) {
+                (_, Some(at)) => at.into_inner(),
+                (Some(_), None) => from.clone(),
+                (None, None) => to.clone(),
+            },
+            from,
             to,
+            pump,
+            autostart: self.autostart.unwrap_or(true),
             tables,
             exclude,
             partitions: self.partitions,
@@ -368,8 +386,35 @@ impl FlowSection {
         {
             problems.add(at.span(), format!("there is no site \"{}\"", at.get_ref()), sites());
         }
+        if let Some(pump) = &self.pump {
+            self.review_pump(pump, context, problems);
+        }
         if self.from == self.to {
             problems.add(self.to.span(), "the flow begins and ends at the same site", None);
+        }
+    }
+}
+
+impl FlowSection {
+    fn review_pump(&self, pump: &Spanned<PumpSection>, context: &Context<'_>, problems: &mut Problems<'_>) {
+        if !context.has_link {
+            let remedy = "add [link] with certificates = \"certs\" (\"irongate certs certs\" makes them)";
+            problems.add(pump.span(), "a pump needs a link between the sites", Some(remedy.into()));
+        }
+        if let Some(at) = self.at.as_ref().filter(|at| at.get_ref() == self.to.get_ref()) {
+            let remedy =
+                "leave one of them away: where Extract reaches the source from there, no pump is needed";
+            problems.add(at.span(), "a pump to the site where the trail is already", Some(remedy.into()));
+        }
+        let to = self.to.get_ref();
+        let Some(options) = context.site_options.get(to) else { return };
+        let connects = !pump.get_ref().listens();
+        if connects && (options.listen.is_none() || options.address.is_none()) {
+            problems.add(
+                pump.span(),
+                format!("site \"{to}\" does not say where its collector is"),
+                Some(format!("give [sites.{to}] listen = \"0.0.0.0:7420\" and address = \"host:7420\"")),
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
 use irongate_deployment::{Configuration, Group};
 
-use super::{FlowWatch, GroupSpec, ManagerSettings, Purge};
+use super::{FlowWatch, GroupSpec, Hook, ManagerSettings, Purge};
 use crate::error::Error;
 
 /// How often a source writes a heartbeat unless it is told otherwise.
@@ -17,8 +17,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl ManagerSettings {
     /// The groups and flows that `configuration` has at `site`. Each group is started as
-    /// `executable --config FILE --site SITE run GROUP`. Whatever the configuration does not say has its default, and
-    /// every group has `autostart`.
+    /// `executable --config FILE --site SITE run GROUP`. Whatever the configuration does not say has its default.
     ///
     /// # Errors
     /// [`Error::Deployment`] for a site or database that the configuration does not have.
@@ -37,7 +36,13 @@ impl ManagerSettings {
         let mut settings = Self::new(site, &configuration.state_directory);
         let groups = configuration.groups(Some(site));
         settings.groups = groups.iter().map(|group| spec(configuration, site, executable, group)).collect();
-        let flows = configuration.flows.values().filter(|flow| flow.at == site);
+        if let Some(options) = configuration.site_options.get(site) {
+            settings.http = options.http;
+            settings.hook = options.notify.as_ref().map(Hook::new);
+        }
+        // A flow with a pump has a trail at both sites.
+        let is_here = |flow: &&Flow| flow.at == site || flow.pump.is_some() && flow.to == site;
+        let flows = configuration.flows.values().filter(is_here);
         settings.flows = flows.map(|flow| watch(configuration, flow, &groups)).collect::<Result<_, _>>()?;
         Ok(settings)
     }
@@ -54,9 +59,9 @@ fn spec(configuration: &Configuration, site: &str, executable: &Path, group: &Gr
     ];
     GroupSpec {
         name: group.name.clone(),
-        flow: group.flow.name.clone(),
+        flow: group.flow_name().to_owned(),
         program: group.program,
-        autostart: true,
+        autostart: group.flow.is_none_or(|flow| flow.autostart),
         executable: executable.to_owned(),
         arguments: words.into_iter().map(OsString::from).collect(),
     }
@@ -77,8 +82,9 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         name: flow.name.clone(),
         trail: Some(configuration.trail(flow)),
         replicat: here(Program::Replicat),
-        slot: extract.as_ref().map(|_| flow.slot.clone()),
-        heartbeat: extract.as_ref().map(|_| HEARTBEAT),
+        // A reverse flow that waits for its day has no slot.
+        slot: extract.as_ref().filter(|_| flow.autostart).map(|_| flow.slot.clone()),
+        heartbeat: extract.as_ref().filter(|_| flow.autostart).map(|_| HEARTBEAT),
         extract,
         source,
         purge: flow.purge.purge.then(keep),

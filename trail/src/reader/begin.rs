@@ -114,7 +114,10 @@ pub(super) fn open_main(
 
 /// Numbers of the main files, in order.
 pub(crate) fn main_files(storage: &dyn Storage) -> Result<Vec<u64>, Error> {
-    let names = storage.list().map_err(Error::io("list", storage.path("")))?;
+    let names = match storage.list() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        names => names.map_err(Error::io("list", storage.path("")))?,
+    };
     let mut seqnos: Vec<u64> = names.iter().filter_map(|name| format::parse_main_name(name)).collect();
     seqnos.sort_unstable();
     Ok(seqnos)

@@ -1,0 +1,270 @@
+//! The reference deployment: two sites with a manager each, a database that one site writes and one that both write.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use irongate_tests::{Finished, Process, Server, Settings, Tables, TempDir, compare, seed, wait_until};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::deployment::{PATIENCE, stop};
+
+const SITES: [&str; 2] = ["main", "secondary"];
+/// Keys of the log do not collide: each site has its own numbers.
+const TABLES: &str = "CREATE TABLE entry (site text, n bigint, word text, at timestamptz DEFAULT now(),
+                                          PRIMARY KEY (site, n))";
+
+struct Reference {
+    /// In the order of [`SITES`].
+    servers: [Server; 2],
+    directory: TempDir,
+}
+
+impl Reference {
+    /// Set up, instantiated, and its managers not yet started.
+    async fn new(major: u32, more: &str) -> Self {
+        let (main, secondary) = Server::start_two((major, major), &Settings::new()).await;
+        for server in [&main, &secondary] {
+            for database in ["config", "log"] {
+                server.create_database(database).await;
+                server.batch_in(database, TABLES).await;
+            }
+        }
+        let rows = "INSERT INTO entry SELECT 'before', n, 'word ' || n FROM generate_series(1, 500) n";
+        main.batch_in("config", rows).await;
+        main.batch_in("log", rows).await;
+        let directory = TempDir::new();
+        let password = directory.path().join("password");
+        fs::write(&password, "a secret of its own").expect("the directory is ours");
+        fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+        let reference = Self { servers: [main, secondary], directory };
+        reference.configure(more);
+        reference.expect("main", 0, &["certs", "certs"]).await;
+        reference.expect("main", 3, &["certs", "certs"]).await;
+        reference.expect("main", 0, &["setup", "csp", "msp"]).await;
+        reference.expect("secondary", 0, &["setup", "mss", "--start-here"]).await;
+        reference.expect("main", 0, &["instantiate", "csp"]).await;
+        reference.expect("main", 0, &["instantiate", "msp"]).await;
+        reference
+    }
+
+    fn configure(&self, more: &str) {
+        let ports = [free_port(), free_port()];
+        let mut text = "[deployment]\nname = \"shop\"\nstate_directory = \"state-{site}\"\n".to_owned();
+        text +=
+            "[link]\ncertificates = \"certs\"\nretry_delay = \"100ms\"\nretry_longest_delay = \"500ms\"\n";
+        for ((site, server), port) in SITES.iter().zip(&self.servers).zip(ports) {
+            text +=
+                &format!("[sites.{site}]\nlisten = \"127.0.0.1:{port}\"\naddress = \"localhost:{port}\"\n");
+            for database in ["config", "log"] {
+                text += &format!(
+                    "[databases.{database}.{site}]\nuri = \"postgresql://127.0.0.1:{}/{database}\"\n\
+                     password_file = \"password\"\nadmin_uri = \"{}\"\n",
+                    server.port(),
+                    server.uri("postgres", database)
+                );
+            }
+        }
+        for (flow, database, from, to) in [
+            ("csp", "config", "main", "secondary"),
+            ("css", "config", "secondary", "main"),
+            ("msp", "log", "main", "secondary"),
+            ("mss", "log", "secondary", "main"),
+        ] {
+            text += &format!(
+                "[flows.{flow}]\ndatabase = \"{database}\"\nfrom = \"{from}\"\nto = \"{to}\"\n\
+                 tables = [\"public.*\"]\nautostart = {}\n[flows.{flow}.pump]\n[flows.{flow}.extract]\n\
+                 retry_delay = \"100ms\"\nprogress_interval = \"200ms\"\n",
+                flow != "css"
+            );
+        }
+        fs::write(self.directory.path().join("irongate.toml"), text + more).expect("the directory is ours");
+    }
+
+    fn start(&self, site: &str, arguments: &[&str]) -> Process {
+        Process::irongate(self.directory.path(), &[&["--site", site], arguments].concat())
+    }
+
+    async fn expect(&self, site: &str, code: i32, arguments: &[&str]) -> Finished {
+        let finished = self.start(site, arguments).finish(PATIENCE).await;
+        let (out, err) = (&finished.stdout, &finished.stderr);
+        assert_eq!(finished.code(), code, "irongate {} at {site}\n{out}\n{err}", arguments.join(" "));
+        finished
+    }
+
+    async fn json(&self, site: &str, arguments: &[&str]) -> Value {
+        self.expect(site, 0, &[arguments, &["--json"]].concat()).await.json()
+    }
+
+    /// What info says of the groups of a site.
+    async fn groups(&self, site: &str) -> Vec<Value> {
+        let info = self.json(site, &["info"]).await;
+        info["groups"].as_array().expect("groups are a list").clone()
+    }
+
+    /// Waits until everything runs that should, and looks that nothing else does.
+    async fn runs(&self) {
+        for site in SITES {
+            wait_until(PATIENCE, &format!("all groups of {site} to run"), async || {
+                let groups = self.groups(site).await;
+                let (reverse, others): (Vec<_>, Vec<_>) =
+                    groups.iter().partition(|group| group["flow"] == "css");
+                assert!(reverse.iter().all(|group| group["doing"] == "never started"), "{reverse:?}");
+                others.len() == 6 - usize::from(site == "secondary")
+                    && others.iter().all(|g| g["state"] == "RUNNING")
+            })
+            .await;
+        }
+    }
+
+    /// Waits until what was written at each site by now is at the other, and compares.
+    async fn same(&self, mark: i64) {
+        for (database, from) in [("config", 0), ("log", 0), ("log", 1)] {
+            let site = SITES[from];
+            let sql = format!("INSERT INTO entry VALUES ('mark {site}', {mark})");
+            self.servers[from].batch_in(database, &sql).await;
+            let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark {site}' AND n = {mark}");
+            wait_until(PATIENCE, &format!("mark {mark} of {database} at {site}"), async || {
+                self.servers[1 - from].scalar(database, &seen).await == "1"
+            })
+            .await;
+        }
+        for database in ["config", "log"] {
+            let [one, other] = self.servers.each_ref().map(|server| server.uri("postgres", database));
+            compare(&one, &other, &Tables::All).await.assert_same();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Writes a site's entries until it is dropped.
+struct Writer(tokio::task::JoinHandle<()>);
+
+impl Writer {
+    async fn start(server: &Server, database: &str, site: &'static str) -> Self {
+        let client = server.client(database).await;
+        Self(tokio::spawn(async move {
+            for n in 1_i64.. {
+                let insert = "INSERT INTO entry VALUES ($1, $2, repeat('x', ($2::bigint % 300)::int))";
+                client.execute(insert, &[&site, &n]).await.expect("the server stays");
+                if n % 5 == 0 {
+                    let change = "UPDATE entry SET word = 'changed' WHERE site = $1 AND n = $2::bigint - 3";
+                    client.execute(change, &[&site, &n]).await.expect("the server stays");
+                }
+                if n % 7 == 0 {
+                    let delete = "DELETE FROM entry WHERE site = $1 AND n = $2::bigint - 6";
+                    client.execute(delete, &[&site, &n]).await.expect("the server stays");
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    for major in Server::majors() {
+        let reference = Reference::new(major, "").await;
+        let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
+        reference.runs().await;
+        reference.same(0).await;
+        reference.expect("main", 3, &["manager"]).await;
+
+        let [main, secondary] = &reference.servers;
+        let writers = [
+            Writer::start(main, "config", "main").await,
+            Writer::start(main, "log", "main").await,
+            Writer::start(secondary, "log", "secondary").await,
+        ];
+        for round in 0..irongate_tests::Tier::pick(3, 8, 60) {
+            let site = *SITES.choose(&mut random).expect("two sites");
+            let groups = reference.groups(site).await;
+            let live: Vec<i64> = groups.iter().filter_map(|group| group["pid"].as_i64()).collect();
+            if let Some(pid) = live.choose(&mut random).and_then(|pid| Pid::from_raw(*pid as i32)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            if round % 4 == 3 {
+                // The manager too: what it left running is taken over by the next.
+                let which = usize::from(random.random_bool(0.5));
+                managers[which].kill();
+                managers[which] = reference.start(SITES[which], &["manager"]);
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(100..900))).await;
+        }
+        drop(writers);
+        reference.runs().await;
+        reference.same(1).await;
+
+        // What came from the other site does not go back: the log stands still.
+        let sent = async |site: &str, group: &str| {
+            reference.json(site, &["stats", group]).await["groups"][0]["tables"].to_string()
+        };
+        // Each tells of itself once a second.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let before = [sent("main", "msp-extract").await, sent("secondary", "mss-extract").await];
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let after = [sent("main", "msp-extract").await, sent("secondary", "mss-extract").await];
+        assert_eq!(before, after, "something goes round");
+
+        for manager in managers {
+            stop(manager).await;
+        }
+        for site in SITES {
+            let groups = reference.groups(site).await;
+            assert!(groups.iter().all(|group| group["state"] == "STOPPED"), "{groups:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_stops_stays_stopped_until_it_is_started() {
+    let major = Server::majors()[0];
+    let reference = Reference::new(major, "").await;
+    let finished = reference.expect("secondary", 1, &["stop", "csp-replicat"]).await;
+    assert!(finished.stderr.contains("no manager"), "{}", finished.stderr);
+    let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
+    reference.runs().await;
+    let stopped = reference.json("secondary", &["stop", "csp-replicat"]).await;
+    assert_eq!(stopped["groups"][0]["done"], true, "{stopped}");
+    let state =
+        async || reference.json("secondary", &["info", "csp-replicat"]).await["groups"][0]["state"].clone();
+    assert_eq!(state().await, "STOPPED");
+    managers[1].kill();
+    managers[1] = reference.start("secondary", &["manager"]);
+    wait_until(PATIENCE, "the next manager", async || {
+        reference.start("secondary", &["events"]).finish(PATIENCE).await.code() == 0
+    })
+    .await;
+    reference.servers[0].batch_in("config", "INSERT INTO entry VALUES ('late', 1)").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(state().await, "STOPPED");
+    reference.expect("secondary", 0, &["start", "csp"]).await;
+    reference.same(2).await;
+    let events = reference.json("secondary", &["events", "-n", "100"]).await.to_string();
+    assert!(events.contains("csp-replicat") && events.contains("adopted"), "{events}");
+    let report = reference.expect("secondary", 0, &["report", "csp-replicat"]).await.stdout;
+    assert!(report.contains("replicat started"), "{report}");
+    let reload = reference.expect("secondary", 0, &["reload"]).await.stdout;
+    assert_eq!(reload.trim(), "nothing has changed");
+    let unknown = reference.expect("secondary", 1, &["start", "nobody"]).await.stderr;
+    assert!(unknown.contains("nobody"), "{unknown}");
+    for manager in managers {
+        stop(manager).await;
+    }
+}
