@@ -157,6 +157,10 @@ impl Error {
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
                 Some("give the manager another port, or stop who has this one".to_owned())
             }
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::InvalidInput => Some(
+                "the path of a socket has at most 107 bytes: choose a shorter one, or a shorter state directory"
+                    .to_owned(),
+            ),
             Self::Timeout { .. } => {
                 Some("see its log; \"irongate info\" shows what the groups do".to_owned())
             }

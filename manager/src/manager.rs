@@ -174,12 +174,11 @@ impl Manager {
             state_directory: settings.state_directory.clone(),
             reports: reports.clone(),
         };
-        // Their tasks end with this set, and their sockets with them.
-        let mut servers = JoinSet::new();
         let control = Server::bind(&settings.socket(), shared.clone())?;
-        if let Some(address) = settings.http {
-            servers.spawn(Http::bind(address, shared).await?.run());
-        }
+        let http = match settings.http {
+            Some(address) => Some(Http::bind(address, shared).await?),
+            None => None,
+        };
         let mut running = Running {
             supervisor: Supervisor::new(settings.restart, settings.stop_limit, settings.rules(), desired),
             begin: Instant::now(),
@@ -205,7 +204,14 @@ impl Manager {
             running.record(Notice::new(Severity::Error, Kind::Trouble, error.to_string()));
         }
         running.begin().await;
+        // Whoever asks from now on sees the groups; who has asked already waits in the queues of the sockets.
+        running.publish();
+        // Their tasks end with this set, and their sockets with them.
+        let mut servers = JoinSet::new();
         servers.spawn(control.run());
+        if let Some(http) = http {
+            servers.spawn(http.run());
+        }
         servers.spawn(Watch::new(watches, seen, tell).run());
         running.systemd.ready();
 

@@ -149,7 +149,8 @@ pub struct Thresholds {
     pub lag_seconds: Option<Threshold>,
     /// Log that a slot keeps at the source, in bytes.
     pub slot_retained_bytes: Option<Threshold>,
-    /// Log that may still be written before a slot is lost, in bytes: here less is worse.
+    /// Log that may still be written before a slot is lost, in bytes: here less is worse. It counts once the slot keeps
+    /// more than that, so that a server with a low limit is not alarmed about for ever.
     pub slot_safe_bytes: Option<Threshold>,
     /// Free bytes of a trail's disk: here less is worse. At `critical` Extract is stopped, and started again when there
     /// are a fifth more.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use irongate_trail::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::FlowView;
+use super::{FlowView, SlotView};
 use crate::event::{Kind, Notice, Severity};
 use crate::settings::{FlowWatch, Threshold, Thresholds};
 
@@ -161,10 +161,7 @@ impl Alarms {
         let slot = view.slot.as_ref();
         let retained = bytes(slot.and_then(|slot| slot.retained_bytes));
         value(SlotRetained, retained, thresholds.slot_retained_bytes, More, "its slot keeps log of");
-        // A server without a limit says nothing, which is good as long as it says anything.
-        let no_limit = slot.map(|_| f64::INFINITY);
-        let safe = slot.and_then(|slot| slot.safe_bytes).map(|bytes| bytes as f64).or(no_limit);
-        value(SlotSafe, safe, thresholds.slot_safe_bytes, Less, "its slot is lost after");
+        value(SlotSafe, slot.map(safe_bytes), thresholds.slot_safe_bytes, Less, "its slot is lost after");
         let free = bytes(view.trail.as_ref().and_then(|trail| trail.free_bytes));
         value(TrailDisk, free, thresholds.trail_free_bytes, Less, "the disk of its trail has room for");
         let (state, text) = slot_state(view);
@@ -276,6 +273,13 @@ fn severity(grade: Grade) -> Severity {
     }
 }
 
+/// How far a slot is from being lost. Far, while less than half of the limit is used up, or where there is no limit.
+fn safe_bytes(slot: &SlotView) -> f64 {
+    let Some(safe) = slot.safe_bytes else { return f64::INFINITY };
+    let is_far = slot.retained_bytes.is_some_and(|kept| i128::from(kept) <= i128::from(safe));
+    if is_far { f64::INFINITY } else { safe as f64 }
+}
+
 fn slot_state(view: &FlowView) -> (Option<Grade>, String) {
     let Some(slot) = &view.slot else { return (None, String::new()) };
     match (&slot.lost, slot.wal_status.as_deref()) {
@@ -300,7 +304,7 @@ fn shown(kind: AlarmKind, value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::{SlotView, TrailView};
+    use crate::watch::TrailView;
 
     fn flow() -> FlowWatch {
         FlowWatch {
@@ -399,6 +403,23 @@ mod tests {
         assert_eq!(see(slot("lost", Some("wal_removed"))), [(Severity::Error, Kind::Alarm)]);
         let raised = alarms.raised();
         assert!(raised.len() == 1 && raised[0].text.contains("instantiated again"), "{raised:?}");
+    }
+
+    #[test]
+    fn a_low_limit_is_no_danger_while_little_of_it_is_used() {
+        let mut slot = SlotView {
+            name: "s".into(),
+            active: true,
+            wal_status: Some("reserved".into()),
+            retained_bytes: Some(100),
+            safe_bytes: None,
+            lost: None,
+        };
+        assert_eq!(safe_bytes(&slot), f64::INFINITY);
+        for (safe, expected) in [(100, f64::INFINITY), (99, 99.0), (-5, -5.0)] {
+            slot.safe_bytes = Some(safe);
+            assert_eq!(safe_bytes(&slot), expected);
+        }
     }
 
     #[test]

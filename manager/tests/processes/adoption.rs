@@ -7,7 +7,7 @@ use irongate_manager::event::Kind;
 use irongate_manager::supervisor::Word;
 use rustix::process::Signal;
 
-use crate::site::{SITE, Site, is_alive, signal, until};
+use crate::site::{SITE, Site, is_alive, processes, signal, until};
 
 #[tokio::test]
 async fn groups_go_on_without_their_manager_and_the_next_one_takes_them_over() {
@@ -141,20 +141,7 @@ async fn managers_killed_at_any_moment_never_make_two_processes_or_wake_what_was
     }
     let manager = site.start().await;
     let a = site.until_state("a", State::Running).await;
-    // All processes of the group that there are on this machine.
-    let mut found = Vec::new();
-    let state = site.state();
-    for entry in std::fs::read_dir("/proc").unwrap() {
-        let path = entry.unwrap().path();
-        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        let words: Vec<_> = words.split(|byte| *byte == 0).collect();
-        let is_it = words.get(1) == Some(&&b"group"[..])
-            && words.get(2) == Some(&state.as_os_str().as_encoded_bytes());
-        if is_it {
-            found.push(path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap());
-        }
-    }
-    assert_eq!(found, [a.pid.unwrap()]);
+    assert_eq!(processes(&site.state()), [a.pid.unwrap()]);
     site.stop(manager).await;
     assert!(!site.own().join("control.sock").exists(), "socket of \"{SITE}\"");
 }

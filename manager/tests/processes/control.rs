@@ -92,6 +92,13 @@ async fn nonsense_is_answered_and_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_say_nothing_keep_nobody_else_waiting() {
     let mut site = Site::new(&[("a", "work", true)]);
+    // A path that no socket can have is refused with a remedy.
+    let deep = site.dir.path().join("x".repeat(120));
+    let state = std::mem::replace(&mut site.settings["state"], deep.to_str().unwrap().into());
+    let refused = site.launch();
+    assert_eq!(site.ended(refused).await.code(), Some(1));
+    assert!(site.said().contains("at most 107 bytes"), "{}", site.said());
+    site.settings["state"] = state;
     let manager = site.start().await;
     let silent: Vec<_> =
         (0..40).map(|_| UnixStream::connect(site.own().join("control.sock")).unwrap()).collect();

@@ -176,13 +176,20 @@ impl Site {
     }
 }
 
-/// The process that a group's lock file names, if somebody holds it.
-fn holder(state: &Path, group: &str) -> Option<u32> {
-    if !irongate_checkpoint::GroupLock::is_held(state, group).unwrap_or(false) {
-        return None;
+/// The processes of the groups of a state directory that there are on this machine.
+pub(crate) fn processes(state: &Path) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        let words = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = words.split(|byte| *byte == 0).collect();
+        let is_it = words.get(1) == Some(&&b"group"[..])
+            && words.get(2) == Some(&state.as_os_str().as_encoded_bytes());
+        if is_it {
+            found.push(path.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        }
     }
-    let text = std::fs::read_to_string(state.join(format!("{group}.lock"))).ok()?;
-    text.split(' ').next()?.parse().ok()
+    found
 }
 
 impl Drop for Site {
@@ -191,11 +198,8 @@ impl Drop for Site {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for group in self.settings["groups"].as_array().into_iter().flatten() {
-            let name = group[0].as_str().unwrap_or_default();
-            if let Some(pid) = holder(&self.state(), name) {
-                signal(pid, Signal::KILL);
-            }
+        for pid in processes(&self.state()) {
+            signal(pid, Signal::KILL);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a service manager hears, over a socket like systemd's.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use irongate_checkpoint::State;
 use rustix::process::Signal;
@@ -14,14 +14,14 @@ async fn systemd_hears_ready_status_watchdog_and_stopping() {
     let path = site.dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let heard = move |wanted: &str| {
+    let mut lines: Vec<String> = Vec::new();
+    let mut heard = move |wanted: &str| {
+        let deadline = Instant::now() + Duration::from_secs(30);
         let mut buffer = [0; 1024];
-        loop {
+        while !lines.iter().any(|line| line == wanted) {
+            assert!(Instant::now() < deadline, "{wanted} is not among {lines:?}");
             let length = socket.recv(&mut buffer).unwrap();
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if text.lines().any(|line| line == wanted) {
-                return;
-            }
+            lines.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
         }
     };
     let mut command = site.command();
