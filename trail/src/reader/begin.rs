@@ -133,7 +133,8 @@ pub(super) fn limit(mark: &Mark, seqno: u64) -> u64 {
 }
 
 /// The file to begin with so as to find everything after `commit` and from `resume` on: the last one before which there
-/// is nothing of that.
+/// is nothing of that. Files that follow the commit and begin behind `resume` hold messages that stand between; of
+/// these, earlier ones are gone only when every reader has passed them.
 fn find(
     storage: &Arc<dyn Storage>,
     seqnos: &[u64],
@@ -142,7 +143,7 @@ fn find(
     commit: CommitLsn,
     resume: ResumeLsn,
 ) -> Result<u64, Error> {
-    let (mut other, mut same) = (None, false);
+    let (mut other, mut same, mut following) = (None, false, None);
     for &seqno in seqnos.iter().rev().filter(|seqno| **seqno <= mark.position.seqno) {
         let header = records::header(&**storage, &main_name(seqno), FileKind::Main)?;
         if header.lineage != lineage {
@@ -155,11 +156,15 @@ fn find(
             let (directory, durable) = (storage.path(""), mark.commit_lsn);
             return Err(Error::Behind { directory, commit, durable });
         }
-        // It follows the very commit, or begins no later than the place to begin at.
-        let follows = header.previous == commit && commit != CommitLsn::default();
-        if follows || (header.previous <= commit && header.resume_lsn <= resume) {
+        if header.previous <= commit && header.resume_lsn <= resume {
             return Ok(seqno);
         }
+        if header.previous == commit && commit != CommitLsn::default() {
+            following = Some(seqno);
+        }
+    }
+    if let Some(seqno) = following {
+        return Ok(seqno);
     }
     let directory = storage.path("");
     match other {

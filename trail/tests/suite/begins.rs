@@ -71,6 +71,32 @@ fn the_purge_boundary_is_passed_although_the_trail_had_noted_progress_behind_the
 }
 
 #[test]
+fn messages_behind_the_last_transaction_are_read_from_however_many_files_they_fill() {
+    let disk = Disk::new(1);
+    let storage = disk.storage();
+    let mut writer = create(&storage);
+    transaction(&mut writer, 1, 1).unwrap();
+    for n in 0..20 {
+        let lsn = Lsn(end_lsn(1).0.0 + n);
+        writer.message(&irongate_trail::Message { lsn, ..message(b"between", false) }).unwrap();
+        writer.progress(&progress(ResumeLsn(Lsn(lsn.0 + 1)))).unwrap();
+        if n % 3 == 0 {
+            writer.rotate().unwrap();
+        }
+    }
+    transaction(&mut writer, 2, 1).unwrap();
+    writer.sync().unwrap();
+    let mut reader = open(&storage, after(1)).unwrap();
+    let mut seen = Vec::new();
+    while let Some(item) = reader.next().unwrap() {
+        if let Item::Message(message) = item {
+            seen.push(message.lsn.0 - end_lsn(1).0.0);
+        }
+    }
+    assert_eq!(seen, (0..20).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_transaction_that_commits_before_the_place_to_resume_at_is_passed_over() {
     let disk = Disk::new(1);
     let storage = disk.storage();
