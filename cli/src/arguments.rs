@@ -94,6 +94,12 @@ pub(crate) enum Command {
     Report(Report),
     /// Have the manager read the configuration again, and say what changes now and what needs a restart
     Reload,
+    /// Say whether everything runs that should; exit code 4 and the reasons if not
+    Health {
+        /// Print only the manager's process id
+        #[arg(long)]
+        pid: bool,
+    },
     /// Make a private authority and a certificate and key for each site, for the link between them
     Certs {
         /// The directory
@@ -179,6 +185,9 @@ pub(crate) struct Init {
     /// Print it instead of writing the file that --config names
     #[arg(long)]
     pub(crate) stdout: bool,
+    /// The reference deployment instead: two sites with pumps and managers, four flows
+    #[arg(long)]
+    pub(crate) reference: bool,
 }
 
 #[derive(Args, Clone, Debug)]

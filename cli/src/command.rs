@@ -40,6 +40,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Events(options) => manager::events(&global, &options).await,
         Command::Report(options) => manager::report(&global, &options).await,
         Command::Reload => manager::reload(&global).await,
+        Command::Health { pid } => manager::health(&global, pid).await,
         Command::Certs { directory } => certs::run(&global, &directory),
         Command::Info(names) => info::run(&global, &names),
         Command::Lag(names) => lag::run(&global, &names).await,

@@ -157,6 +157,11 @@ impl Configuration {
         include_str!("configuration/example.toml")
     }
 
+    /// The reference deployment: two sites and four flows, with pumps.
+    pub fn reference() -> &'static str {
+        include_str!("configuration/reference.toml")
+    }
+
     /// A flow.
     ///
     /// # Errors

@@ -49,6 +49,87 @@ fn the_example_can_be_parsed_and_says_what_it_means() {
 }
 
 #[test]
+fn the_reference_deployment_runs_its_groups_where_they_belong() {
+    let configuration = parse(Configuration::reference()).unwrap();
+    let names = |site| -> Vec<String> {
+        configuration.groups(Some(site)).into_iter().map(|group| group.name).collect()
+    };
+    assert_eq!(
+        names("main"),
+        [
+            "csp-extract",
+            "csp-pump",
+            "css-replicat",
+            "msp-extract",
+            "msp-pump",
+            "mss-replicat",
+            "main-collector"
+        ]
+    );
+    assert_eq!(
+        names("secondary"),
+        [
+            "csp-replicat",
+            "css-extract",
+            "css-pump",
+            "msp-replicat",
+            "mss-extract",
+            "mss-pump",
+            "secondary-collector"
+        ]
+    );
+    let autostart: Vec<bool> = configuration.flows.values().map(|flow| flow.autostart).collect();
+    assert_eq!(autostart, [true, false, true, true]);
+    let pump = configuration.pump_settings(configuration.flow("csp").unwrap()).unwrap();
+    assert_eq!((pump.site.as_str(), pump.peer.as_str(), pump.compression), ("main", "secondary", Some(3)));
+    let collector = configuration.collector_settings("secondary").unwrap();
+    assert_eq!(collector.listen.as_deref(), Some("0.0.0.0:7420"));
+    let flows: Vec<_> = collector.flows.iter().map(|flow| (flow.flow.as_str(), flow.from.as_str())).collect();
+    assert_eq!(flows, [("csp", "main"), ("msp", "main")]);
+    assert!(configuration.collector_settings("moon").is_err());
+}
+
+#[test]
+fn a_pump_that_cannot_work_is_refused_where_it_stands() {
+    let reference = Configuration::reference();
+    for (from, to, says) in [
+        ("[link]\ncertificates = \"/etc/irongate/certs\"", "", "needs a link"),
+        ("listen = \"0.0.0.0:7420\"", "", "where its collector is"),
+        ("listen = \"0.0.0.0:7420\"", "listen = \"here\"", "no address with a port"),
+        ("address = \"irongate.main.example:7420\"", "address = \"main\"", "no host with a port"),
+        ("[flows.csp.pump]", "[flows.csp.pump]\ncompression = 23", "no level 23"),
+        ("[flows.csp.pump]", "[flows.csp.pump]\nbandwidth = \"1KiB\"", "cannot carry"),
+        ("[flows.csp.pump]", "[flows.csp.pump]\nlisten = \"0.0.0.0:1\"", "needs both"),
+        (
+            "from = \"main\"\nto = \"secondary\"",
+            "from = \"main\"\nto = \"secondary\"\nat = \"secondary\"",
+            "already",
+        ),
+        ("http = \"127.0.0.1:7480\"", "http = \"7480\"", "no address with a port"),
+        ("certificates = ", "silence = \"1s\"\ncertificates = ", "at least twice"),
+    ] {
+        assert!(reference.contains(from), "{from}");
+        let error = parse(&reference.replacen(from, to, 1)).expect_err(says).to_string();
+        assert!(error.contains(says) && error.contains("irongate.toml:"), "{says}: {error}");
+    }
+}
+
+#[test]
+fn a_directory_for_each_site_needs_to_know_the_site() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("irongate.toml");
+    std::fs::write(&file, Configuration::reference()).unwrap();
+    let error = Configuration::load(&file).unwrap_err();
+    assert!(matches!(error, Error::NoSite { .. }) && error.hint().unwrap().contains("--site"), "{error}");
+    let error = Configuration::load_at(&file, Some("moon")).unwrap_err();
+    assert!(matches!(error, Error::Unknown { what: "site", .. }), "{error}");
+    let here = Configuration::load_at(&file, Some("main")).unwrap();
+    assert_eq!(here.site.as_deref(), Some("main"));
+    assert_eq!(here.state_directory, Path::new("/var/lib/irongate/main"));
+    assert_eq!(here.trail_directory, Path::new("/var/lib/irongate/main/trail"));
+}
+
+#[test]
 fn what_the_example_shows_behind_a_hash_is_what_counts_anyway() {
     let mut all = String::new();
     for line in Configuration::example().lines() {

@@ -96,6 +96,18 @@ impl Reference {
         finished
     }
 
+    /// Runs one of the scripts for operators, and expects this exit code.
+    async fn script(&self, site: &str, code: i32, name: &str, arguments: &[&str]) -> Finished {
+        let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts").join(name);
+        let mut command = std::process::Command::new(script);
+        command.args(arguments).current_dir(self.directory.path());
+        command.env("IRONGATE_BIN", Process::binary()).env("IRONGATE_SITE", site);
+        let finished = Process::spawn(command).finish(PATIENCE).await;
+        let (out, err) = (&finished.stdout, &finished.stderr);
+        assert_eq!(finished.code(), code, "{name} {} at {site}\n{out}\n{err}", arguments.join(" "));
+        finished
+    }
+
     async fn json(&self, site: &str, arguments: &[&str]) -> Value {
         self.expect(site, 0, &[arguments, &["--json"]].concat()).await.json()
     }
@@ -136,6 +148,31 @@ impl Reference {
         for database in ["config", "log"] {
             let [one, other] = self.servers.each_ref().map(|server| server.uri("postgres", database));
             compare(&one, &other, &Tables::All).await.assert_same();
+        }
+    }
+}
+
+impl Drop for Reference {
+    /// A test that fails leaves managers and groups that outlive it.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for site in SITES {
+            let ask = |words: &[&str]| {
+                let arguments = [&["--site", site, "--json"], words].concat();
+                let answer = Process::command(self.directory.path(), &arguments).output();
+                answer.ok().and_then(|answer| serde_json::from_slice::<Value>(&answer.stdout).ok())
+            };
+            let kill = |pid: &Value| {
+                if let Some(pid) = pid.as_i64().and_then(|pid| Pid::from_raw(pid as i32)) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            };
+            // The manager first, or it would start the groups again.
+            kill(&ask(&["health"]).unwrap_or_default()["pid"]);
+            let groups = ask(&["info"]).unwrap_or_default();
+            groups["groups"].as_array().into_iter().flatten().for_each(|group| kill(&group["pid"]));
         }
     }
 }
@@ -266,5 +303,37 @@ async fn what_an_operator_stops_stays_stopped_until_it_is_started() {
     assert!(unknown.contains("nobody"), "{unknown}");
     for manager in managers {
         stop(manager).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scripts_of_an_operator_start_show_and_stop_a_site() {
+    let reference = Reference::new(*Server::majors().last().expect("a version"), "").await;
+    reference.script("main", 2, "replication-status", &[]).await;
+    reference.script("main", 1, "stop-replication", &[]).await;
+    for site in SITES {
+        let started = reference.script(site, 0, "start-replication", &[]).await.stdout;
+        assert!(started.contains("manager started as process"), "{started}");
+        // Once more is no second manager.
+        assert_eq!(reference.script(site, 0, "start-replication", &[]).await.stdout, "");
+    }
+    reference.runs().await;
+    reference.same(3).await;
+    let status = reference.script("main", 0, "replication-status", &["csp"]).await.stdout;
+    assert!(status.contains("csp-extract") && status.contains("RUNNING"), "{status}");
+    reference.script("secondary", 0, "stop-replication", &["csp"]).await;
+    assert_eq!(reference.json("secondary", &["info", "csp"]).await["groups"][0]["state"], "STOPPED");
+    reference.script("secondary", 0, "start-replication", &["csp"]).await;
+    reference.same(4).await;
+    // A trail that is gone is nothing that waiting helps.
+    reference.script("main", 0, "stop-replication", &["msp"]).await;
+    fs::remove_dir_all(reference.directory.path().join("state-main/trail/msp")).expect("the trail is there");
+    reference.script("main", 4, "start-replication", &["msp"]).await;
+    reference.script("main", 2, "replication-status", &[]).await;
+    for site in SITES {
+        reference.script(site, 0, "stop-replication", &[]).await;
+        reference.script(site, 2, "replication-status", &[]).await;
+        let groups = reference.groups(site).await;
+        assert!(groups.iter().all(|group| group["state"] != "RUNNING"), "{groups:?}");
     }
 }

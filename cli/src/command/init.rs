@@ -11,7 +11,7 @@ use crate::failure::End;
 use crate::output;
 
 pub(crate) fn run(global: &Global, options: &Init) -> anyhow::Result<()> {
-    let example = Configuration::example();
+    let example = if options.reference { Configuration::reference() } else { Configuration::example() };
     if options.stdout {
         return Ok(output::text(example.trim_end())?);
     }

@@ -156,3 +156,24 @@ pub(crate) async fn reload(global: &Global) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+pub(crate) async fn health(global: &Global, pid: bool) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let info = here.control()?.info().await?;
+    if pid {
+        return Ok(output::text(info.pid)?);
+    }
+    if global.json {
+        output::json(&serde_json::json!({
+            "site": info.site, "pid": info.pid, "healthy": info.healthy, "complaints": info.complaints,
+        }))?;
+    } else if info.healthy {
+        output::text("everything runs that should")?;
+    } else {
+        info.complaints.iter().try_for_each(output::text)?;
+    }
+    if info.healthy {
+        return Ok(());
+    }
+    Err(End::Incomplete(output::plural(info.complaints.len(), "complaint")).into())
+}
