@@ -338,29 +338,42 @@ async fn a_marker_is_kept_with_its_transaction_until_the_next_one() {
     }
 }
 
+/// Updates so far, those of them that touched no index, and the bytes of the table and its index.
+async fn footprint(client: &Client) -> (i64, i64, i64) {
+    client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+    let sql = "SELECT n_tup_upd, n_tup_hot_upd, pg_relation_size('irongate.checkpoint') \
+               + pg_relation_size('irongate.checkpoint_pkey') \
+               FROM pg_stat_user_tables WHERE relid = 'irongate.checkpoint'::regclass";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    (row.get(0), row.get(1), row.get(2))
+}
+
 #[tokio::test]
 async fn thousands_of_saves_leave_no_index_entries_and_no_bloat_behind() {
+    /// Saves between two looks: unpruned, they would take more than ten pages.
+    const ROUND: i64 = 1000;
     for server in servers() {
         let database = server.database().await;
         let (client, table) = begun(&database).await;
-        for n in 2..=3000 {
-            if n % 2 == 0 {
-                table.save(&client, &applied(n)).await.unwrap();
-            } else {
-                table.save_after(&client, applied(n - 1).commit_lsn, &applied(n), None).await.unwrap();
+        let mut rounds = Vec::new();
+        let mut n = 1;
+        // A slot that another test makes holds back pruning in the whole cluster for a while, and then pages are added; so
+        // not every round is a clean one.
+        for _ in 0..12 {
+            let before = footprint(&client).await;
+            for _ in 0..ROUND / 2 {
+                table.save(&client, &applied(n + 1)).await.unwrap();
+                table.save_after(&client, applied(n + 1).commit_lsn, &applied(n + 2), None).await.unwrap();
+                n += 2;
+            }
+            let after = footprint(&client).await;
+            let round = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+            rounds.push(round);
+            if rounds.len() > 2 && round == (ROUND, ROUND, 0) {
+                break;
             }
         }
-        client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
-        let sql = "SELECT n_tup_upd, n_tup_hot_upd, pg_relation_size('irongate.checkpoint'), \
-                   pg_relation_size('irongate.checkpoint_pkey') \
-                   FROM pg_stat_user_tables WHERE relid = 'irongate.checkpoint'::regclass";
-        let row = client.query_one(sql, &[]).await.unwrap();
-        let (updates, hot): (i64, i64) = (row.get(0), row.get(1));
-        assert_eq!(updates, 2999);
-        // A vacuum or analyze that happens to look at the table keeps a page from being pruned for
-        // a moment, so a few rows go to another page; rows that were never pruned would take 40.
-        assert!(hot >= updates * 9 / 10, "{hot} of {updates}");
-        assert!(row.get::<_, i64>(2) <= 16 * 8192, "{} bytes", row.get::<_, i64>(2));
-        assert!(row.get::<_, i64>(3) <= 4 * 8192, "{} bytes", row.get::<_, i64>(3));
+        let clean = rounds.iter().skip(2).any(|round| *round == (ROUND, ROUND, 0));
+        assert!(clean, "updates, those without an index entry, bytes added: {rounds:?}");
     }
 }

@@ -31,6 +31,9 @@ use crate::table::{Plan, TargetTable};
 const COPY_FROM_ROWS: usize = 500;
 /// Bytes of one piece of COPY data.
 const COPY_PIECE: usize = 256 * 1024;
+/// Updates and deletes of fewer rows are guarded, so that COMMIT need not wait for their counts. With more rows the guard
+/// costs the server more than the wait costs us.
+const GUARDED_ROWS: usize = 100;
 /// Prepared statements that are kept. More are only made by rows without a key, each with nulls in other places.
 const MOST_STATEMENTS: usize = 2000;
 
@@ -387,7 +390,8 @@ impl Ready {
                     SetKind::Delete => (plan.delete_set(), "delete"),
                 };
                 let expected = (!plan.table.has_rules).then_some(rows.len() as u64);
-                let (sure, table) = (!is_watched(plan), plan.source());
+                let table = plan.source();
+                let sure = !is_watched(plan) && (kind == SetKind::Insert || rows.len() < GUARDED_ROWS);
                 if !sure || kind == SetKind::Insert {
                     Self { statement, rows, is_set: true, by_copy, sure, expected, operation, table }
                 } else {
