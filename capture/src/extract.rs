@@ -10,14 +10,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::{Failure, GroupLock, Program, Publisher, State, Status, TableCounters};
+use irongate_checkpoint::{
+    BackOff, Failure, GroupLock, Program, Publisher, State, Status, Stop, TableCounters,
+};
 use irongate_trail::{Directory, Lineage, Mark, Storage, Timestamp, Writer, WriterOptions};
 
 use crate::error::Error;
 use crate::machine::{Counts, Machine};
 use crate::pgoutput::Streaming;
 use crate::positions::Own;
-use crate::run::{self, BackOff, Ended, Stop, View, known};
+use crate::run::{self, Ended, View, known};
 use crate::source::Source;
 use crate::target::Target as _;
 

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 
+use irongate_checkpoint::Stop;
 use irongate_trail::{CommitLsn, ResumeLsn};
 
 use crate::error::Error;
 use crate::machine::Counts;
 use crate::positions::Own;
-use crate::run::{self, Stop};
+use crate::run;
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::target::{Inline, Target as _};

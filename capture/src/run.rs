@@ -19,10 +19,9 @@
 //! The feedback task knows one number, the position that [`Target::synced`] returned. It is a position that the machine
 //! had appended when the job was made, and the machine checks the chain each time.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
+use irongate_checkpoint::Stop;
 use irongate_postgres::{Frame, FrameReader, ServerError};
 use irongate_trail::{Lsn, Mark, ResumeLsn, Timestamp};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -195,11 +194,7 @@ async fn turn<T: Target>(
     loop {
         tokio::select! {
             biased;
-            outcome = syncing.ended() => {
-                let durable = target.synced(outcome)?;
-                stream.machine.synced(durable)?;
-                stream.feedback.durable(durable);
-            }
+            outcome = syncing.ended() => told(stream, target, outcome)?,
             error = stream.feedback.failed() => return Err(last_words(stream, error).await),
             () = stop.asked(), if stopping.is_none() => stopping = Some(Instant::now() + GRACE),
             // What is received while nothing is taken any more would only fill memory.
@@ -225,9 +220,7 @@ async fn turn<T: Target>(
             if frames > FEW {
                 syncing.start(job);
             } else if let Some(outcome) = syncing.run_or_start(job).await {
-                let durable = target.synced(outcome)?;
-                stream.machine.synced(durable)?;
-                stream.feedback.durable(durable);
+                told(stream, target, outcome)?;
             }
         }
         if let Some(deadline) = stopping
@@ -237,6 +230,14 @@ async fn turn<T: Target>(
         }
         watch.look(stream, target, show)?;
     }
+}
+
+/// A sync has ended: the machine hears what is durable now, and then the feedback task.
+fn told<T: Target>(stream: &mut Stream, target: &mut T, outcome: Result<Mark, Error>) -> Result<(), Error> {
+    let durable = target.synced(outcome)?;
+    stream.machine.synced(durable)?;
+    stream.feedback.durable(durable);
+    Ok(())
 }
 
 /// Handles what has been received, and says how much it was; `None` when the server has ended the stream.
@@ -387,80 +388,7 @@ async fn part(mut reader: FrameReader, feedback: Feedback, machine: &mut Machine
     }
 }
 
-/// Waits before another attempt: longer each time, and not in step with others.
-#[derive(Clone, Debug)]
-pub(crate) struct BackOff {
-    first: Duration,
-    longest: Duration,
-    next: Duration,
-}
-
-impl BackOff {
-    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
-    }
-
-    /// How long to wait this time.
-    pub(crate) fn next(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (self.next * 2).min(self.longest);
-        // The low bits of the clock scatter processes that lost the same server.
-        let scatter = u32::from(Timestamp::now().0.to_le_bytes()[0]);
-        wait + wait * scatter / 1024
-    }
-
-    /// An attempt has succeeded.
-    pub(crate) fn reset(&mut self) {
-        self.next = self.first;
-    }
-}
-
-/// Somebody's wish that we end, asked after in several places and remembered once it was uttered.
-pub(crate) struct Stop {
-    wish: Pin<Box<dyn Future<Output = ()> + Send>>,
-    uttered: bool,
-}
-
-impl Stop {
-    pub(crate) fn new(wish: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { wish: Box::pin(wish), uttered: false }
-    }
-
-    /// Waits for the wish. Cancel-safe, and ready at once when it was uttered before.
-    pub(crate) async fn asked(&mut self) {
-        if !self.uttered {
-            self.wish.as_mut().await;
-            self.uttered = true;
-        }
-    }
-
-    /// Does `work`, unless the wish comes first.
-    pub(crate) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            () = self.asked() => None,
-            done = work => Some(done),
-        }
-    }
-}
-
 /// For readers of [`ResumeLsn`]s that may not know one yet.
 pub(crate) fn known(lsn: ResumeLsn) -> Option<Lsn> {
     (lsn.0 != Lsn::ZERO).then_some(lsn.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_a_limit_and_start_over_after_a_success() {
-        let mut back_off = BackOff::new(Duration::from_secs(1), Duration::from_secs(30));
-        let waits: Vec<u64> = (0..8).map(|_| back_off.next().as_millis() as u64).collect();
-        for (wait, least) in waits.iter().zip([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]) {
-            assert!((least..=least + least / 4).contains(wait), "{wait} ms for {least} ms");
-        }
-        back_off.reset();
-        assert!(back_off.next() < Duration::from_millis(1_300));
-    }
 }

@@ -1,10 +1,12 @@
 //! Where a process begins again: the local store, the checkpoint table in the target, replication origins, watermarks,
-//! and the two small files by which a group of processes is known: its lock and its status.
+//! the two small files by which a group of processes is known, its lock and its status, and what a process does between
+//! two attempts.
 //!
 //! Authority over a position never lies in the local [`Store`]: Extract's place is in its trail, Replicat's in the
 //! [`CheckpointTable`] of the target. The store makes a start quick and may vanish at any time.
 #![deny(unsafe_code)]
 
+mod attempt;
 mod error;
 mod held_file;
 mod lock;
@@ -16,6 +18,7 @@ mod store;
 mod table;
 mod watermark;
 
+pub use attempt::{BackOff, Stop};
 pub use error::{Error, Holder};
 pub use lock::GroupLock;
 pub use origin::{Origin, OriginSession, OriginTransaction, origin_grants};

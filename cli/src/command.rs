@@ -65,21 +65,6 @@ impl Here {
         Ok(Self { site: configuration.site.clone(), configuration })
     }
 
-    /// The same for a command that does not matter where it runs.
-    fn load_anywhere(global: &Global) -> anyhow::Result<Self> {
-        match Configuration::load_at(&global.config, global.site.as_deref()) {
-            Err(irongate_deployment::Error::NoSite { .. }) => {
-                let text = std::fs::read_to_string(&global.config)?;
-                let configuration = Configuration::parse(&text, &std::path::absolute(&global.config)?)?;
-                Ok(Self { site: None, configuration })
-            }
-            loaded => {
-                let configuration = loaded?;
-                Ok(Self { site: configuration.site.clone(), configuration })
-            }
-        }
-    }
-
     fn site(&self) -> Option<&str> {
         self.site.as_deref()
     }

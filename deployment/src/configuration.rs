@@ -123,7 +123,12 @@ impl Configuration {
         Self::load_at(file, None)
     }
 
-    fn read(file: &Path) -> Result<Self, Error> {
+    /// Reads a file for no site in particular: `{site}` stays as it is in the names of directories, which are not to be
+    /// used then.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`]; [`Error::Configuration`] with everything that is wrong.
+    pub fn read(file: &Path) -> Result<Self, Error> {
         let unreadable = |source| Error::Unreadable { file: file.to_owned(), source };
         let text = std::fs::read_to_string(file).map_err(unreadable)?;
         let file = std::path::absolute(file).map_err(unreadable)?;

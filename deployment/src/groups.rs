@@ -52,10 +52,10 @@ pub fn group_name(flow: &str, program: Program) -> String {
 impl Configuration {
     /// All groups, by flow and in the order in which rows pass through them; with `site`, those that run there.
     pub fn groups(&self, site: Option<&str>) -> Vec<Group<'_>> {
-        let of_flow = |flow| {
-            let pump = flow_has_pump(flow).then(|| group(flow, Program::Pump));
+        fn of_flow(flow: &Flow) -> [Option<Group<'_>>; 3] {
+            let pump = flow.pump.is_some().then(|| group(flow, Program::Pump));
             [Some(group(flow, Program::Extract)), pump, Some(group(flow, Program::Replicat))]
-        };
+        }
         let collectors = self.sites.iter().filter(|site| self.collected(site).next().is_some());
         let collectors = collectors.map(|site| Group {
             name: group_name(site, Program::Collector),
@@ -69,7 +69,7 @@ impl Configuration {
 
     /// The flows whose trail a site's collector receives.
     fn collected<'a>(&'a self, site: &'a str) -> impl Iterator<Item = &'a Flow> {
-        self.flows.values().filter(move |flow| flow_has_pump(flow) && flow.to == *site)
+        self.flows.values().filter(move |flow| flow.pump.is_some() && flow.to == *site)
     }
 
     /// The group of a name.
@@ -148,7 +148,7 @@ impl Configuration {
             group: group_name(&flow.name, Program::Replicat),
             target: self.target(flow)?.replicat.endpoint.clone(),
             trail: self.trail(flow),
-            trail_may_come: flow_has_pump(flow),
+            trail_may_come: flow.pump.is_some(),
             state_directory: self.state_directory.clone(),
             names: names(flow),
             key_columns: flow.key_columns.iter().map(key).collect(),
@@ -196,7 +196,7 @@ impl Configuration {
     pub fn collector_settings(&self, site: &str) -> Result<CollectorSettings, Error> {
         let flows: Vec<&Flow> = self.collected(site).collect();
         let Some(first) = flows.first() else {
-            let known = self.flows.values().filter(|flow| flow_has_pump(flow)).map(|flow| flow.to.clone());
+            let known = self.flows.values().filter(|flow| flow.pump.is_some()).map(|flow| flow.to.clone());
             return Err(Error::Unknown {
                 what: "collector at site",
                 name: site.to_owned(),
@@ -253,12 +253,8 @@ impl Configuration {
 /// The epoch in which a database is written as long as nothing has turned its sites round.
 const EPOCH: u64 = 1;
 
-fn flow_has_pump(flow: &Flow) -> bool {
-    flow.pump.is_some()
-}
-
 fn group(flow: &Flow, program: Program) -> Group<'_> {
-    let site = if program == Program::Replicat && flow_has_pump(flow) { &flow.to } else { &flow.at };
+    let site = if program == Program::Replicat && flow.pump.is_some() { &flow.to } else { &flow.at };
     Group { name: group_name(&flow.name, program), flow: Some(flow), program, site }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use irongate_checkpoint::{Program, State, Status, read_status};
 use irongate_postgres::catalog;
-use irongate_trail::{Directory, Mark, Timestamp};
+use irongate_trail::{Directory, Lsn, Mark, Timestamp};
 use serde::Serialize;
 
 use crate::configuration::{Configuration, Flow};
@@ -67,7 +67,7 @@ pub async fn lag(configuration: &Configuration, flow: &Flow) -> Result<Lag, Erro
     Ok(measure(&flow.name, extract.as_ref(), replicat.as_ref(), durable.as_ref(), asked, Timestamp::now()))
 }
 
-async fn end_of_log(configuration: &Configuration, flow: &Flow) -> Result<irongate_trail::Lsn, String> {
+async fn end_of_log(configuration: &Configuration, flow: &Flow) -> Result<Lsn, String> {
     let ask = async {
         let source = End::source(configuration, flow)?;
         let session = source.connect(As::Extract, "irongate lag").await?;
@@ -82,41 +82,62 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     to.0.saturating_sub(from.0).max(0) as f64 / 1e6
 }
 
+impl Stage {
+    /// From the source's log, which ends at `end_of_log`, to the durable end of the trail. Without one of these, what
+    /// Extract said last.
+    pub fn of_extract(
+        extract: Option<&Status>,
+        durable: Option<&Mark>,
+        end_of_log: Option<Lsn>,
+        now: Timestamp,
+    ) -> Self {
+        let mut stage = Self {
+            state: extract.map(|status| status.state),
+            lag_bytes: extract.and_then(|status| status.lag_bytes),
+            lag_seconds: extract.and_then(|status| status.lag_seconds),
+        };
+        if let (Some(end), Some(durable)) = (end_of_log, durable) {
+            let bytes = end.bytes_since(durable.resume_lsn.0);
+            stage.lag_bytes = Some(bytes);
+            stage.lag_seconds = match extract {
+                // A living Extract knows which of these bytes are for it.
+                Some(status) if status.state.is_live() => status.lag_seconds,
+                // What came since the end of a process has waited since then at most.
+                Some(status) if bytes > 0 => Some(seconds(status.written, now)),
+                _ => Some(0.0).filter(|_| bytes == 0),
+            };
+        }
+        stage
+    }
+
+    /// From the durable end of the trail to the target.
+    pub fn of_replicat(replicat: Option<&Status>, durable: Option<&Mark>, now: Timestamp) -> Self {
+        let mut stage =
+            Self { state: replicat.map(|status| status.state), lag_bytes: None, lag_seconds: None };
+        if let (Some(status), Some(durable)) = (replicat, durable)
+            && let (Some(commit), Some(resume)) = (status.commit_lsn, status.resume_lsn)
+        {
+            let behind = durable.commit_lsn.0 > commit;
+            stage.lag_bytes = Some(if behind { durable.resume_lsn.0.bytes_since(resume) } else { 0 });
+            stage.lag_seconds = match status.last_commit_time {
+                Some(last) if behind => Some(seconds(last, now)),
+                _ => Some(0.0).filter(|_| !behind),
+            };
+        }
+        stage
+    }
+}
+
 fn measure(
     flow: &str,
     extract: Option<&Status>,
     replicat: Option<&Status>,
     durable: Option<&Mark>,
-    end_of_log: Result<irongate_trail::Lsn, String>,
+    end_of_log: Result<Lsn, String>,
     now: Timestamp,
 ) -> Lag {
-    let mut first = Stage {
-        state: extract.map(|status| status.state),
-        lag_bytes: extract.and_then(|status| status.lag_bytes),
-        lag_seconds: extract.and_then(|status| status.lag_seconds),
-    };
-    if let (Ok(end), Some(durable)) = (&end_of_log, durable) {
-        let bytes = end.bytes_since(durable.resume_lsn.0);
-        first.lag_bytes = Some(bytes);
-        first.lag_seconds = match extract {
-            // A living Extract knows which of these bytes are for it.
-            Some(status) if status.state.is_live() => status.lag_seconds,
-            // What came since the end of a process has waited since then at most.
-            Some(status) if bytes > 0 => Some(seconds(status.written, now)),
-            _ => Some(0.0).filter(|_| bytes == 0),
-        };
-    }
-    let mut second = Stage { state: replicat.map(|status| status.state), lag_bytes: None, lag_seconds: None };
-    if let (Some(status), Some(durable)) = (replicat, durable)
-        && let (Some(commit), Some(resume)) = (status.commit_lsn, status.resume_lsn)
-    {
-        let behind = durable.commit_lsn.0 > commit;
-        second.lag_bytes = Some(if behind { durable.resume_lsn.0.bytes_since(resume) } else { 0 });
-        second.lag_seconds = match status.last_commit_time {
-            Some(last) if behind => Some(seconds(last, now)),
-            _ => Some(0.0).filter(|_| !behind),
-        };
-    }
+    let first = Stage::of_extract(extract, durable, end_of_log.as_ref().ok().copied(), now);
+    let second = Stage::of_replicat(replicat, durable, now);
     let lag_seconds = match (first.lag_seconds, second.lag_seconds) {
         (Some(first), Some(second)) => Some(first.max(second)),
         _ => None,
@@ -134,7 +155,7 @@ fn measure(
 
 #[cfg(test)]
 mod tests {
-    use irongate_trail::{CommitLsn, Lsn, ResumeLsn};
+    use irongate_trail::{CommitLsn, ResumeLsn};
 
     use super::*;
 

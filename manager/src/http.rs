@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +18,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::connections::serve_all;
 use crate::error::Error;
 use crate::info::info;
 use crate::manager::Shared;
@@ -52,25 +51,13 @@ impl Http {
 
     /// Serves until cancelled.
     pub(crate) async fn run(self) {
-        let free = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut connections = JoinSet::new();
-        loop {
-            while connections.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let shared = self.shared.clone();
-                    connections.spawn(async move {
-                        let _ = timeout(PATIENCE, serve(stream, shared)).await;
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept an HTTP connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
+        let accept =
+            |context: &mut Context<'_>| self.listener.poll_accept(context).map_ok(|(stream, _)| stream);
+        serve_all("an HTTP connection", CONNECTIONS, accept, |stream| {
+            let served = timeout(PATIENCE, serve(stream, self.shared.clone()));
+            async move { drop(served.await) }
+        })
+        .await;
     }
 }
 

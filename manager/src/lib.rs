@@ -26,6 +26,7 @@
 //! that should not run. What a person has stopped stays stopped through all of it.
 #![deny(unsafe_code)]
 
+mod connections;
 pub mod control;
 mod error;
 pub mod event;

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use irongate_checkpoint::{GroupLock, Program, Publisher, State, Status};
+use irongate_checkpoint::{BackOff, GroupLock, Program, Publisher, State, Status, Stop};
 use irongate_trail::{Directory, Mark, Storage, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -23,7 +23,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::error::Error;
 use crate::link;
-use crate::patience::{BackOff, Stop};
 use crate::pump::failure;
 use crate::settings::{AcceptedFlow, CollectorSettings};
 use lane::{Counts, Lane};

@@ -209,6 +209,9 @@ impl Error {
                 "give another directory; to replace certificates, make new ones beside \"{}\" and put them in place at both sites",
                 path.display()
             ),
+            Self::File { .. } => {
+                "\"irongate certs\" makes an authority and a certificate and key for each site; [link] says where they are".to_owned()
+            }
             Self::Listen { .. } => "name an address of this machine and a free port".to_owned(),
             Self::Unreachable { .. } | Self::ConnectTimeout { .. } => {
                 "is the other side running, and does a firewall let this connection through?".to_owned()

@@ -4,12 +4,12 @@
 //! what is durable there. [`wire`] specifies the bytes between them, [`certs`] makes the certificates by which they know
 //! each other.
 
+mod bandwidth;
 mod boundaries;
 pub mod certs;
 mod collector;
 mod error;
 mod link;
-mod patience;
 mod pump;
 mod sender;
 mod settings;

@@ -11,14 +11,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::{Failure, GroupLock, Program, Publisher, State, Status};
+use irongate_checkpoint::{BackOff, Failure, GroupLock, Program, Publisher, State, Status, Stop};
 use irongate_trail::{Directory, Mark, Storage, Timestamp, register_reader};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::link::{self, Link};
-use crate::patience::{BackOff, Stop};
 use crate::sender::Sent;
 use crate::settings::{Meeting, PumpSettings};
 use session::Session;

@@ -265,7 +265,7 @@ impl Check<'_> {
     /// Side files that belong to no transaction.
     fn leftovers(&mut self, seqnos: &[u64]) -> Result<(), Error> {
         let storage = self.storage;
-        let mut names = storage.list().map_err(Error::io("list", storage.path("")))?;
+        let mut names = crate::list::names(&**storage)?;
         names.sort_unstable();
         let newest = self.durable.map_or(self.last, |mark| mark.position.seqno);
         for name in names {

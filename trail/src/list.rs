@@ -43,6 +43,17 @@ pub struct Listing {
     pub is_being_written: bool,
 }
 
+/// The names of all files of a trail.
+///
+/// # Errors
+/// [`Error::Missing`], [`Error::Io`].
+pub(crate) fn names(storage: &dyn Storage) -> Result<Vec<String>, Error> {
+    storage.list().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::Missing(storage.path("")),
+        _ => Error::io("list", storage.path(""))(error),
+    })
+}
+
 /// Lists a trail. Can run beside the writer, the readers and purge.
 ///
 /// # Errors
@@ -50,7 +61,7 @@ pub struct Listing {
 pub fn list(storage: &dyn Storage) -> Result<Listing, Error> {
     let readers = mark::readers(storage)?;
     let durable = mark::durable(storage)?;
-    let names = storage.list().map_err(Error::io("list", storage.path("")))?;
+    let names = names(storage)?;
     let mut files = Vec::new();
     for seqno in main_files(storage)? {
         let name = main_name(seqno);

@@ -174,7 +174,7 @@ fn reader_file(name: &str) -> Result<String, Error> {
 /// # Errors
 /// [`Error::Io`].
 pub fn readers(storage: &dyn Storage) -> Result<Vec<(String, Mark)>, Error> {
-    let names = storage.list().map_err(Error::io("list", storage.path("")))?;
+    let names = crate::list::names(storage)?;
     let mut readers = Vec::new();
     for name in names {
         if let Some(reader) = name.strip_prefix(READER).filter(|reader| !reader.ends_with(".new")) {

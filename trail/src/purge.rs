@@ -94,7 +94,7 @@ pub fn purge(storage: &dyn Storage, policy: &PurgePolicy) -> Result<Purged, Erro
         storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
         left -= 1;
     }
-    let mut names = storage.list().map_err(Error::io("list", storage.path("")))?;
+    let mut names = crate::list::names(storage)?;
     names.retain(|name| format::adopter(name).is_some_and(|seqno| seqno < first));
     if !names.is_empty() {
         // Also for a main file that an earlier purge removed and had no time to make sure of.

@@ -166,6 +166,7 @@ fn lock(storage: &dyn Storage) -> Result<LockGuard, Error> {
     match storage.lock() {
         Ok(guard) => Ok(LockGuard(guard)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::InUse(storage.path(""))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing(storage.path(""))),
         Err(error) => Err(Error::io("lock", storage.path("lock"))(error)),
     }
 }
@@ -192,7 +193,7 @@ impl Writer {
         }
         let mark = DurableMark::open(&storage)?;
         mark.clear()?;
-        let names = storage.list().map_err(Error::io("list", storage.path("")))?;
+        let names = crate::list::names(&*storage)?;
         for name in names {
             let main = format::parse_main_name(&name).is_some();
             if main || format::is_open_side(&name) || format::adopter(&name).is_some() {

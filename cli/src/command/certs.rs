@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
+use irongate_deployment::Configuration;
 use irongate_pump::certs;
 
-use super::Here;
 use crate::arguments::Global;
 use crate::output;
 
 pub(crate) fn run(global: &Global, directory: &Path) -> anyhow::Result<()> {
-    let here = Here::load_anywhere(global)?;
-    let sites: Vec<&str> = here.configuration.sites.iter().map(String::as_str).collect();
-    let made = certs::make(directory, &here.configuration.name, &sites)?;
+    let configuration = Configuration::read(&global.config)?;
+    let sites: Vec<&str> = configuration.sites.iter().map(String::as_str).collect();
+    let made = certs::make(directory, &configuration.name, &sites)?;
     if global.json {
         let sites: Vec<_> = made
             .sites

@@ -44,6 +44,8 @@ fn every_command_in_the_readme_is_understood() {
         // Nothing can be reached here, and what cannot be typed at all is answered with a pointer to the help.
         let here = deployment();
         let arguments = &words(line)[1..];
+        let outside = arguments.iter().find(|argument| argument.starts_with('/'));
+        assert_eq!(outside, None, "{line}: what is typed here happens, and must stay in its directory");
         let site = if arguments[0] == "run" { &["--site", "main"] as &[_] } else { &[] };
         let answer = irongate(here.path(), &[site, arguments].concat());
         assert!(!answer.stderr.contains("--help"), "{line}: {}", answer.stderr);

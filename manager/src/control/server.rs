@@ -7,18 +7,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::{Command, MAX_REQUEST, Order, Outcome, Reply, Request, Response, VERSION};
+use crate::connections::serve_all;
 use crate::error::Error;
 use crate::event::Severity;
 use crate::info::{Info, info};
@@ -67,28 +67,17 @@ impl Server {
 
     /// Serves until cancelled.
     pub(crate) async fn run(self) {
-        let free = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut connections = JoinSet::new();
-        loop {
-            while connections.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let shared = self.shared.clone();
-                    connections.spawn(async move {
-                        if let Err(error) = serve(stream, &shared).await {
-                            tracing::debug!(%error, "a control connection ended");
-                        }
-                        drop(place);
-                    });
-                }
-                Err(error) => {
-                    // Such as no descriptors left: they may come back.
-                    tracing::warn!(%error, "cannot accept a control connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+        let accept =
+            |context: &mut Context<'_>| self.listener.poll_accept(context).map_ok(|(stream, _)| stream);
+        serve_all("a control connection", CONNECTIONS, accept, |stream| {
+            let shared = self.shared.clone();
+            async move {
+                if let Err(error) = serve(stream, &shared).await {
+                    tracing::debug!(%error, "a control connection ended");
                 }
             }
-        }
+        })
+        .await;
     }
 }
 

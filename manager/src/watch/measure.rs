@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use irongate_checkpoint::{State, Status, read_status};
+use irongate_checkpoint::{Status, read_status};
+use irongate_deployment::Stage;
 use irongate_trail::{Directory, Lsn, Mark, Timestamp, durable};
 
 use super::heartbeat::Heartbeat;
@@ -147,44 +148,26 @@ fn trail_view(trail: &Path) -> std::io::Result<TrailView> {
     Ok(view)
 }
 
-fn seconds(from: Timestamp, to: Timestamp) -> f64 {
-    to.0.saturating_sub(from.0).max(0) as f64 / 1e6
-}
-
 /// From the source's log to the trail. Measured, where the source answers, so that it holds while Extract is down.
 fn extract_lag(extract: Option<&Status>, mark: Option<&Mark>, end: Option<Lsn>, now: Timestamp) -> StageView {
-    let Some(extract) = extract else { return StageView::default() };
-    let (Some(end), Some(mark)) = (end, mark) else {
-        return StageView { lag_bytes: extract.lag_bytes, lag_seconds: extract.lag_seconds };
-    };
-    let bytes = end.bytes_since(mark.resume_lsn.0);
-    let lag_seconds = match extract.state {
-        // A living Extract knows which of these bytes are for it.
-        State::Starting | State::Running => extract.lag_seconds,
-        _ if bytes == 0 => Some(0.0),
-        _ => Some(seconds(extract.written, now)),
-    };
-    StageView { lag_bytes: Some(bytes), lag_seconds }
+    // Without Extract here there is nothing to say of it.
+    extract.map(|extract| Stage::of_extract(Some(extract), mark, end, now).into()).unwrap_or_default()
 }
 
 /// From the trail to the target.
 fn replicat_lag(replicat: Option<&Status>, mark: Option<&Mark>, now: Timestamp) -> StageView {
-    let (Some(status), Some(mark)) = (replicat, mark) else { return StageView::default() };
-    let (Some(commit), Some(resume)) = (status.commit_lsn, status.resume_lsn) else {
-        return StageView::default();
-    };
-    if mark.commit_lsn.0 <= commit {
-        return StageView { lag_bytes: Some(0), lag_seconds: Some(0.0) };
-    }
-    StageView {
-        lag_bytes: Some(mark.resume_lsn.0.bytes_since(resume)),
-        lag_seconds: status.last_commit_time.map(|last| seconds(last, now)),
+    Stage::of_replicat(replicat, mark, now).into()
+}
+
+impl From<Stage> for StageView {
+    fn from(stage: Stage) -> Self {
+        Self { lag_bytes: stage.lag_bytes, lag_seconds: stage.lag_seconds }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use irongate_checkpoint::Program;
+    use irongate_checkpoint::{Program, State};
     use irongate_trail::{CommitLsn, ResumeLsn};
 
     use super::*;

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use irongate_checkpoint::Stop;
 use irongate_trail::{
     Begin, Begins, CommitLsn, Follower, Item, Lsn, Mark, Message, Position, Progress, ResumeLsn, Source,
     Storage, Timestamp, register_reader,
@@ -15,10 +16,10 @@ use irongate_trail::{
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::{Shown, own};
+use crate::bandwidth::Bucket;
 use crate::boundaries::Boundaries;
 use crate::error::Error;
 use crate::link::{self, Link, Outbox, Receiving, Sending, peer_name};
-use crate::patience::{Bucket, Stop};
 use crate::sender::{Fed, Sender, Sent};
 use crate::settings::PumpSettings;
 use crate::wire::{Accepted, Ack, BATCH, Code, Encoder, Frame, Hello, Place, Refused, Role};

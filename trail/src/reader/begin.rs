@@ -114,9 +114,9 @@ pub(super) fn open_main(
 
 /// Numbers of the main files, in order.
 pub(crate) fn main_files(storage: &dyn Storage) -> Result<Vec<u64>, Error> {
-    let names = match storage.list() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        names => names.map_err(Error::io("list", storage.path("")))?,
+    let names = match crate::list::names(storage) {
+        Err(Error::Missing(_)) => return Ok(Vec::new()),
+        names => names?,
     };
     let mut seqnos: Vec<u64> = names.iter().filter_map(|name| format::parse_main_name(name)).collect();
     seqnos.sort_unstable();

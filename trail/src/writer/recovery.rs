@@ -81,7 +81,7 @@ impl Writer {
             torn += storage.open(&name, false).and_then(|file| file.length()).unwrap_or(0);
             storage.remove(&name).map_err(Error::io("remove", storage.path(&name)))?;
         }
-        let names = storage.list().map_err(Error::io("list", storage.path("")))?;
+        let names = crate::list::names(&*storage)?;
         for name in names.iter().filter(|name| is_stale(name, &survey)) {
             storage.remove(name).map_err(Error::io("remove", storage.path(name)))?;
         }
