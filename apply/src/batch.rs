@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use irongate_checkpoint::MARKER_PREFIX;
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
 use crate::settings::Grouping;
@@ -72,6 +73,8 @@ pub struct Batch {
     commit: Option<Commit>,
     commits: u64,
     messages: u64,
+    /// See [`Batch::marker`].
+    marker: Option<String>,
     progress: Option<ResumeLsn>,
 }
 
@@ -85,12 +88,16 @@ impl Batch {
         self.changes.clear();
         self.parts.clear();
         (self.commit, self.commits, self.messages, self.progress) = (None, 0, 0, None);
+        if self.open.is_none() {
+            self.marker = None;
+        }
         self.continue_open();
     }
 
     /// Makes this batch, emptied, the one that follows `earlier`.
     pub fn follow(&mut self, earlier: &Self) {
         self.open.clone_from(&earlier.open);
+        self.marker.clone_from(&earlier.marker);
         self.clear();
     }
 
@@ -180,6 +187,9 @@ impl Batch {
             Item::Message(message) => {
                 if let (Some((_, count)), true) = (&mut self.open, message.transactional) {
                     *count += 1;
+                    if message.prefix == MARKER_PREFIX {
+                        self.marker = Some(String::from_utf8_lossy(message.content).into_owned());
+                    }
                 }
                 self.messages += 1;
             }
@@ -200,6 +210,9 @@ impl Batch {
             return Err(Error::Misuse("a change outside a transaction"));
         };
         *count += 1;
+        if self.marker.as_ref().is_none_or(|marker| !marker.is_empty()) {
+            self.marker = Some(String::new());
+        }
         self.changes.push(change);
         Ok(())
     }
@@ -268,6 +281,13 @@ impl Batch {
     /// Logical messages passed over.
     pub fn messages(&self) -> u64 {
         self.messages
+    }
+
+    /// What is to stand in the target as the last marker (a logical message with the prefix [`MARKER_PREFIX`]): nothing
+    /// where changes have come behind it, and `None` where neither has come. So a marker that stands at the target proves
+    /// that everything before it is applied and that nothing has come behind it.
+    pub fn marker(&self) -> Option<&str> {
+        self.marker.as_deref()
     }
 
     /// Bytes of rows.

@@ -51,6 +51,16 @@ pub enum Error {
     /// The stream may not begin.
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
+    /// Another site writes the database.
+    #[error("site \"{live}\" writes this database, in epoch {epoch}, and not \"{site}\"")]
+    NotLive {
+        /// The site of this Extract.
+        site: String,
+        /// The site that writes.
+        live: String,
+        /// Its epoch.
+        epoch: u64,
+    },
     /// A publication of the flow does not exist.
     #[error("publication \"{name}\" does not exist")]
     NoPublication {
@@ -117,6 +127,9 @@ impl Error {
             Self::NotBinary { .. } => "let values travel as text".to_owned(),
             Self::NoPublication { .. } | Self::PublicationLeftOut(_) => PUBLICATION_HINT.to_owned(),
             Self::Postgres(error) if error.code() == Some(UNDEFINED_OBJECT) => PUBLICATION_HINT.to_owned(),
+            Self::NotLive { site, .. } => format!(
+                "\"{site}\" must not be written: irongate reinstate {site}, then irongate switchback, if it is to be live again"
+            ),
             Self::Version { needed, .. } => format!("upgrade the server to version {needed} or later"),
             Self::NoSideStorage => "ask for a stream without streamed transactions".to_owned(),
             Self::Refused(refusal) => return refusal.hint(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use irongate_checkpoint::{
-    BackOff, Failure, GroupLock, Program, Publisher, State, Status, Stop, TableCounters,
+    BackOff, FIRST_EPOCH, Failure, GroupLock, Program, Publisher, State, Status, Stop, TableCounters,
 };
 use irongate_trail::{Directory, Lineage, Mark, Storage, Timestamp, Writer, WriterOptions};
 
@@ -41,8 +41,6 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Whose LSNs the trail must hold. `None` takes the trail's word.
     pub lineage: Option<Lineage>,
-    /// The epoch of the database. A trail of a later one is refused: another Extract has taken over since.
-    pub epoch: u64,
     /// Size of a trail file in bytes.
     pub file_size: u64,
     /// First pause before another attempt.
@@ -67,7 +65,6 @@ impl Settings {
             trail: trail.into(),
             state_dir: state_dir.into(),
             lineage: None,
-            epoch: 1,
             file_size: 64 << 20,
             retry_first: Duration::from_secs(1),
             retry_longest: Duration::from_secs(30),
@@ -190,10 +187,10 @@ impl Extract {
     }
 
     fn open_trail(&self) -> Result<Writer, Error> {
-        let Settings { flow, lineage, epoch, file_size, .. } = &self.settings;
-        // Flow and lineage are the trail's own; a trail is made together with its slot, never here.
+        let Settings { flow, lineage, file_size, .. } = &self.settings;
+        // Flow, lineage and epoch are the trail's own; a trail is made together with its slot, never here.
         let options = WriterOptions {
-            epoch: *epoch,
+            epoch: irongate_trail::list(&*self.storage)?.epoch().unwrap_or(FIRST_EPOCH),
             file_size: *file_size,
             ..WriterOptions::new(flow, lineage.unwrap_or_default())
         };
@@ -232,6 +229,14 @@ impl Extract {
             writer.set_server_version(connected.version());
             let own = Own { lineage: writer.lineage(), durable: writer.durable().resume_lsn };
             let start = connected.check(source, &own).await?;
+            match connected.epoch(source)? {
+                Some(epoch) if epoch < writer.epoch() => {
+                    let (directory, found) = (self.settings.trail.clone(), writer.epoch());
+                    return Err(irongate_trail::Error::Epoch { directory, found, own: epoch }.into());
+                }
+                Some(epoch) if epoch > writer.epoch() => writer.begin_epoch(epoch)?,
+                _ => {}
+            }
             if start.unreserved {
                 tracing::warn!(slot = source.slot, "the server may remove log that the slot needs");
             }

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use irongate_checkpoint::{ROLE_EXISTS, ROLE_QUERY, Role};
 use irongate_postgres::ReplicationConnection;
 use irongate_postgres::sql::quote_literal;
 use irongate_trail::Lsn;
@@ -23,6 +24,8 @@ pub(crate) struct Facts {
     pub(crate) young_publications: Vec<String>,
     /// Whether every published column may travel in binary.
     pub(crate) binary_safe: bool,
+    /// Which site writes the database, if that has ever changed.
+    pub(crate) role: Option<Role>,
     /// `wal_sender_timeout`; zero is none.
     pub(crate) wal_sender_timeout: Duration,
 }
@@ -38,8 +41,18 @@ pub(crate) async fn ask(
         missing_publications,
         young_publications,
         binary_safe: ask_binary_safe(connection, publications).await?,
+        role: ask_role(connection).await?,
         wal_sender_timeout: ask_timeout(connection).await?,
     })
+}
+
+async fn ask_role(connection: &mut ReplicationConnection) -> Result<Option<Role>, Error> {
+    let exists = connection.query(ROLE_EXISTS).await?;
+    if exists.rows.first().and_then(|row| row.first()?.as_deref()) != Some("t") {
+        return Ok(None);
+    }
+    let found = connection.query(ROLE_QUERY).await?;
+    Ok(found.rows.first().map(|row| Role::of_texts(row)).transpose()?)
 }
 
 async fn ask_slot(connection: &mut ReplicationConnection, name: &str) -> Result<Option<Slot>, Error> {

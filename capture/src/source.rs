@@ -23,6 +23,9 @@ pub struct Source {
     pub application_name: String,
     /// The slot: logical, `pgoutput`, without `two_phase`.
     pub slot: String,
+    /// The site of the database, where one site writes it at a time: Extract asks the database whether it is this one's
+    /// turn. `None` asks nothing.
+    pub site: Option<String>,
     /// What is published.
     pub publications: Vec<String>,
     /// Whether transactions in progress may come before their end. A sink without side storage needs
@@ -48,6 +51,7 @@ impl Source {
             endpoint,
             application_name: format!("irongate {slot}"),
             slot,
+            site: None,
             publications,
             streaming: Streaming::On,
             binary: false,
@@ -110,6 +114,7 @@ impl Connected {
             self.connection.timeline_history(self.server.timeline).await?
         };
         let start = positions::check(&source.slot, &self.server, &history, self.facts.slot.as_ref(), own)?;
+        self.epoch(source)?;
         if let Some(name) = self.facts.missing_publications.first() {
             return Err(Error::NoPublication { name: name.clone() });
         }
@@ -123,6 +128,16 @@ impl Connected {
             );
         }
         Ok(start)
+    }
+
+    /// The epoch in which the database is written here, if it says so.
+    ///
+    /// # Errors
+    /// [`Error::NotLive`] when it is another site's turn.
+    pub(crate) fn epoch(&self, source: &Source) -> Result<Option<u64>, Error> {
+        let (Some(role), Some(site)) = (&self.facts.role, &source.site) else { return Ok(None) };
+        let refused = || Error::NotLive { site: site.clone(), live: role.live.clone(), epoch: role.epoch };
+        role.admits(site).ok_or_else(refused).map(Some)
     }
 
     /// Starts the stream at `at`, the sink's last commit being `last_commit`.

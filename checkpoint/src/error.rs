@@ -104,6 +104,12 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
+    /// The row that says which site writes the database cannot be read.
+    #[error("column \"{column}\" of table irongate.role has no value that could be meant")]
+    BadRole {
+        /// The column.
+        column: &'static str,
+    },
     /// The checkpoint in the target is not one that may be replaced by the new one: it has moved, it was removed, or it
     /// belongs to another lineage or a later epoch. The target transaction is aborted.
     #[error("checkpoint of flow \"{flow}\" in the target is not where this process left it")]
@@ -220,6 +226,9 @@ impl Error {
                 "it is written anew when the group starts; a newer irongate may have written it".to_owned()
             }
             Self::TableMissing => "run \"irongate setup\"".to_owned(),
+            Self::BadRole { .. } => {
+                "somebody has edited the row: compare it with the same table at the other site".to_owned()
+            }
             Self::BadRow { flow, .. } => {
                 format!("somebody has edited the row: set it with \"irongate position\" or run \"irongate instantiate {flow}\"")
             }

@@ -11,6 +11,7 @@ mod error;
 mod held_file;
 mod lock;
 mod origin;
+mod role;
 mod session;
 mod sql;
 mod status;
@@ -22,8 +23,11 @@ pub use attempt::{BackOff, Stop};
 pub use error::{Error, Holder};
 pub use lock::GroupLock;
 pub use origin::{Origin, OriginSession, OriginTransaction, origin_grants};
+pub use role::{FIRST_EPOCH, Holder as RunHolder, ROLE_EXISTS, ROLE_QUERY, Role, role_setup};
 pub use session::OtherSession;
 pub use status::{Counters, Failure, Program, Publisher, State, Status, TableCounters, read as read_status};
 pub use store::{MemoryStore, Opened, SledStore, Store, TypedStore, codec};
-pub use table::{Applied, CHECKPOINT_SCHEMA, CheckpointTable, checkpoint_setup, checkpoint_teardown};
+pub use table::{
+    Applied, CHECKPOINT_SCHEMA, CheckpointTable, MARKER_PREFIX, checkpoint_setup, checkpoint_teardown,
+};
 pub use watermark::{Mark, Watermarks};

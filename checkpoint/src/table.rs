@@ -43,6 +43,9 @@ pub struct Applied {
     pub transactions: u64,
 }
 
+/// The prefix of a transactional logical message that is kept at the target when it is applied.
+pub const MARKER_PREFIX: &str = "irongate.marker";
+
 /// One flow's row in `irongate.checkpoint`, through the prepared statements of one session.
 #[derive(Clone, Debug)]
 pub struct CheckpointTable {
@@ -180,7 +183,7 @@ impl CheckpointTable {
     }
 
     /// The same, and keeps `marker` in the row: the proof that everything before it is applied. A marker stays until
-    /// the next one.
+    /// the next one, which is empty where changes have come behind it.
     ///
     /// # Errors
     /// As [`save`](Self::save).

@@ -105,6 +105,11 @@ pub(crate) enum Command {
         /// The directory
         directory: PathBuf,
     },
+    /// Keep the applications out of a site: rights to write, CONNECT, LOGIN and triggers are saved and taken away, sessions
+    /// ended, and a write as the application's role must fail
+    Fence(Gate),
+    /// Let the applications in again, with exactly what they had
+    Open(Gate),
     /// Show every group: program, state, lag, position, since when, what it is doing
     Info(Names),
     /// Show how far each flow is behind, at each stage and end to end
@@ -195,6 +200,22 @@ pub(crate) struct Flows {
     /// Flows; all of them if none is named
     #[arg(value_name = "FLOW")]
     pub(crate) flows: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Gate {
+    /// The site
+    #[arg(value_name = "SITE")]
+    pub(crate) at: String,
+    /// Only this database (may be given several times); all that one site writes at a time if none is named
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Vec<String>,
+    /// Seconds to wait for transactions that have written before the fence
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout: u64,
+    /// Open although another site may be open, or cannot be asked
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -4,6 +4,7 @@ mod certs;
 mod check;
 mod completions;
 mod errors;
+mod fence;
 mod info;
 mod init;
 mod instantiate;
@@ -42,6 +43,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Reload => manager::reload(&global).await,
         Command::Health { pid } => manager::health(&global, pid).await,
         Command::Certs { directory } => certs::run(&global, &directory),
+        Command::Fence(gate) => fence::close(&global, &gate).await,
+        Command::Open(gate) => fence::open(&global, &gate).await,
         Command::Info(names) => info::run(&global, &names),
         Command::Lag(names) => lag::run(&global, &names).await,
         Command::Stats(names) => stats::run(&global, &names),

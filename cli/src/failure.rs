@@ -62,6 +62,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     };
     let of_deployment = |error: &Deployment| match error {
         Deployment::Unreadable { .. }
+        | Deployment::TwoWay { .. }
         | Deployment::Configuration(_)
         | Deployment::NoSite { .. }
         | Deployment::Unknown { .. } => 2,
@@ -90,6 +91,19 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 irongate_manager::Error::Setting { .. } => 2,
                 irongate_manager::Error::Deployment(error) => of_deployment(error),
                 irongate_manager::Error::Checkpoint(error) => of_checkpoint(error),
+                _ => 1,
+            }
+        } else if let Some(error) = cause.downcast_ref::<irongate_switchover::Error>() {
+            use irongate_switchover::Error as Switchover;
+            match error {
+                Switchover::Deployment(error) => of_deployment(error),
+                Switchover::NoAccess { .. } | Switchover::OwnRole { .. } => 2,
+                Switchover::NoAdmin { .. }
+                | Switchover::NotSetUp { .. }
+                | Switchover::NoRole { .. }
+                | Switchover::OtherIsOpen { .. } => 3,
+                // The fence stands, and does not hold.
+                Switchover::Leaks { .. } | Switchover::Writers { .. } | Switchover::StillClosed { .. } => 4,
                 _ => 1,
             }
         } else if let Some(error) = cause.downcast_ref::<irongate_pump::Error>() {
@@ -138,6 +152,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             };
         }
         ask!(
+            irongate_switchover::Error,
             irongate_manager::Error,
             irongate_deployment::Error,
             irongate_pump::Error,

@@ -5,10 +5,12 @@
 //! Both say file, line and column, and the review says everything that it finds at once. What comes out is plain data:
 //! it is complete, names agree, and nothing in it must be checked again.
 
+mod access;
 mod database;
 mod flow;
 mod link;
 mod names;
+mod pair;
 mod problem;
 mod replicat;
 mod table;
@@ -21,14 +23,17 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use access::Access;
 pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
 pub use link::{LinkOptions, PumpOptions, SiteOptions};
+pub use pair::Pair;
 pub use problem::Problem;
 pub use replicat::ReplicatOptions;
 pub use table::{TableName, TablePattern};
 
 use crate::error::Error;
+use access::AccessSection;
 use database::AddressSection;
 use flow::{Context, FlowSection, Spans};
 use link::{LinkSection, SiteSection};
@@ -48,6 +53,8 @@ struct Document {
     #[serde(default)]
     flows: BTreeMap<Spanned<String>, FlowSection>,
     link: Option<LinkSection>,
+    #[serde(default)]
+    access: BTreeMap<Spanned<String>, AccessSection>,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +88,8 @@ pub struct Configuration {
     pub databases: BTreeMap<String, BTreeMap<String, Address>>,
     /// The flows by name.
     pub flows: BTreeMap<String, Flow>,
+    /// The applications' roles, by database.
+    pub access: BTreeMap<String, Access>,
 }
 
 impl Configuration {
@@ -266,6 +275,17 @@ impl Document {
             spans.push((flow.name.clone(), at));
             flows.insert(flow.name.clone(), flow);
         }
+        let mut access = BTreeMap::new();
+        for (database, section) in self.access {
+            if !databases.contains_key(database.get_ref()) {
+                problems.add(
+                    database.span(),
+                    format!("there is no database \"{}\"", database.get_ref()),
+                    Some("name one of those under [databases]".into()),
+                );
+            }
+            access.insert(database.into_inner(), section.review(problems));
+        }
         let state_directory = directory.join(self.deployment.state_directory);
         let configuration = Configuration {
             file: file.to_owned(),
@@ -281,6 +301,7 @@ impl Document {
             link,
             databases,
             flows,
+            access,
         };
         configuration.review_server_names(&spans, problems);
         Some(configuration)

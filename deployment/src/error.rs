@@ -33,6 +33,22 @@ pub enum Error {
         /// The names that there are.
         known: Vec<String>,
     },
+    /// An operation that changes which site writes, of a database that both write.
+    #[error(
+        "database \"{database}\" is written at both sites, so that no site can be closed or opened for it"
+    )]
+    TwoWay {
+        /// The database.
+        database: String,
+    },
+    /// A flow begins only where its database is written.
+    #[error("\"{end}\" is not written: site \"{live}\" writes it")]
+    NotLive {
+        /// The database and its site.
+        end: String,
+        /// The site that writes it.
+        live: String,
+    },
     /// The file has a directory for each site, and nobody says which this is.
     #[error("\"{}\" has a directory for each site, and it is not said which site this is", file.display())]
     NoSite {
@@ -183,6 +199,8 @@ impl Error {
             | Self::Configuration(_)
             | Self::Unknown { .. }
             | Self::NoSite { .. }
+            | Self::TwoWay { .. }
+            | Self::NotLive { .. }
             | Self::Elsewhere { .. }
             | Self::NoAdmin { .. }
             | Self::Password { .. }
@@ -212,6 +230,10 @@ impl Error {
             Self::Unknown { known, .. } => {
                 (!known.is_empty()).then(|| format!("there are: {}", known.join(", ")))
             }
+            Self::TwoWay { .. } => {
+                Some("name a database that one site writes at a time, or none for all of them".into())
+            }
+            Self::NotLive { live, .. } => Some(format!("take the flow that comes from \"{live}\"")),
             Self::NoSite { .. } => {
                 Some("say it with --site, or as site = \"...\" at the top of the file".into())
             }

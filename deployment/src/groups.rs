@@ -6,7 +6,7 @@ use irongate_apply::{Names, ReplicatSettings};
 use irongate_capture::machine::SkipOrigins as Skip;
 use irongate_capture::pgoutput::Streaming;
 use irongate_capture::{Settings as ExtractSettings, Source};
-use irongate_checkpoint::Program;
+use irongate_checkpoint::{FIRST_EPOCH, Program};
 use irongate_pump::{AcceptedFlow, CollectorSettings, Credentials, LinkSettings, Meeting, PumpSettings};
 
 use crate::configuration::{Configuration, Flow, Rename, SkipOrigins};
@@ -118,6 +118,7 @@ impl Configuration {
         let mut source = Source::new(endpoint, &flow.slot, vec![flow.publication.clone()]);
         source.application_name = format!("irongate {group}");
         source.streaming = if options.streaming { Streaming::On } else { Streaming::Off };
+        source.site = self.active_passive().contains(&flow.database.as_str()).then(|| flow.from.clone());
         source.binary = options.binary;
         source.status_interval = options.feedback_interval;
         source.silence = options.silence;
@@ -181,9 +182,9 @@ impl Configuration {
             peer: flow.to.clone(),
             meeting,
             link: self.link_settings(&flow.at)?,
+            epoch: trail_epoch(&self.trail(flow)),
             trail: self.trail(flow),
             state_directory: self.state_directory.clone(),
-            epoch: EPOCH,
             bandwidth: pump.bandwidth,
             compression: pump.compression,
         })
@@ -209,8 +210,11 @@ impl Configuration {
             let (_, address) = flow.pump.as_ref()?.target_initiated.as_ref()?;
             Some((flow.at.clone(), address.clone()))
         });
-        let accepted =
-            |flow: &&Flow| AcceptedFlow { flow: flow.name.clone(), from: flow.at.clone(), epoch: EPOCH };
+        let accepted = |flow: &&Flow| AcceptedFlow {
+            flow: flow.name.clone(),
+            from: flow.at.clone(),
+            epoch: FIRST_EPOCH,
+        };
         Ok(CollectorSettings {
             group: group_name(site, Program::Collector),
             deployment: self.name.clone(),
@@ -250,8 +254,11 @@ impl Configuration {
     }
 }
 
-/// The epoch in which a database is written as long as nothing has turned its sites round.
-const EPOCH: u64 = 1;
+/// The epoch of a trail: that of its newest file. What cannot be read is for its reader to complain about.
+fn trail_epoch(directory: &std::path::Path) -> u64 {
+    let listing = irongate_trail::list(&irongate_trail::Directory::new(directory));
+    listing.ok().and_then(|listing| listing.epoch()).unwrap_or(FIRST_EPOCH)
+}
 
 fn group(flow: &Flow, program: Program) -> Group<'_> {
     let site = if program == Program::Replicat && flow.pump.is_some() { &flow.to } else { &flow.at };

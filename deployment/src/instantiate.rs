@@ -273,6 +273,17 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Sets the sequences of a flow's target to the values that they have at its source. How many there are.
+///
+/// # Errors
+/// [`Error::Database`].
+pub async fn carry_sequences(configuration: &Configuration, flow: &Flow) -> Result<usize, Error> {
+    let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
+    let at_source = source.connect(As::Extract, "irongate sequences").await?;
+    let at_target = target.connect(As::Replicat, "irongate sequences").await?;
+    copy_sequences(&at_source, &at_target, flow, [&source, &target]).await
+}
+
 /// Sets the target's sequences to the source's values, those at the moment of the question: later ones do no harm.
 async fn copy_sequences(
     at_source: &Session,

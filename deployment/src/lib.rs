@@ -27,8 +27,10 @@ pub use configuration::Configuration;
 pub use end::As;
 pub use error::Error;
 pub use groups::Group;
-pub use instantiate::{Instantiate, Instantiated, Progress, instantiate};
+pub use instantiate::{Instantiate, Instantiated, Progress, carry_sequences, instantiate};
 pub use lag::{Lag, Stage, lag};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};
-pub use setup::{Event, Progress as Listener, Report, Setup, plan, setup, teardown, teardown_plan};
+pub use setup::{
+    Event, Progress as Listener, Report, Setup, begin_anew, plan, setup, teardown, teardown_plan,
+};
 pub use statement::{Statement, script};

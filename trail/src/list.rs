@@ -43,6 +43,13 @@ pub struct Listing {
     pub is_being_written: bool,
 }
 
+impl Listing {
+    /// The epoch of the newest file whose header can be read.
+    pub fn epoch(&self) -> Option<u64> {
+        self.files.iter().filter_map(|file| Some(file.header.as_ref()?.epoch)).max()
+    }
+}
+
 /// The names of all files of a trail.
 ///
 /// # Errors

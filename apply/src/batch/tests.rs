@@ -9,6 +9,7 @@ enum Told {
     Begin(u64),
     Rows(usize),
     Commit(u64),
+    Marker(&'static str),
     Nothing,
 }
 
@@ -53,6 +54,12 @@ impl Source for Script {
                 let row = Row::Insert { new: self.tuple.as_tuple() };
                 Some(Item::Row { relation: &self.relation, row })
             }
+            Some(Told::Marker(content)) => Some(Item::Message(irongate_trail::Message {
+                transactional: true,
+                lsn: Lsn(1),
+                prefix: MARKER_PREFIX,
+                content: content.as_bytes(),
+            })),
             Some(Told::Commit(n)) => Some(Item::Commit(Commit {
                 commit_lsn: lsn(n),
                 end_lsn: ResumeLsn(Lsn(n)),
@@ -135,4 +142,34 @@ fn one_transaction_is_a_group_when_asked() {
     let (mut script, mut batch) = (Script::new(told), Batch::default());
     batch.fill(&mut script, &limits(100), true).unwrap();
     assert_eq!((batch.len(), batch.commits()), (1, 1));
+}
+
+#[test]
+fn a_marker_stands_until_changes_come_behind_it() {
+    let told = |items: Vec<Told>| {
+        let (mut source, mut batch) = (Script::new(items), Batch::default());
+        let limits = Grouping::default();
+        batch.fill(&mut source, &limits, false).unwrap();
+        batch.marker().map(str::to_owned)
+    };
+    use Told::{Begin, Commit, Marker, Rows};
+    assert_eq!(told(vec![]), None);
+    assert_eq!(told(vec![Begin(1), Commit(1)]), None);
+    assert_eq!(told(vec![Begin(1), Rows(2), Commit(1)]).as_deref(), Some(""));
+    let marked = || vec![Begin(1), Rows(2), Commit(1), Begin(2), Marker("m"), Commit(2)];
+    assert_eq!(told(marked()).as_deref(), Some("m"));
+    let behind = [marked(), vec![Begin(3), Rows(1), Commit(3)]];
+    assert_eq!(told(behind.into_iter().flatten().collect()).as_deref(), Some(""));
+    // The rows of a transaction in an earlier piece of it count for the piece that has its end.
+    let mut source = Script::new(vec![Begin(1), Rows(50), Commit(1)]);
+    let limits = Grouping { changes: 5, ..Grouping::default() };
+    let (mut piece, mut last) = (Batch::default(), Batch::default());
+    piece.fill(&mut source, &limits, false).unwrap();
+    assert!(piece.is_open());
+    while piece.is_open() {
+        last.follow(&piece);
+        last.fill(&mut source, &limits, false).unwrap();
+        std::mem::swap(&mut piece, &mut last);
+    }
+    assert_eq!(piece.marker(), Some(""));
 }

@@ -49,7 +49,7 @@ impl Connection {
             from = to;
         }
         if let Some(end) = end {
-            self.finish(end).await?;
+            self.finish(batch, end).await?;
         }
         Ok(outcome)
     }
@@ -76,7 +76,7 @@ impl Connection {
             outcome.queued += 1;
         }
         if let Some(end) = end {
-            self.finish(end).await?;
+            self.finish(batch, end).await?;
         }
         Ok(outcome)
     }

@@ -302,7 +302,7 @@ impl Connection {
             }
         }
         if let (Ok(()), Some(end), Some(open)) = (&copied, end, &self.open) {
-            let save = self.checkpoint.save(client, end);
+            let save = self.checkpoint.save_with_marker(client, end, batch.marker());
             flights.push(launch(async { save.await.map_err(sort_checkpoint) }).await);
             // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
             let position = open.xact_setup(client, end.end_lsn, end.commit_time);
@@ -339,10 +339,10 @@ impl Connection {
     }
 
     /// Writes position and checkpoint and commits.
-    pub(super) async fn finish(&mut self, end: &Applied) -> Result<(), Failure> {
+    pub(super) async fn finish(&mut self, batch: &Batch, end: &Applied) -> Result<(), Failure> {
         if let Some(open) = &self.open {
             let client = self.session.client();
-            self.checkpoint.save(client, end).await.map_err(sort_checkpoint)?;
+            self.checkpoint.save_with_marker(client, end, batch.marker()).await.map_err(sort_checkpoint)?;
             open.xact_setup(client, end.end_lsn, end.commit_time).await.map_err(sort_checkpoint)?;
         }
         self.commit().await

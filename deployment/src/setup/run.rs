@@ -198,7 +198,7 @@ pub(crate) fn first_checkpoint(started: &Started) -> Applied {
         end_lsn: started.consistent_point,
         commit_time: Timestamp::now(),
         position: started.position,
-        epoch: 1,
+        epoch: started.epoch,
         transactions: 0,
     }
 }
@@ -210,6 +210,38 @@ async fn initialise(configuration: &Configuration, flow: &Flow, started: &Starte
     table.claim(&session).await?;
     table.initialise(&session, &first_checkpoint(started)).await?;
     Ok(())
+}
+
+/// Makes slot and trail of a flow anew, and the checkpoint where they begin: for a flow whose target has everything that
+/// its source has, because until now it was the source. Returns where the stream begins.
+///
+/// # Errors
+/// [`Error::Elsewhere`]; [`Error::Checkpoint`] when a group of the flow runs; [`Error::NotLive`] when it is not the
+/// turn of the flow's source; [`Error::Blocked`], [`Error::Slot`], [`Error::Database`], [`Error::Trail`].
+///
+/// Not cancel-safe, but safe to repeat.
+pub async fn begin_anew(
+    configuration: &Configuration,
+    flow: &Flow,
+    slot_limit: Duration,
+    progress: &mut Progress<'_>,
+) -> Result<irongate_trail::ResumeLsn, Error> {
+    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
+        return Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() });
+    }
+    let _locks = lock_groups(configuration, flow)?;
+    let target = End::target(configuration, flow)?;
+    let session = target.connect(As::Replicat, "irongate switchover").await?;
+    let table = CheckpointTable::prepare(&session, &flow.name).await?;
+    table.claim(&session).await?;
+    let started = start(configuration, flow, slot_limit, progress).await?;
+    let failed = |error| target.failed("begin the flow's checkpoint anew", error);
+    session.batch_execute("BEGIN").await.map_err(failed)?;
+    table.remove(&session).await?;
+    table.initialise(&session, &first_checkpoint(&started)).await?;
+    session.batch_execute("COMMIT").await.map_err(failed)?;
+    table.release(&session).await?;
+    Ok(started.consistent_point)
 }
 
 /// Sessions by place, opened when they are first needed.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::{GroupLock, Program};
+use irongate_checkpoint::{FIRST_EPOCH, GroupLock, Program, Role};
 use irongate_postgres::{ReplicationConnection, Session, SlotOptions, SnapshotOption, catalog};
 use irongate_trail::{Directory, Lineage, Position, ResumeLsn, Storage, Writer, WriterOptions};
 
@@ -33,6 +33,8 @@ pub(crate) struct Started {
     pub(crate) consistent_point: ResumeLsn,
     /// Where the trail goes on.
     pub(crate) position: Position,
+    /// In which epoch the source is written.
+    pub(crate) epoch: u64,
     pub(crate) snapshot: String,
     /// Keeps the snapshot alive; the next command on it, or its end, takes the snapshot away.
     pub(crate) _connection: ReplicationConnection,
@@ -55,6 +57,12 @@ pub(crate) async fn start(
     let source = End::source(configuration, flow)?;
     let failed = |doing: &str, error| source.failed(doing, error);
     let own = source.connect(As::Extract, "irongate start").await?;
+    let epoch = match Role::load(&own).await? {
+        None => FIRST_EPOCH,
+        Some(role) => role
+            .admits(&flow.from)
+            .ok_or_else(|| Error::NotLive { end: source.to_string(), live: role.live.clone() })?,
+    };
     let slot = catalog::slot(&own, &flow.slot).await.map_err(|error| failed("look at the slot", error))?;
     let mut connection = ReplicationConnection::connect(&source.own_login().endpoint, "irongate start")
         .await
@@ -87,6 +95,7 @@ pub(crate) async fn start(
         reader: group_name(&flow.name, Program::Replicat),
         lineage,
         start: consistent_point,
+        epoch,
         server_version: own.server_version_num(),
         file_size: flow.extract.file_size,
     };
@@ -101,7 +110,7 @@ pub(crate) async fn start(
         }
     };
     let snapshot = created.snapshot_name.unwrap_or_default();
-    Ok(Started { lineage, consistent_point, position, snapshot, _connection: connection })
+    Ok(Started { lineage, consistent_point, position, epoch, snapshot, _connection: connection })
 }
 
 /// A slot that is in use, or is not ours, must not be dropped.
@@ -173,6 +182,7 @@ struct Begin {
     reader: String,
     lineage: Lineage,
     start: ResumeLsn,
+    epoch: u64,
     server_version: u32,
     file_size: u64,
 }
@@ -186,6 +196,7 @@ impl Begin {
         let options = WriterOptions {
             file_size: self.file_size,
             server_version: self.server_version,
+            epoch: self.epoch,
             ..WriterOptions::new(&self.flow, self.lineage)
         };
         let writer = match Writer::open(Arc::clone(&storage), options.clone(), None) {
@@ -242,6 +253,7 @@ mod tests {
             reader: "f-replicat".into(),
             lineage: Lineage { system_identifier: 1, timeline: 1, slot_incarnation: start },
             start: ResumeLsn(start),
+            epoch: 1,
             server_version: 150_018,
             file_size: 64 << 10,
         }

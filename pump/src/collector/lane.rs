@@ -93,8 +93,7 @@ pub(super) fn open(
 ) -> Result<Option<Trail>, irongate_trail::Error> {
     let listing = irongate_trail::list(&**storage)?;
     // The trail's epoch follows the pump's, so it is opened in its own.
-    let epochs = listing.files.iter().filter_map(|file| Some(file.header.as_ref()?.epoch));
-    let epoch = epochs.max().unwrap_or(1);
+    let epoch = listing.epoch().unwrap_or(1);
     let options = WriterOptions { epoch, file_size, ..WriterOptions::new(flow, Default::default()) };
     let (writer, recovered) = match Writer::open(Arc::clone(storage), options, None) {
         Err(irongate_trail::Error::Missing(_)) => return Ok(None),

@@ -1,0 +1,76 @@
+//! `irongate fence` and `irongate open`.
+
+use std::time::Duration;
+
+use irongate_switchover::{Place, fence};
+use serde_json::json;
+
+use super::Here;
+use crate::arguments::{Gate, Global};
+use crate::output;
+
+/// Longest wait for a lock.
+const LOCKS: Duration = Duration::from_secs(10);
+
+/// Sessions at every database that is meant, before anything is changed at the first.
+async fn places(here: &Here, gate: &Gate) -> anyhow::Result<Vec<Place>> {
+    let mut places = Vec::new();
+    for database in here.configuration.chosen(&gate.database)? {
+        places.push(Place::connect(&here.configuration, database, &gate.at).await?);
+    }
+    Ok(places)
+}
+
+pub(crate) async fn close(global: &Global, gate: &Gate) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let how =
+        fence::Close { writers: Duration::from_secs(gate.timeout), locks: LOCKS, ..fence::Close::default() };
+    let mut all = Vec::new();
+    for place in places(&here, gate).await? {
+        let closed = fence::close(&place, &how).await?;
+        if !global.json {
+            output::text(format_args!(
+                "{}: closed in {:.1} s: {} taken away, {} and {} disabled, {} ended, {} refused",
+                closed.database,
+                closed.seconds,
+                output::plural(closed.rights, "right"),
+                output::plural(closed.logins, "login"),
+                output::plural(closed.triggers, "trigger"),
+                output::plural(usize::try_from(closed.sessions).unwrap_or(usize::MAX), "session"),
+                output::plural(closed.refused_writes, "trial write"),
+            ))?;
+        }
+        all.push(closed);
+    }
+    if global.json { output::json(&json!({ "site": gate.at, "closed": all })) } else { Ok(()) }
+}
+
+pub(crate) async fn open(global: &Global, gate: &Gate) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let places = places(&here, gate).await?;
+    if !gate.force {
+        for place in &places {
+            fence::others_are_closed(&here.configuration, place).await?;
+        }
+    }
+    let mut all = Vec::new();
+    for place in places {
+        let opened = fence::open(&place, LOCKS).await?;
+        if !global.json {
+            match &opened {
+                None => output::text(format_args!("{place}: there is no fence"))?,
+                Some(opened) => output::text(format_args!(
+                    "{}: opened in {:.1} s: {} given back, {} and {} enabled, {} accepted",
+                    opened.database,
+                    opened.seconds,
+                    output::plural(opened.rights, "right"),
+                    output::plural(opened.logins, "login"),
+                    output::plural(opened.triggers, "trigger"),
+                    output::plural(opened.accepted_writes, "trial write"),
+                ))?,
+            }
+        }
+        all.extend(opened);
+    }
+    if global.json { output::json(&json!({ "site": gate.at, "opened": all })) } else { Ok(()) }
+}

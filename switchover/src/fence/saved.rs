@@ -1,0 +1,359 @@
+//! What a fence takes away, as it is read from the catalogs and kept until it is given back.
+//!
+//! The lists that PostgreSQL keeps with each object (`relacl`, `attacl`, `datacl`) are read exploded, with the default
+//! list where there is none (PostgreSQL manual, "Privileges"). A right is known by object, grantor, grantee and kind; so
+//! two readings can be compared as sets, and "exactly as before" is a comparison and not a promise.
+
+use std::collections::BTreeSet;
+
+use irongate_postgres::sql::{qualified, quote_identifier};
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
+
+use crate::error::Error;
+use crate::place::Place;
+
+/// What a right is a right to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Object {
+    /// A table, a view or a foreign table.
+    Table {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        name: String,
+    },
+    /// A column of one.
+    Column {
+        /// The table's schema.
+        schema: String,
+        /// The table.
+        name: String,
+        /// The column.
+        column: String,
+    },
+    /// A sequence.
+    Sequence {
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        name: String,
+    },
+    /// The database itself.
+    Database,
+}
+
+/// A right that somebody has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Right {
+    /// To what.
+    pub object: Object,
+    /// Who gave it.
+    pub grantor: String,
+    /// Who has it; everybody, if nobody is named.
+    pub grantee: Option<String>,
+    /// Its kind, as GRANT spells it.
+    pub privilege: String,
+    /// It may be passed on.
+    pub grantable: bool,
+    /// The giver is the object's owner.
+    pub from_owner: bool,
+}
+
+/// A trigger of a user, and when it fires (`pg_trigger.tgenabled`: `O` or `A`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Trigger {
+    /// The table's schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// The trigger.
+    pub name: String,
+    /// `O` for origin, `A` for always.
+    pub enabled: String,
+}
+
+/// What applications have.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    /// Rights to write, and to connect.
+    pub rights: BTreeSet<Right>,
+    /// Applications' roles with LOGIN.
+    pub logins: BTreeSet<String>,
+    /// Triggers that fire for applications.
+    pub triggers: BTreeSet<Trigger>,
+}
+
+/// Schemas that no application keeps rows in.
+const NOT_THEIRS: &str = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'irongate') \
+     AND n.nspname !~ '^pg_(toast|temp)'";
+
+impl Saved {
+    /// Reads what is there now. Rights of Irongate's own roles are left out.
+    pub(crate) async fn read(place: &Place, with_triggers: bool) -> Result<Self, Error> {
+        let failed = || place.failed("read who may write");
+        let sql = format!(
+            "WITH acl AS (
+               SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
+                      n.nspname::text AS schema, c.relname::text AS name, NULL::text AS col, c.relowner AS owner, a.*
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
+                      pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault(
+                          CASE c.relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r'::\"char\" END, c.relowner))) a
+                WHERE c.relkind IN ('r', 'p', 'v', 'f', 'S') AND {NOT_THEIRS}
+                  AND (a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+                       OR c.relkind = 'S' AND a.privilege_type = 'USAGE')
+               UNION ALL
+               SELECT 'column', n.nspname::text, c.relname::text, t.attname::text, c.relowner, a.*
+                 FROM pg_catalog.pg_attribute t JOIN pg_catalog.pg_class c ON c.oid = t.attrelid
+                      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
+                      pg_catalog.aclexplode(t.attacl) a
+                WHERE NOT t.attisdropped AND {NOT_THEIRS} AND a.privilege_type IN ('INSERT', 'UPDATE')
+               UNION ALL
+               SELECT 'database', NULL, NULL, NULL, d.datdba, a.*
+                 FROM pg_catalog.pg_database d,
+                      pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
+                WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'
+                  AND (a.grantee = 0 OR a.grantee = d.datdba OR pg_catalog.pg_get_userbyid(a.grantee) = ANY ($2))
+             )
+             SELECT kind, schema, name, col, pg_catalog.pg_get_userbyid(grantor)::text,
+                    CASE WHEN grantee <> 0 THEN pg_catalog.pg_get_userbyid(grantee)::text END,
+                    privilege_type::text, is_grantable, grantor = owner
+               FROM acl WHERE grantee = 0 OR NOT pg_catalog.pg_get_userbyid(grantee) = ANY ($1)"
+        );
+        let rows = place.session.query(&sql, &[&place.own, &place.applications]).await.map_err(failed())?;
+        let rights = rows.iter().map(right).collect::<Result<_, _>>().map_err(failed())?;
+        const LOGINS: &str = "SELECT rolname::text FROM pg_catalog.pg_roles \
+             WHERE rolcanlogin AND rolname = ANY ($1::text[]::name[])";
+        let rows = place.session.query(LOGINS, &[&place.applications]).await.map_err(failed())?;
+        let logins = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed())?;
+        let mut triggers = BTreeSet::new();
+        if with_triggers {
+            let sql = format!(
+                "SELECT n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled::text
+                   FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+                        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND {NOT_THEIRS}"
+            );
+            let rows = place.session.query(&sql, &[]).await.map_err(failed())?;
+            triggers = rows.iter().map(trigger).collect::<Result<_, _>>().map_err(failed())?;
+        }
+        Ok(Self { rights, logins, triggers })
+    }
+
+    /// Takes over what `more` has besides: what came while the fence stood.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.rights.extend(more.rights);
+        self.logins.extend(more.logins);
+        self.triggers.extend(more.triggers);
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.rights.is_empty() && self.logins.is_empty() && self.triggers.is_empty()
+    }
+
+    /// Statements that take rights and LOGIN away. A right that was passed on goes with the right that it came from.
+    pub(crate) fn taking(&self, place: &Place, database: &str) -> Vec<String> {
+        let mut statements: Vec<String> = Vec::new();
+        if self.rights.iter().any(|right| right.object == Object::Database) {
+            // Before PUBLIC loses it, or our own walsenders and appliers would be refused.
+            let own: Vec<String> = place.own.iter().map(|role| quote_identifier(role)).collect();
+            let database = quote_identifier(database);
+            statements.push(format!("GRANT CONNECT ON DATABASE {database} TO {}", own.join(", ")));
+        }
+        for group in self.groups().filter(|group| group[0].from_owner) {
+            let (right, kinds) = (group[0], kinds(&group));
+            let from = grantee(right);
+            statements.push(format!("REVOKE {kinds} ON {} FROM {from} CASCADE", right.object.sql(database)));
+        }
+        statements.extend(
+            self.logins
+                .iter()
+                .filter(|_| !place.keep_login)
+                .map(|role| format!("ALTER ROLE {} NOLOGIN", quote_identifier(role))),
+        );
+        statements
+    }
+
+    /// Statements that disable the triggers. Each locks its table against writers, so they come when those have ended.
+    pub(crate) fn disabling(&self) -> Vec<String> {
+        self.triggers.iter().map(|trigger| trigger.alter("DISABLE")).collect()
+    }
+
+    /// Statements that give everything back, givers before those whom they gave the right to give.
+    pub(crate) fn giving(&self, database: &str) -> Vec<String> {
+        let mut statements: Vec<String> = Vec::new();
+        for group in self.by_depth() {
+            let right = group[0];
+            let option = if right.grantable { " WITH GRANT OPTION" } else { "" };
+            let (kinds, object, to) = (kinds(&group), right.object.sql(database), grantee(right));
+            let grant = format!("GRANT {kinds} ON {object} TO {to}{option}");
+            statements.push(if right.from_owner {
+                grant
+            } else {
+                format!("SET LOCAL ROLE {}; {grant}; RESET ROLE", quote_identifier(&right.grantor))
+            });
+        }
+        statements
+            .extend(self.logins.iter().map(|role| format!("ALTER ROLE {} LOGIN", quote_identifier(role))));
+        statements.extend(
+            self.triggers.iter().map(|trigger| {
+                trigger.alter(if trigger.enabled == "A" { "ENABLE ALWAYS" } else { "ENABLE" })
+            }),
+        );
+        statements
+    }
+
+    /// Rights that differ in their kind only.
+    fn groups(&self) -> impl Iterator<Item = Vec<&Right>> {
+        let mut groups: Vec<Vec<&Right>> = Vec::new();
+        for right in &self.rights {
+            let same = |other: &Right| {
+                (&other.object, &other.grantor, &other.grantee, other.grantable)
+                    == (&right.object, &right.grantor, &right.grantee, right.grantable)
+            };
+            match groups.iter_mut().rev().find(|group| same(group[0])) {
+                Some(group) => group.push(right),
+                None => groups.push(vec![right]),
+            }
+        }
+        groups.into_iter()
+    }
+
+    fn by_depth(&self) -> Vec<Vec<&Right>> {
+        let (mut given, mut rest): (Vec<Vec<&Right>>, Vec<Vec<&Right>>) =
+            self.groups().partition(|group| group[0].from_owner);
+        while !rest.is_empty() {
+            let may = |group: &Vec<&Right>| {
+                group.iter().all(|right| {
+                    given.iter().flatten().any(|source| {
+                        source.grantable
+                            && source.object == right.object
+                            && source.privilege == right.privilege
+                            && source.grantee.as_deref() == Some(&right.grantor)
+                    })
+                })
+            };
+            let (next, later): (Vec<_>, Vec<_>) = rest.into_iter().partition(may);
+            if next.is_empty() {
+                // Nobody in the list gave the giver his right: he may have it by a role that he belongs to.
+                given.extend(later);
+                break;
+            }
+            given.extend(next);
+            rest = later;
+        }
+        given
+    }
+}
+
+fn kinds(group: &[&Right]) -> String {
+    let column = |right: &Right| match &right.object {
+        Object::Column { column, .. } => format!("{} ({})", right.privilege, quote_identifier(column)),
+        _ => right.privilege.clone(),
+    };
+    group.iter().map(|right| column(right)).collect::<Vec<_>>().join(", ")
+}
+
+fn grantee(right: &Right) -> String {
+    right.grantee.as_deref().map_or_else(|| "PUBLIC".to_owned(), quote_identifier)
+}
+
+fn right(row: &Row) -> Result<Right, tokio_postgres::Error> {
+    let text = |column| row.try_get::<_, Option<String>>(column).map(Option::unwrap_or_default);
+    let (schema, name) = (text(1)?, text(2)?);
+    let object = match row.try_get::<_, &str>(0)? {
+        "table" => Object::Table { schema, name },
+        "sequence" => Object::Sequence { schema, name },
+        "column" => Object::Column { schema, name, column: text(3)? },
+        _ => Object::Database,
+    };
+    Ok(Right {
+        object,
+        grantor: row.try_get(4)?,
+        grantee: row.try_get(5)?,
+        privilege: row.try_get(6)?,
+        grantable: row.try_get(7)?,
+        from_owner: row.try_get(8)?,
+    })
+}
+
+fn trigger(row: &Row) -> Result<Trigger, tokio_postgres::Error> {
+    Ok(Trigger {
+        schema: row.try_get(0)?,
+        table: row.try_get(1)?,
+        name: row.try_get(2)?,
+        enabled: row.try_get(3)?,
+    })
+}
+
+impl Object {
+    fn sql(&self, database: &str) -> String {
+        match self {
+            Self::Table { schema, name } | Self::Column { schema, name, .. } => {
+                format!("TABLE {}", qualified(schema, name))
+            }
+            Self::Sequence { schema, name } => format!("SEQUENCE {}", qualified(schema, name)),
+            Self::Database => format!("DATABASE {}", quote_identifier(database)),
+        }
+    }
+}
+
+impl std::fmt::Display for Right {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let to = self.grantee.as_deref().unwrap_or("PUBLIC");
+        write!(f, "{} on {} for {to}", kinds(&[self]), self.object.sql("").trim_end_matches(" \"\""))
+    }
+}
+
+impl Trigger {
+    fn alter(&self, what: &str) -> String {
+        let (table, name) = (qualified(&self.schema, &self.table), quote_identifier(&self.name));
+        format!("ALTER TABLE {table} {what} TRIGGER {name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn right(grantor: &str, grantee: Option<&str>, privilege: &str, grantable: bool) -> Right {
+        Right {
+            object: Object::Table { schema: "s".into(), name: "T".into() },
+            grantor: grantor.into(),
+            grantee: grantee.map(str::to_owned),
+            privilege: privilege.into(),
+            grantable,
+            from_owner: grantor == "owner",
+        }
+    }
+
+    #[test]
+    fn rights_are_given_back_in_the_order_in_which_they_can_be() {
+        let rights = [
+            right("b", Some("c"), "INSERT", false),
+            right("a", Some("b"), "INSERT", true),
+            right("owner", Some("a"), "INSERT", true),
+            right("owner", Some("a"), "DELETE", true),
+            right("owner", None, "UPDATE", false),
+        ];
+        let saved = Saved { rights: rights.into_iter().collect(), ..Saved::default() };
+        assert_eq!(
+            saved.giving("d"),
+            [
+                "GRANT UPDATE ON TABLE \"s\".\"T\" TO PUBLIC",
+                "GRANT DELETE, INSERT ON TABLE \"s\".\"T\" TO \"a\" WITH GRANT OPTION",
+                "SET LOCAL ROLE \"a\"; GRANT INSERT ON TABLE \"s\".\"T\" TO \"b\" WITH GRANT OPTION; RESET ROLE",
+                "SET LOCAL ROLE \"b\"; GRANT INSERT ON TABLE \"s\".\"T\" TO \"c\"; RESET ROLE",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_right_of_unknown_descent_is_not_left_out() {
+        let rights = [right("x", Some("c"), "INSERT", false)];
+        let saved = Saved { rights: rights.into_iter().collect(), ..Saved::default() };
+        assert_eq!(saved.giving("d").len(), 1);
+    }
+}

@@ -1,0 +1,5 @@
+//! Changes of roles on real servers: fences first.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
+
+#[path = "switchover/fence.rs"]
+mod fence;
