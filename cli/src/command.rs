@@ -12,6 +12,7 @@ mod manager;
 mod position;
 mod run;
 mod setup;
+mod sites;
 mod stats;
 mod trail;
 
@@ -42,9 +43,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Reload => manager::reload(&global).await,
         Command::Health { pid } => manager::health(&global, pid).await,
         Command::Certs { directory } => certs::run(&global, &directory),
-        Command::Info(names) => info::run(&global, &names),
+        Command::Info(names) => info::run(&global, &names).await,
         Command::Lag(names) => lag::run(&global, &names).await,
-        Command::Stats(names) => stats::run(&global, &names),
+        Command::Stats(names) => stats::run(&global, &names).await,
         Command::Position(options) => position::run(&global, &options).await,
         Command::Trail(trail) => trail::run(&global, trail).await,
         Command::Errors(errors) => errors::run(&global, errors).await,

@@ -7,7 +7,9 @@
 
 mod database;
 mod flow;
+mod keys;
 mod link;
+mod manager;
 mod names;
 mod problem;
 mod replicat;
@@ -23,7 +25,9 @@ use toml::Spanned;
 
 pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
+pub use keys::{Concern, Concerns};
 pub use link::{LinkOptions, PumpOptions, SiteOptions};
+pub use manager::{AlarmOptions, Limits, ManagerOptions, RestartOptions};
 pub use problem::Problem;
 pub use replicat::ReplicatOptions;
 pub use table::{TableName, TablePattern};
@@ -32,6 +36,7 @@ use crate::error::Error;
 use database::AddressSection;
 use flow::{Context, FlowSection, Spans};
 use link::{LinkSection, SiteSection};
+use manager::ManagerSection;
 use problem::Problems;
 
 /// What stands for the site's name in the name of a directory: two sites of one machine then have one each.
@@ -48,6 +53,8 @@ struct Document {
     #[serde(default)]
     flows: BTreeMap<Spanned<String>, FlowSection>,
     link: Option<LinkSection>,
+    #[serde(default)]
+    manager: ManagerSection,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +84,10 @@ pub struct Configuration {
     pub site_options: BTreeMap<String, SiteOptions>,
     /// The link between the sites, where flows have pumps.
     pub link: Option<LinkOptions>,
+    /// What managers do at every site.
+    pub manager: ManagerOptions,
+    /// What the file says, key by key, as it is written there: `flows.csp.extract.retry_delay` is `"1s"`.
+    pub written: BTreeMap<String, String>,
     /// The databases by name, each with its address at each site.
     pub databases: BTreeMap<String, BTreeMap<String, Address>>,
     /// The flows by name.
@@ -152,7 +163,10 @@ impl Configuration {
         };
         let configuration = document.review(file, &mut problems);
         match (configuration, problems.into_found()) {
-            (Some(configuration), problems) if problems.is_empty() => Ok(configuration),
+            (Some(mut configuration), problems) if problems.is_empty() => {
+                configuration.written = keys::written(text);
+                Ok(configuration)
+            }
             (_, problems) => Err(Error::Configuration(problems)),
         }
     }
@@ -227,7 +241,7 @@ impl Document {
         }
         let mut site_options = BTreeMap::new();
         for (site, section) in self.sites {
-            site_options.insert(site.into_inner(), section.review(directory, problems));
+            site_options.insert(site.into_inner(), section.review(directory, self.link.is_some(), problems));
         }
         let sites: BTreeSet<String> = site_options.keys().cloned().collect();
         let link = self.link.map(|link| link.review(directory, problems));
@@ -279,6 +293,8 @@ impl Document {
             sites,
             site_options,
             link,
+            manager: self.manager.review(problems),
+            written: BTreeMap::new(),
             databases,
             flows,
         };
