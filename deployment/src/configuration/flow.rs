@@ -34,6 +34,7 @@ pub(super) struct FlowSection {
     partitions: Partitions,
     publication: Option<Spanned<String>>,
     slot: Option<Spanned<String>>,
+    failover_slot: Option<bool>,
     #[serde(default)]
     map: Vec<MapSection>,
     #[serde(default)]
@@ -246,6 +247,8 @@ pub struct Flow {
     pub publication: String,
     /// The replication slot at the source.
     pub slot: String,
+    /// Whether its slot is made so that standbys of the source can synchronize it (from PostgreSQL 17 on).
+    pub failover_slot: bool,
     /// What is called otherwise at the target.
     pub renames: Vec<Rename>,
     /// Columns that identify a row, by source table, where the replica identity is not to be used.
@@ -350,6 +353,7 @@ impl FlowSection {
             partitions: self.partitions,
             publication: or_stable(self.publication),
             slot: or_stable(self.slot),
+            failover_slot: self.failover_slot.unwrap_or(true),
             renames: renames(self.map, problems),
             key_columns: key_columns(self.key_columns, problems),
             extract: self.extract.review(problems),

@@ -110,7 +110,7 @@ pub(super) fn concern(key: &str) -> &'static [Concern] {
         ["flows", _, "pump", ..] => &[Pump],
         ["flows", _, "map" | "key_columns", ..] => &[Replicat],
         ["flows", _, "tables" | "exclude" | "partitions"] => &[Extract, Replicat, Setup],
-        ["flows", _, "publication" | "slot"] => &[Extract, Setup],
+        ["flows", _, "publication" | "slot" | "failover_slot"] => &[Extract, Setup],
         ["flows", _, "database" | "from" | "to" | "at"] => &[Extract, Pump, Collector, Replicat, Setup],
         ["flows", _, ..] => &[Replicat],
         _ => &[Reload],
