@@ -8,6 +8,8 @@
 #[path = "extract/support.rs"]
 mod support;
 
+#[path = "extract/failover.rs"]
+mod failover;
 #[path = "extract/failures.rs"]
 mod failures;
 #[path = "extract/follow.rs"]

@@ -43,6 +43,9 @@ pub struct Settings {
     pub lineage: Option<Lineage>,
     /// Size of a trail file in bytes.
     pub file_size: u64,
+    /// How often in a row an error that may pass is tried again, without anything captured in between, before it ends the
+    /// process; `None` is without end.
+    pub retry_attempts: Option<u32>,
     /// First pause before another attempt.
     pub retry_first: Duration,
     /// Longest pause before another attempt.
@@ -66,6 +69,7 @@ impl Settings {
             state_dir: state_dir.into(),
             lineage: None,
             file_size: 64 << 20,
+            retry_attempts: None,
             retry_first: Duration::from_secs(1),
             retry_longest: Duration::from_secs(30),
         }
@@ -139,12 +143,14 @@ impl Extract {
         let mut trail = None;
         let mut back_off = BackOff::new(settings.retry_first, settings.retry_longest);
         let mut source = settings.source.clone();
+        let mut attempts = 0;
         loop {
             let before = shown.mark;
             let outcome = self.attempt(&mut trail, &source, shown, &mut stop).await;
             shown.next_connection();
             if shown.mark != before {
                 back_off.reset();
+                attempts = 0;
             }
             let pause = match outcome {
                 Ok(Ended::Stopped) => return Ok(shown.stopped()),
@@ -163,7 +169,10 @@ impl Extract {
                     source.streaming = Streaming::Off;
                     Duration::ZERO
                 }
-                Err(error) if error.is_transient() => {
+                Err(error)
+                    if error.is_transient() && settings.retry_attempts.is_none_or(|most| attempts < most) =>
+                {
+                    attempts += 1;
                     source.streaming = settings.source.streaming;
                     // A server that is only slow must not be asked to begin again for ever.
                     if matches!(error, Error::Silent(_)) && shown.mark == before {
@@ -323,6 +332,7 @@ impl Shown {
             });
             status.position = Some(view.durable.position);
             status.resume_lsn = known(durable);
+            status.decoded_lsn = Some(view.positions.received).filter(|lsn| lsn.0 != 0);
             status.commit_lsn = Some(view.durable.commit_lsn.0).filter(|lsn| lsn.0 != 0);
             status.lag_bytes = Some(lag_bytes);
             status.lag_seconds = Some(lag_seconds(view));

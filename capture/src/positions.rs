@@ -113,6 +113,15 @@ pub enum Reason {
     },
     /// There is no such slot.
     Missing,
+    /// There is no such slot, because the server was promoted and the slot was not synchronized to it before.
+    MissingAfterPromotion {
+        /// The trail's timeline.
+        expected: u32,
+        /// The server's.
+        found: u32,
+        /// The trail's place.
+        durable: ResumeLsn,
+    },
     /// The slot is in another database than the connection.
     OtherDatabase {
         /// The connection's.
@@ -187,7 +196,12 @@ fn decide(server: &Server, history: &[(u32, Lsn)], slot: Option<&Slot>, own: &Ow
     }
     // A trail without anything in it begins where the slot did: what is before came with the initial load.
     let durable = if own.durable.0 == Lsn::ZERO { ResumeLsn(slot_incarnation) } else { own.durable };
-    let slot = slot.ok_or(Reason::Missing)?;
+    let is_promoted = server.timeline != timeline && history.iter().any(|(earlier, _)| *earlier == timeline);
+    let slot = slot.ok_or(if is_promoted {
+        Reason::MissingAfterPromotion { expected: timeline, found: server.timeline, durable }
+    } else {
+        Reason::Missing
+    })?;
     if server.timeline != timeline {
         let left_at = history.iter().find(|(id, _)| *id == timeline).map(|(_, lsn)| *lsn);
         let lacks = match left_at {
@@ -270,6 +284,9 @@ impl Refusal {
             Reason::OtherTimeline { .. } | Reason::ServerBehind { .. } => format!(
                 "the target may hold transactions that this server never had; compare the two databases, then {AGAIN}"
             ),
+            Reason::MissingAfterPromotion { .. } => format!(
+                "before PostgreSQL 17, and without \"sync_replication_slots\" at the standby, a promotion loses every logical slot, and what was committed until a new one is made is in no stream: {AGAIN}; to be spared this, create the slot with failover on 17 or later and turn \"sync_replication_slots\" on"
+            ),
             Reason::Missing => {
                 format!("irongate setup creates the slot, but what was committed meanwhile is not in it: {AGAIN}")
             }
@@ -317,6 +334,10 @@ impl fmt::Display for Refusal {
                     "the server's log ends at {wal_end}, before the trail's place {durable}: the server was set back"
                 )
             }
+            Reason::MissingAfterPromotion { expected, found, durable } => write!(
+                f,
+                "the server was promoted from timeline {expected} to {found} without replication slot \"{slot}\"; the trail ends at {durable}"
+            ),
             Reason::Missing => write!(f, "replication slot \"{slot}\" does not exist"),
             Reason::OtherDatabase { expected, found } => match found {
                 Some(found) => {

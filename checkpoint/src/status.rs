@@ -175,6 +175,9 @@ pub struct Status {
     /// The commit LSN of its last transaction.
     #[serde(default, with = "json::lsn")]
     pub commit_lsn: Option<Lsn>,
+    /// Of an Extract: up to where it has received and decoded the source's log, durable or not.
+    #[serde(default, with = "json::lsn")]
+    pub decoded_lsn: Option<Lsn>,
     /// Bytes it has still to go.
     #[serde(default)]
     pub lag_bytes: Option<u64>,
@@ -211,6 +214,7 @@ impl Status {
             position: None,
             resume_lsn: None,
             commit_lsn: None,
+            decoded_lsn: None,
             lag_bytes: None,
             lag_seconds: None,
             last_commit_time: None,

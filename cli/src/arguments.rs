@@ -88,7 +88,7 @@ pub(crate) enum Command {
     Restart(Order),
     /// Have the manager end groups or flows at once; they stay stopped
     Kill(Order),
-    /// Show what has happened at this site
+    /// Show what has happened at the sites
     Events(Events),
     /// Show the last lines that a group has printed
     Report(Report),
@@ -145,7 +145,7 @@ impl Command {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Order {
-    /// Groups or flows of this site
+    /// Groups or flows, here and at sites whose manager can be reached
     #[arg(value_name = "NAME", required_unless_present = "all")]
     pub(crate) names: Vec<String>,
     /// All groups of this site
@@ -158,6 +158,9 @@ pub(crate) struct Order {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Events {
+    /// Only those of this site
+    #[arg(long)]
+    pub(crate) here: bool,
     /// So many of the newest
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 20)]
     pub(crate) count: usize,
@@ -223,6 +226,9 @@ pub(crate) struct Names {
     /// Groups or flows; all of them if none is named
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
+    /// Do not ask the managers of other sites
+    #[arg(long)]
+    pub(crate) here: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -13,6 +13,7 @@ mod manager;
 mod position;
 mod run;
 mod setup;
+mod sites;
 mod stats;
 mod trail;
 
@@ -45,9 +46,9 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Certs { directory } => certs::run(&global, &directory),
         Command::Fence(gate) => fence::close(&global, &gate).await,
         Command::Open(gate) => fence::open(&global, &gate).await,
-        Command::Info(names) => info::run(&global, &names),
+        Command::Info(names) => info::run(&global, &names).await,
         Command::Lag(names) => lag::run(&global, &names).await,
-        Command::Stats(names) => stats::run(&global, &names),
+        Command::Stats(names) => stats::run(&global, &names).await,
         Command::Position(options) => position::run(&global, &options).await,
         Command::Trail(trail) => trail::run(&global, trail).await,
         Command::Errors(errors) => errors::run(&global, errors).await,

@@ -88,7 +88,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         let code = if let Some(error) = cause.downcast_ref::<irongate_manager::Error>() {
             match error {
                 irongate_manager::Error::AlreadyRunning { .. } => 3,
-                irongate_manager::Error::Setting { .. } => 2,
+                irongate_manager::Error::Setting { .. } | irongate_manager::Error::NoAddress { .. } => 2,
                 irongate_manager::Error::Deployment(error) => of_deployment(error),
                 irongate_manager::Error::Checkpoint(error) => of_checkpoint(error),
                 _ => 1,

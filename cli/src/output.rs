@@ -124,6 +124,14 @@ pub(crate) fn short_time(time: Timestamp) -> String {
     }
 }
 
+/// The same of a time that is a text already.
+pub(crate) fn short(time: &str) -> String {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+        Err(_) => time.to_owned(),
+    }
+}
+
 /// An amount of bytes for people.
 pub(crate) fn bytes(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()

@@ -9,11 +9,13 @@
 
 mod counterpart;
 mod encoding;
+mod link;
 mod origins;
 mod publication;
 mod roles;
 mod server;
 mod slot;
+mod standby;
 mod tables;
 
 use std::fmt;
@@ -130,12 +132,13 @@ struct Side<'a> {
     is_own: bool,
 }
 
-/// Looks at both databases of each flow.
+/// Looks at both databases of each flow, and at the certificates of the link where one needs them.
 ///
 /// # Errors
 /// [`Error::Unknown`] for a flow that is not of the configuration. Whatever goes wrong at a server is a finding.
 pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Finding>, Error> {
     let mut findings = Findings::default();
+    link::certificates(configuration, flows, &mut findings);
     for flow in flows {
         let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
         let source = reach(source, &mut findings).await;

@@ -8,7 +8,9 @@
 mod access;
 mod database;
 mod flow;
+mod keys;
 mod link;
+mod manager;
 mod names;
 mod pair;
 mod problem;
@@ -26,7 +28,9 @@ use toml::Spanned;
 pub use access::Access;
 pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
+pub use keys::{Concern, Concerns};
 pub use link::{LinkOptions, PumpOptions, SiteOptions};
+pub use manager::{AlarmOptions, Limits, ManagerOptions, RestartOptions};
 pub use pair::Pair;
 pub use problem::Problem;
 pub use replicat::ReplicatOptions;
@@ -37,6 +41,7 @@ use access::AccessSection;
 use database::AddressSection;
 use flow::{Context, FlowSection, Spans};
 use link::{LinkSection, SiteSection};
+use manager::ManagerSection;
 use problem::Problems;
 
 /// What stands for the site's name in the name of a directory: two sites of one machine then have one each.
@@ -55,6 +60,8 @@ struct Document {
     link: Option<LinkSection>,
     #[serde(default)]
     access: BTreeMap<Spanned<String>, AccessSection>,
+    #[serde(default)]
+    manager: ManagerSection,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +91,10 @@ pub struct Configuration {
     pub site_options: BTreeMap<String, SiteOptions>,
     /// The link between the sites, where flows have pumps.
     pub link: Option<LinkOptions>,
+    /// What managers do at every site.
+    pub manager: ManagerOptions,
+    /// What the file says, key by key, as it is written there: `flows.csp.extract.retry_delay` is `"1s"`.
+    pub written: BTreeMap<String, String>,
     /// The databases by name, each with its address at each site.
     pub databases: BTreeMap<String, BTreeMap<String, Address>>,
     /// The flows by name.
@@ -161,7 +172,10 @@ impl Configuration {
         };
         let configuration = document.review(file, &mut problems);
         match (configuration, problems.into_found()) {
-            (Some(configuration), problems) if problems.is_empty() => Ok(configuration),
+            (Some(mut configuration), problems) if problems.is_empty() => {
+                configuration.written = keys::written(text);
+                Ok(configuration)
+            }
             (_, problems) => Err(Error::Configuration(problems)),
         }
     }
@@ -236,7 +250,7 @@ impl Document {
         }
         let mut site_options = BTreeMap::new();
         for (site, section) in self.sites {
-            site_options.insert(site.into_inner(), section.review(directory, problems));
+            site_options.insert(site.into_inner(), section.review(directory, self.link.is_some(), problems));
         }
         let sites: BTreeSet<String> = site_options.keys().cloned().collect();
         let link = self.link.map(|link| link.review(directory, problems));
@@ -299,6 +313,8 @@ impl Document {
             sites,
             site_options,
             link,
+            manager: self.manager.review(problems),
+            written: BTreeMap::new(),
             databases,
             flows,
             access,

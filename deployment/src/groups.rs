@@ -130,6 +130,7 @@ impl Configuration {
         let mut settings =
             ExtractSettings::new(group, &flow.name, source, self.trail(flow), &self.state_directory);
         settings.file_size = options.file_size;
+        settings.retry_attempts = options.retry_attempts;
         settings.retry_first = options.retry_delay;
         settings.retry_longest = options.retry_longest_delay;
         Ok(settings)
@@ -225,11 +226,16 @@ impl Configuration {
             trail_directory: self.trail_directory.clone(),
             state_directory: self.state_directory.clone(),
             file_size: first.extract.file_size,
+            keep_free: self.manager.alarms.trail_free.critical,
             flows: flows.iter().map(accepted).collect(),
         })
     }
 
-    fn link_settings(&self, site: &str) -> Result<LinkSettings, Error> {
+    /// How a site proves to the others who it is, and the limits of the link between them.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] where the configuration has no link.
+    pub fn link_settings(&self, site: &str) -> Result<LinkSettings, Error> {
         let unknown = || Error::Unknown { what: "section", name: "link".to_owned(), known: Vec::new() };
         let link = self.link.as_ref().ok_or_else(unknown)?;
         let file = |name: &str, kind: &str| link.certificates.join(format!("{name}.{kind}"));

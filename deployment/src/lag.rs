@@ -1,8 +1,9 @@
 //! How far a flow is behind, at each stage and end to end.
 //!
-//! Three places are compared: the end of the source's log, as the source says it; the durable end of the trail, as the
-//! trail says it; and what is applied, as Replicat's status says it. So the answer holds also while a process is down,
-//! whose own last word would say nothing of what has come since.
+//! Places are compared: the end of the source's log, as the source says it; what Extract has decoded; the durable end of
+//! the trail, as the trail says it; what is durable at the other site, where there is a pump; and what is applied, as
+//! Replicat's status says it. So the answer holds also while a process is down, whose own last word would say nothing of
+//! what has come since.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::groups::group_name;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How far one stage is behind the one before it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize)]
 pub struct Stage {
     /// Of its process; `None` if it was never started.
     pub state: Option<State>,
@@ -35,9 +36,13 @@ pub struct Stage {
 pub struct Lag {
     /// The flow.
     pub flow: String,
-    /// From the source's log to the trail.
+    /// From the source's log to what Extract has decoded of it: a part of `extract`.
+    pub decoded: Stage,
+    /// From the source's log to the trail, durable.
     pub extract: Stage,
-    /// From the trail to the target.
+    /// From the trail to that of the other site, durable there; `None` for a flow without a pump.
+    pub pump: Option<Stage>,
+    /// From the trail (at the site of the target, where there are two) to the target.
     pub replicat: Stage,
     /// From the source's log to the target, in bytes of the log.
     pub lag_bytes: Option<u64>,
@@ -57,6 +62,10 @@ pub struct Lag {
 pub async fn lag(configuration: &Configuration, flow: &Flow) -> Result<Lag, Error> {
     let status = |program| read_status(&configuration.state_directory, &group_name(&flow.name, program));
     let (extract, replicat) = (status(Program::Extract)?, status(Program::Replicat)?);
+    let pump = match &flow.pump {
+        Some(_) => Some(status(Program::Pump)?),
+        None => None,
+    };
     let directory = configuration.trail(flow);
     let durable =
         if directory.is_dir() { irongate_trail::durable(&Directory::new(&directory))? } else { None };
@@ -64,7 +73,17 @@ pub async fn lag(configuration: &Configuration, flow: &Flow) -> Result<Lag, Erro
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     };
-    Ok(measure(&flow.name, extract.as_ref(), replicat.as_ref(), durable.as_ref(), asked, Timestamp::now()))
+    let statuses = Statuses { extract, pump, replicat };
+    Ok(measure(&flow.name, &statuses, durable.as_ref(), asked, Timestamp::now()))
+}
+
+/// What the processes of a flow say of themselves.
+#[derive(Default)]
+struct Statuses {
+    extract: Option<Status>,
+    /// The outer `None`: the flow has no pump.
+    pump: Option<Option<Status>>,
+    replicat: Option<Status>,
 }
 
 async fn end_of_log(configuration: &Configuration, flow: &Flow) -> Result<Lsn, String> {
@@ -110,11 +129,35 @@ impl Stage {
         stage
     }
 
+    /// From the source's log, which ends at `end_of_log`, to what Extract has decoded of it.
+    pub fn of_decoding(extract: Option<&Status>, end_of_log: Option<Lsn>, now: Timestamp) -> Self {
+        let mut stage = Self { state: extract.map(|status| status.state), ..Self::default() };
+        if let (Some(status), Some(end)) = (extract, end_of_log)
+            && let Some(decoded) = status.decoded_lsn
+        {
+            let bytes = end.bytes_since(decoded);
+            stage.lag_bytes = Some(bytes);
+            // While it lives, what the server has not sent yet was written a moment ago, or the server is slow, and then
+            // the lag of the trail shows it.
+            let waited = if status.state.is_live() { None } else { Some(seconds(status.written, now)) };
+            stage.lag_seconds = if bytes == 0 { Some(0.0) } else { waited };
+        }
+        stage
+    }
+
     /// From the durable end of the trail to the target.
     pub fn of_replicat(replicat: Option<&Status>, durable: Option<&Mark>, now: Timestamp) -> Self {
-        let mut stage =
-            Self { state: replicat.map(|status| status.state), lag_bytes: None, lag_seconds: None };
-        if let (Some(status), Some(durable)) = (replicat, durable)
+        Self::behind_trail(replicat, durable, now)
+    }
+
+    /// From the durable end of the trail here to what is durable of it at the other site, as the pump was told.
+    pub fn of_pump(pump: Option<&Status>, durable: Option<&Mark>, now: Timestamp) -> Self {
+        Self::behind_trail(pump, durable, now)
+    }
+
+    fn behind_trail(reader: Option<&Status>, durable: Option<&Mark>, now: Timestamp) -> Self {
+        let mut stage = Self { state: reader.map(|status| status.state), ..Self::default() };
+        if let (Some(status), Some(durable)) = (reader, durable)
             && let (Some(commit), Some(resume)) = (status.commit_lsn, status.resume_lsn)
         {
             let behind = durable.commit_lsn.0 > commit;
@@ -128,29 +171,52 @@ impl Stage {
     }
 }
 
+impl Lag {
+    /// Adds up: the bytes of all stages, and the longest wait.
+    pub fn of_stages(
+        flow: &str,
+        decoded: Stage,
+        extract: Stage,
+        pump: Option<Stage>,
+        replicat: Stage,
+        source_silent: Option<String>,
+    ) -> Self {
+        let stages: Vec<&Stage> =
+            [Some(&extract), pump.as_ref(), Some(&replicat)].into_iter().flatten().collect();
+        let bytes = stages.iter().map(|stage| stage.lag_bytes).collect::<Option<Vec<_>>>();
+        let lag_bytes = bytes.map(|all| all.into_iter().fold(0, u64::saturating_add));
+        let waits = stages.iter().map(|stage| stage.lag_seconds).collect::<Option<Vec<_>>>();
+        let lag_seconds = waits.map(|all| all.into_iter().fold(0.0, f64::max));
+        Self {
+            flow: flow.to_owned(),
+            decoded,
+            extract,
+            pump,
+            replicat,
+            lag_bytes,
+            lag_seconds,
+            source_silent,
+        }
+    }
+}
+
 fn measure(
     flow: &str,
-    extract: Option<&Status>,
-    replicat: Option<&Status>,
+    statuses: &Statuses,
     durable: Option<&Mark>,
     end_of_log: Result<Lsn, String>,
     now: Timestamp,
 ) -> Lag {
-    let first = Stage::of_extract(extract, durable, end_of_log.as_ref().ok().copied(), now);
-    let second = Stage::of_replicat(replicat, durable, now);
-    let lag_seconds = match (first.lag_seconds, second.lag_seconds) {
-        (Some(first), Some(second)) => Some(first.max(second)),
-        _ => None,
-    };
-    let lag_bytes = first.lag_bytes.zip(second.lag_bytes).map(|(first, second)| first.saturating_add(second));
-    Lag {
-        flow: flow.to_owned(),
-        extract: first,
-        replicat: second,
-        lag_bytes,
-        lag_seconds,
-        source_silent: end_of_log.err(),
-    }
+    let Statuses { extract, pump, replicat } = statuses;
+    let end = end_of_log.as_ref().ok().copied();
+    Lag::of_stages(
+        flow,
+        Stage::of_decoding(extract.as_ref(), end, now),
+        Stage::of_extract(extract.as_ref(), durable, end, now),
+        pump.as_ref().map(|pump| Stage::of_pump(pump.as_ref(), durable, now)),
+        Stage::of_replicat(replicat.as_ref(), durable, now),
+        end_of_log.err(),
+    )
 }
 
 #[cfg(test)]
@@ -184,7 +250,8 @@ mod tests {
         let replicat = status(Program::Replicat, State::Running, 90, 100);
         let mark = mark(90, 100);
         let now = Timestamp(70 * SECOND);
-        let lag = measure("f", Some(&extract), Some(&replicat), Some(&mark), Ok(Lsn(1100)), now);
+        let statuses = Statuses { extract: Some(extract), pump: None, replicat: Some(replicat) };
+        let lag = measure("f", &statuses, Some(&mark), Ok(Lsn(1100)), now);
         assert_eq!((lag.extract.lag_bytes, lag.extract.lag_seconds), (Some(1000), Some(10.0)));
         assert_eq!((lag.replicat.lag_bytes, lag.replicat.lag_seconds), (Some(0), Some(0.0)));
         assert_eq!((lag.lag_bytes, lag.lag_seconds), (Some(1000), Some(10.0)));
@@ -195,7 +262,8 @@ mod tests {
         let extract = status(Program::Extract, State::Running, 490, 500);
         let replicat = status(Program::Replicat, State::Stopped, 90, 100);
         let now = Timestamp(80 * SECOND);
-        let lag = measure("f", Some(&extract), Some(&replicat), Some(&mark(490, 500)), Ok(Lsn(500)), now);
+        let statuses = Statuses { extract: Some(extract), pump: None, replicat: Some(replicat) };
+        let lag = measure("f", &statuses, Some(&mark(490, 500)), Ok(Lsn(500)), now);
         assert_eq!((lag.replicat.lag_bytes, lag.replicat.lag_seconds), (Some(400), Some(30.0)));
         assert_eq!((lag.lag_bytes, lag.lag_seconds), (Some(400), Some(30.0)));
     }
@@ -204,8 +272,30 @@ mod tests {
     fn a_silent_source_leaves_what_extract_said_last() {
         let extract = status(Program::Extract, State::Running, 90, 100);
         let silent = Err("refused".to_owned());
-        let lag = measure("f", Some(&extract), None, Some(&mark(90, 100)), silent, Timestamp(0));
+        let statuses = Statuses { extract: Some(extract), ..Statuses::default() };
+        let lag = measure("f", &statuses, Some(&mark(90, 100)), silent, Timestamp(0));
         assert_eq!((lag.extract.lag_bytes, lag.extract.lag_seconds), (Some(7), Some(0.5)));
         assert_eq!((lag.lag_bytes, lag.source_silent.as_deref()), (None, Some("refused")));
+    }
+
+    #[test]
+    fn each_stage_is_behind_the_one_before_it() {
+        let mut extract = status(Program::Extract, State::Running, 490, 500);
+        extract.decoded_lsn = Some(Lsn(600));
+        let pump = status(Program::Pump, State::Running, 290, 300);
+        let replicat = status(Program::Replicat, State::Running, 90, 100);
+        let statuses = Statuses { extract: Some(extract), pump: Some(Some(pump)), replicat: Some(replicat) };
+        let lag = measure("f", &statuses, Some(&mark(490, 500)), Ok(Lsn(1000)), Timestamp(70 * SECOND));
+        assert_eq!(lag.decoded.lag_bytes, Some(400));
+        assert_eq!(lag.extract.lag_bytes, Some(500));
+        let pump = lag.pump.clone().unwrap();
+        assert_eq!((pump.lag_bytes, pump.lag_seconds), (Some(200), Some(20.0)));
+        // Measured here, against the trail here; whoever knows the trail there puts its own stage in.
+        assert_eq!(lag.replicat.lag_bytes, Some(400));
+        let there = Stage { state: Some(State::Running), lag_bytes: Some(50), lag_seconds: Some(30.0) };
+        let whole = Lag::of_stages("f", lag.decoded, lag.extract, lag.pump, there, None);
+        assert_eq!((whole.lag_bytes, whole.lag_seconds), (Some(750), Some(30.0)));
+        let unknown = Lag::of_stages("f", whole.decoded, whole.extract, None, Stage::default(), None);
+        assert_eq!((unknown.lag_bytes, unknown.lag_seconds), (None, None));
     }
 }

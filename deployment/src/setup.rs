@@ -216,14 +216,20 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
     plan.extend(at_target(&target, flow, &survey).await?);
     if catalog::slot(&session, &flow.slot).await.map_err(ask)?.is_none() {
         // Run through the replication connection, which also exports the slot's snapshot.
+        let facts = catalog::server_facts(&session).await.map_err(ask)?;
+        let failover = flow.failover_slot && facts.version_num >= FAILOVER_SLOTS;
         let sql = format!(
-            "SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')",
-            quote_literal(&flow.slot)
+            "SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{})",
+            quote_literal(&flow.slot),
+            if failover { ", failover => true" } else { "" }
         );
         plan.push(Statement::new(&source, As::Extract, sql, SLOT_WHY));
     }
     Ok(plan)
 }
+
+/// The first version whose slots standbys can synchronize.
+pub(crate) const FAILOVER_SLOTS: u32 = 170_000;
 
 /// Marks the one statement that is not run as it is printed.
 const SLOT_WHY: &str = "the slot keeps what Extract has not read; the trail begins where it does";

@@ -143,7 +143,9 @@ fn what_the_example_shows_behind_a_hash_is_what_counts_anyway() {
         all.push('\n');
     }
     assert_ne!(all, Configuration::example());
-    assert_eq!(parse(&all).unwrap(), parse(Configuration::example()).unwrap());
+    // All of it but what is written: that differs, by what was behind a hash.
+    let counts = |text: &str| Configuration { written: Default::default(), ..parse(text).unwrap() };
+    assert!(counts(&all) == counts(Configuration::example()));
 }
 
 #[test]

@@ -1,16 +1,24 @@
-//! How programs talk to a manager: JSON lines over a unix socket.
+//! How programs talk to a manager: JSON lines over a unix socket, or from another site over TLS.
 //!
 //! Each line is one JSON object with the version of this protocol. A client sends one [`Request`] and reads
 //! [`Response`]s: one, or for events one each until it goes away. A manager of another version answers an error that
 //! names both. The socket and its directory are for the owner of the manager only; whoever can open it may do anything
 //! that the manager can.
+//!
+//! From another site the same is said over TLS 1.3, with the authority and the certificates of the pumps: each side shows
+//! its site's certificate, and the request names its [`Caller`]. The manager believes a caller what its certificate says;
+//! settings say whether other sites may give orders or only look. The address is the manager's own and not the
+//! collector's: who is stopped can then still be started from afar, and a site to which no flow comes has a manager too.
 
 mod client;
+mod remote;
 mod server;
 
+use irongate_checkpoint::Status;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Control, Events};
+pub(crate) use remote::RemoteServer;
 pub(crate) use server::Server;
 
 use crate::event::{Entry, Severity};
@@ -30,9 +38,23 @@ const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 pub struct Request {
     /// The protocol's version.
     pub version: u32,
+    /// Who asks; needed of another site only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
     /// What is wanted.
     #[serde(flatten)]
     pub command: Command,
+}
+
+/// Who asks, and whom.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Caller {
+    /// The deployment that both belong to.
+    pub deployment: String,
+    /// The site that asks: its certificate bears this name.
+    pub site: String,
+    /// The site that is asked.
+    pub to: String,
 }
 
 /// What is wanted.
@@ -66,8 +88,23 @@ pub enum Command {
         /// So many lines.
         lines: usize,
     },
+    /// What groups have done, by table.
+    Stats {
+        /// Groups and flows; all groups of the site if empty.
+        names: Vec<String>,
+    },
     /// Reading the settings again.
     Reload,
+}
+
+impl Command {
+    /// Whether it only looks.
+    pub fn is_question(&self) -> bool {
+        match self {
+            Self::Ping | Self::Info | Self::Events { .. } | Self::Report { .. } | Self::Stats { .. } => true,
+            Self::Start(_) | Self::Stop(_) | Self::Restart(_) | Self::Kill(_) | Self::Reload => false,
+        }
+    }
 }
 
 /// An order to groups.
@@ -121,6 +158,11 @@ pub enum Reply {
     Report {
         /// The lines.
         text: String,
+    },
+    /// To [`Command::Stats`].
+    Stats {
+        /// What each group says of itself.
+        statuses: Vec<Status>,
     },
     /// To [`Command::Reload`].
     Reloaded(Difference),

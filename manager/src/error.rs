@@ -104,6 +104,15 @@ pub enum Error {
     /// A trail.
     #[error(transparent)]
     Trail(#[from] irongate_trail::Error),
+    /// The link to another site, or what it needs.
+    #[error(transparent)]
+    Link(#[from] irongate_pump::Error),
+    /// Another site's manager has no address.
+    #[error("site \"{site}\" does not say where its manager can be reached")]
+    NoAddress {
+        /// The site.
+        site: String,
+    },
     /// The configuration.
     #[error(transparent)]
     Deployment(#[from] irongate_deployment::Error),
@@ -126,7 +135,9 @@ impl Error {
             Self::Checkpoint(error) => error.is_transient(),
             Self::Trail(error) => error.is_transient(),
             Self::Deployment(error) => error.is_transient(),
-            Self::AlreadyRunning { .. }
+            Self::Link(error) => error.is_transient(),
+            Self::NoAddress { .. }
+            | Self::AlreadyRunning { .. }
             | Self::NotRunning { .. }
             | Self::Unreadable { .. }
             | Self::OpenToOthers { .. }
@@ -168,6 +179,10 @@ impl Error {
             Self::Checkpoint(error) => error.hint(),
             Self::Trail(error) => error.hint(),
             Self::Deployment(error) => error.hint(),
+            Self::Link(error) => error.hint(),
+            Self::NoAddress { site } => Some(format!(
+                "give [sites.{site}] control_listen = \"0.0.0.0:7421\" and control_address = \"host:7421\", or give the order at that site"
+            )),
             Self::Listen { .. } | Self::Setting { .. } | Self::Conversation { .. } => None,
         }
     }

@@ -70,6 +70,8 @@ pub enum Kind {
     Cleared,
     /// Files of a trail were removed.
     Purged,
+    /// Somebody at the address for other sites was not let in.
+    TurnedAway,
     /// The hook failed.
     HookFailed,
     /// The manager cannot write or read what it should.

@@ -127,7 +127,10 @@ pub(crate) fn info(state_directory: &Path, overview: &Overview, seen: &Seen) -> 
         }
     }
     let grave = seen.alarms.iter().filter(|alarm| alarm.severity == crate::event::Severity::Error);
-    complaints.extend(grave.map(|alarm| format!("flow \"{}\": {}", alarm.flow, alarm.text)));
+    complaints.extend(grave.map(|alarm| match alarm.flow.as_str() {
+        "" => alarm.text.clone(),
+        flow => format!("flow \"{flow}\": {}", alarm.text),
+    }));
     complaints.extend(overview.unsaved.iter().map(|why| format!("what people wish cannot be saved: {why}")));
     Info {
         site: overview.site.clone(),

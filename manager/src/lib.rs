@@ -2,7 +2,8 @@
 //!
 //! * [`Manager`]: the process; [`ManagerSettings`] say what it is told.
 //! * [`supervisor`]: which group should run and what is done about it, as a state machine.
-//! * [`Control`]: how a program talks to a manager, over a unix socket in its directory.
+//! * [`Control`]: how a program talks to a manager, over a unix socket in its directory or from another site.
+//! * [`Sites`]: all sites of a deployment, asked from one.
 //! * [`event`]: what people are told; a log on disk, a hook, and whoever follows.
 //! * [`watch`]: lag, slots, disks; alarms, purge and heartbeats.
 //! * [`metrics`]: the same for machines, served by HTTP with `/health` and `/status`.
@@ -37,6 +38,7 @@ pub mod metrics;
 mod process;
 mod report;
 pub mod settings;
+pub mod sites;
 pub mod supervisor;
 mod systemd;
 pub mod watch;
@@ -47,3 +49,4 @@ pub use info::{GroupInfo, Info};
 pub use manager::{Manager, Reloader};
 pub use process::current_executable;
 pub use settings::{GroupSpec, ManagerSettings};
+pub use sites::Sites;

@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::control::Server;
+use crate::control::{RemoteServer, Server};
 use crate::error::Error;
 use crate::event::{Entry, EventLog, Kind, Notice, RECENT, Runner, Severity};
 use crate::http::Http;
@@ -65,6 +65,8 @@ pub(crate) enum Message {
     Say {
         group: String,
         word: Word,
+        /// The site from which it was said, if not this one.
+        by: Option<String>,
         reply: oneshot::Sender<Result<Said, Refusal>>,
     },
     /// The newest events, and the number of the last one.
@@ -74,6 +76,10 @@ pub(crate) enum Message {
     },
     Reload {
         reply: oneshot::Sender<Result<Difference, Error>>,
+    },
+    /// Somebody at the address for other sites was not let in.
+    TurnedAway {
+        reason: String,
     },
     Ended {
         group: String,
@@ -116,6 +122,8 @@ struct Running {
     hook: Runner,
     failed_hooks: u64,
     unsaved: Option<String>,
+    /// When it was last told that somebody was turned away, and how many were since.
+    turned_away: Option<(Instant, u64)>,
     messages: mpsc::Sender<Message>,
     overview: watch::Sender<Overview>,
     events: broadcast::Sender<(u64, Entry)>,
@@ -176,7 +184,11 @@ impl Manager {
         };
         let control = Server::bind(&settings.socket(), shared.clone())?;
         let http = match settings.http {
-            Some(address) => Some(Http::bind(address, shared).await?),
+            Some(address) => Some(Http::bind(address, shared.clone()).await?),
+            None => None,
+        };
+        let remote = match settings.remote.clone() {
+            Some(remote) => Some(RemoteServer::bind(remote, shared).await?),
             None => None,
         };
         let mut running = Running {
@@ -191,6 +203,7 @@ impl Manager {
             hook: Runner::start(settings.site.clone(), failed),
             failed_hooks: 0,
             unsaved: None,
+            turned_away: None,
             messages,
             overview,
             events,
@@ -211,6 +224,9 @@ impl Manager {
         servers.spawn(control.run());
         if let Some(http) = http {
             servers.spawn(http.run());
+        }
+        if let Some(remote) = remote {
+            servers.spawn(remote.run());
         }
         servers.spawn(Watch::new(watches, seen, tell).run());
         running.systemd.ready();
@@ -279,6 +295,7 @@ fn watch_settings(settings: &ManagerSettings) -> WatchSettings {
     WatchSettings {
         state_directory: settings.state_directory.clone(),
         flows: settings.flows.clone(),
+        certificates: settings.certificates.clone(),
         thresholds: settings.thresholds,
         interval: settings.watch_interval,
     }

@@ -46,6 +46,7 @@ const GROUP: &[&str] = &["site", "flow", "group", "program"];
 const FLOW: &[&str] = &["site", "flow"];
 const STAGE: &[&str] = &["site", "flow", "stage"];
 const SLOT: &[&str] = &["site", "flow", "slot"];
+const CERTIFICATE: &[&str] = &["site", "certificate"];
 
 /// All metrics, in the order in which they are served.
 pub const METRICS: &[Metric] = &[
@@ -120,6 +121,11 @@ pub const METRICS: &[Metric] = &[
     gauge("irongate_trail_files", FLOW, "Files in the trail's directory at this site."),
     gauge("irongate_trail_disk_free_bytes", FLOW, "Free bytes of the trail's disk."),
     gauge("irongate_trail_disk_bytes", FLOW, "Size of the trail's disk."),
+    gauge(
+        "irongate_certificate_expiry_seconds",
+        CERTIFICATE,
+        "What is left of a certificate's time; less than nothing behind its end.",
+    ),
 ];
 
 /// A page in the making: samples by metric.
@@ -172,6 +178,10 @@ pub fn render(info: &Info) -> String {
     for flow in &info.seen.flows {
         add_flow(&mut page, site, flow);
     }
+    for certificate in &info.seen.certificates {
+        let file = certificate.file.file_name().unwrap_or_default().to_string_lossy();
+        page.maybe("irongate_certificate_expiry_seconds", &[site, &file], certificate.seconds_left);
+    }
     let mut text = String::new();
     for (metric, samples) in METRICS.iter().zip(page.samples) {
         if !samples.is_empty() {
@@ -216,7 +226,13 @@ fn add_group(page: &mut Page, site: &str, group: &GroupInfo) {
 }
 
 fn add_flow(page: &mut Page, site: &str, flow: &FlowView) {
-    for (stage, lag) in [("extract", &flow.extract), ("replicat", &flow.replicat)] {
+    let stages = [
+        ("decoded", &flow.decoded),
+        ("extract", &flow.extract),
+        ("pump", &flow.pump),
+        ("replicat", &flow.replicat),
+    ];
+    for (stage, lag) in stages {
         let labels = [site, &flow.name, stage];
         page.maybe("irongate_flow_lag_bytes", &labels, lag.lag_bytes.map(|bytes| bytes as f64));
         page.maybe("irongate_flow_lag_seconds", &labels, lag.lag_seconds);

@@ -3,7 +3,7 @@
 mod deployment;
 mod difference;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use irongate_checkpoint::Program;
+use irongate_deployment::configuration::Concerns;
 use irongate_postgres::Endpoint;
+use irongate_pump::LinkSettings;
 
 pub use difference::Difference;
 
@@ -46,6 +48,13 @@ pub struct ManagerSettings {
     pub http: Option<SocketAddr>,
     /// The control socket; in the manager's directory if `None`.
     pub socket: Option<PathBuf>,
+    /// Where other sites reach this manager; nowhere if `None`.
+    pub remote: Option<Remote>,
+    /// Certificates that this site needs, to be warned of before they end.
+    pub certificates: Vec<PathBuf>,
+    /// What the configuration says, key by key, and whom each key concerns here: so that a reload can tell. Empty for a
+    /// manager that has no such file.
+    pub keys: BTreeMap<String, Concerns>,
     /// Limits of the files that the manager writes.
     pub files: FileLimits,
     /// Makes the settings anew from where they came from; without it, a reload is refused.
@@ -78,6 +87,8 @@ pub struct FlowWatch {
     pub trail: Option<PathBuf>,
     /// The group that writes the trail from a database, if it runs here. It is stopped before the trail's disk is full.
     pub extract: Option<String>,
+    /// The group that carries the trail to another site, if it runs here.
+    pub pump: Option<String>,
     /// The group that reads the trail into a database, if it runs here.
     pub replicat: Option<String>,
     /// The database that is captured, with Extract's role; only where Extract runs here.
@@ -88,6 +99,8 @@ pub struct FlowWatch {
     pub purge: Option<Purge>,
     /// How often the source is made to write a heartbeat; never if `None`.
     pub heartbeat: Option<Duration>,
+    /// The flow waits for its day: that it has no slot is then no alarm, and there is no heartbeat, until its Extract runs.
+    pub waits: bool,
 }
 
 /// Which files of a trail go once every reader has passed them.
@@ -155,6 +168,8 @@ pub struct Thresholds {
     /// Free bytes of a trail's disk: here less is worse. At `critical` Extract is stopped, and started again when there
     /// are a fifth more.
     pub trail_free_bytes: Option<Threshold>,
+    /// What is left of a certificate's time in seconds: here less is worse.
+    pub certificate_seconds: Option<Threshold>,
     /// How often in a row a value must be too much before an alarm is raised.
     pub patience: u32,
 }
@@ -163,12 +178,14 @@ impl Default for Thresholds {
     fn default() -> Self {
         const MIB: f64 = (1 << 20) as f64;
         const GIB: f64 = 1024.0 * MIB;
+        const DAY: f64 = 86_400.0;
         Self {
             lag_bytes: Some(Threshold { warning: GIB, critical: 8.0 * GIB }),
             lag_seconds: Some(Threshold { warning: 60.0, critical: 600.0 }),
             slot_retained_bytes: Some(Threshold { warning: 8.0 * GIB, critical: 32.0 * GIB }),
             slot_safe_bytes: Some(Threshold { warning: 2.0 * GIB, critical: 512.0 * MIB }),
             trail_free_bytes: Some(Threshold { warning: 2.0 * GIB, critical: 512.0 * MIB }),
+            certificate_seconds: Some(Threshold { warning: 30.0 * DAY, critical: 7.0 * DAY }),
             patience: 2,
         }
     }
@@ -193,6 +210,23 @@ impl Hook {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), severity: Severity::Warning, limit: Duration::from_secs(10) }
     }
+}
+
+/// Where other sites reach a manager, and what they may do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remote {
+    /// The manager's site.
+    pub site: String,
+    /// The deployment that all belong to.
+    pub deployment: String,
+    /// `address:port` that it listens on.
+    pub listen: String,
+    /// Certificates and limits, as the pumps of this site have them.
+    pub link: LinkSettings,
+    /// The other sites of the deployment.
+    pub peers: BTreeSet<String>,
+    /// Whether they may give orders, or only look.
+    pub orders: bool,
 }
 
 /// Limits of the files that the manager writes.
@@ -242,6 +276,9 @@ impl ManagerSettings {
             hook: None,
             http: None,
             socket: None,
+            remote: None,
+            certificates: Vec::new(),
+            keys: BTreeMap::new(),
             files: FileLimits::default(),
             reload: None,
         }

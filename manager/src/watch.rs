@@ -5,6 +5,7 @@
 //! delays nobody else.
 
 mod alarm;
+mod certificate;
 mod heartbeat;
 mod measure;
 mod purge;
@@ -29,6 +30,9 @@ use measure::Flow;
 pub struct SlotView {
     /// Its name.
     pub name: String,
+    /// Whether the server has it.
+    #[serde(default = "there_is")]
+    pub exists: bool,
     /// Whether somebody streams from it.
     pub active: bool,
     /// The server's word: `reserved`, `extended`, `unreserved` or `lost`.
@@ -39,6 +43,10 @@ pub struct SlotView {
     pub safe_bytes: Option<i64>,
     /// Why nothing can be read from it any more.
     pub lost: Option<String>,
+}
+
+fn there_is() -> bool {
+    true
 }
 
 /// How far a stage is behind the one before it.
@@ -70,8 +78,14 @@ pub struct TrailView {
 pub struct FlowView {
     /// Its name.
     pub name: String,
-    /// From the source's log to the trail.
+    /// From the source's log to what Extract has decoded of it: a part of `extract`.
+    #[serde(default)]
+    pub decoded: StageView,
+    /// From the source's log to the trail, durable.
     pub extract: StageView,
+    /// From the trail here to that of the other site, durable there.
+    #[serde(default)]
+    pub pump: StageView,
     /// From the trail to the target.
     pub replicat: StageView,
     /// The trail.
@@ -93,8 +107,24 @@ pub struct Seen {
     pub time: Option<String>,
     /// The flows.
     pub flows: Vec<FlowView>,
+    /// The certificates that this site needs.
+    #[serde(default)]
+    pub certificates: Vec<CertificateView>,
     /// What is too much at the moment.
     pub alarms: Vec<Alarm>,
+}
+
+/// What a certificate looks like.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// Its file.
+    pub file: PathBuf,
+    /// When it ends, in RFC 3339 and UTC.
+    pub until: Option<String>,
+    /// What is left of its time, in seconds; less than nothing behind its end.
+    pub seconds_left: Option<f64>,
+    /// Why it cannot be read.
+    pub trouble: Option<String>,
 }
 
 /// What the watch tells the manager.
@@ -113,6 +143,7 @@ pub(crate) enum Told {
 pub(crate) struct WatchSettings {
     pub(crate) state_directory: PathBuf,
     pub(crate) flows: Vec<FlowWatch>,
+    pub(crate) certificates: Vec<PathBuf>,
     pub(crate) thresholds: Thresholds,
     pub(crate) interval: Duration,
 }
@@ -162,7 +193,8 @@ impl Watch {
             self.flows.push(flow);
         }
         let names: Vec<_> = settings.flows.iter().map(|flow| flow.name.as_str()).collect();
-        for change in self.alarms.forget(|flow| !names.contains(&flow)) {
+        // What is about no flow is about the site, which stays.
+        for change in self.alarms.forget(|flow| !flow.is_empty() && !names.contains(&flow)) {
             self.pass_on(change);
         }
     }
@@ -188,8 +220,15 @@ impl Watch {
             views.push(view);
             self.flows.push(flow);
         }
+        let files = settings.certificates.clone();
+        let read = move || files.into_iter().map(certificate::look).collect::<Vec<_>>();
+        let certificates = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        for change in self.alarms.observe_certificates(&certificates, &settings.thresholds) {
+            self.pass_on(change);
+        }
         let time = Some(irongate_trail::Timestamp::now().to_string());
-        self.seen.send_replace(Seen { time, flows: views, alarms: self.alarms.raised() });
+        let alarms = self.alarms.raised();
+        self.seen.send_replace(Seen { time, flows: views, certificates, alarms });
     }
 
     fn pass_on(&self, change: Change) {

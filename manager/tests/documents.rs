@@ -13,7 +13,9 @@ use irongate_checkpoint::{Counters, Program, State};
 use irongate_manager::event::Severity;
 use irongate_manager::metrics::{METRICS, MetricKind, render};
 use irongate_manager::supervisor::Wish;
-use irongate_manager::watch::{Alarm, AlarmKind, FlowView, Seen, SlotView, StageView, TrailView};
+use irongate_manager::watch::{
+    Alarm, AlarmKind, CertificateView, FlowView, Seen, SlotView, StageView, TrailView,
+};
 use irongate_manager::{GroupInfo, Info};
 
 fn document(name: &str) -> String {
@@ -45,7 +47,9 @@ fn site() -> Info {
     let stage = StageView { lag_bytes: Some(10), lag_seconds: Some(1.5) };
     let flow = FlowView {
         name: "csp".into(),
+        decoded: stage,
         extract: stage,
+        pump: stage,
         replicat: stage,
         trail: Some(TrailView {
             directory: "/trail/csp".into(),
@@ -56,6 +60,7 @@ fn site() -> Info {
         }),
         slot: Some(SlotView {
             name: "irongate_csp".into(),
+            exists: true,
             active: true,
             wal_status: Some("reserved".into()),
             retained_bytes: Some(12),
@@ -65,6 +70,12 @@ fn site() -> Info {
         source_silent: None,
         trouble: None,
         heartbeat: None,
+    };
+    let certificate = CertificateView {
+        file: "/certs/main.crt".into(),
+        until: Some("2036-01-01T00:00:00Z".into()),
+        seconds_left: Some(1e8),
+        trouble: None,
     };
     let alarm = Alarm {
         flow: "csp".into(),
@@ -82,7 +93,7 @@ fn site() -> Info {
         healthy: false,
         complaints: vec!["too much".into()],
         groups: vec![group("csp-extract", Program::Extract), group("csp-replicat", Program::Replicat)],
-        seen: Seen { time: None, flows: vec![flow], alarms: vec![alarm] },
+        seen: Seen { time: None, flows: vec![flow], certificates: vec![certificate], alarms: vec![alarm] },
         unwritten_events: 0,
         failed_hooks: 2,
     }

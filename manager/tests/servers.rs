@@ -37,11 +37,13 @@ impl Site {
             name: "f".into(),
             trail: None,
             extract: Some("f-extract".into()),
+            pump: None,
             replicat: None,
             source: Some(endpoint),
             slot: Some(SLOT.into()),
             purge: None,
             heartbeat: Some(Duration::from_millis(100)),
+            waits: false,
         }];
         let control = Control::of(dir.path(), "main");
         let (stop, stopped) = tokio::sync::oneshot::channel();

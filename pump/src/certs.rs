@@ -106,6 +106,14 @@ pub fn make(directory: &Path, deployment: &str, sites: &[&str]) -> Result<Certif
     Ok(Certificates { authority, authority_key, authority_until, sites: made, sites_until })
 }
 
+/// When a certificate ends: the first one of a PEM file, which is the one that is shown to the other side.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn expiry(certificate: &Path) -> Result<irongate_trail::Timestamp, Error> {
+    crate::link::tls::expiry(certificate)
+}
+
 fn make_site(
     files: &SiteCertificate,
     deployment: &str,
@@ -184,6 +192,11 @@ mod tests {
         for key in keys {
             assert_eq!(fs::metadata(key).unwrap().mode() & 0o777, 0o600, "{key:?}");
         }
+        let ends = expiry(&made.sites[0].certificate).unwrap();
+        let last_day =
+            Timestamp::from_microsecond(ends.unix_micros()).unwrap().to_zoned(TimeZone::UTC).date();
+        assert_eq!(last_day.checked_sub(1.day()).unwrap(), made.sites_until);
+        assert!(expiry(&made.sites[0].key).unwrap_err().to_string().contains("holds no certificate"));
         let before = fs::read(&made.sites[0].certificate).unwrap();
         let again = make(&dir.path().join("new/certs"), "shop", &["main", "third"]).unwrap_err();
         assert!(matches!(again, Error::Exists(_)), "{again}");

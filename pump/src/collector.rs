@@ -5,6 +5,7 @@
 
 mod admission;
 mod lane;
+mod room;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use irongate_checkpoint::{BackOff, GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_checkpoint::{BackOff, Failure, GroupLock, Program, Publisher, State, Status, Stop};
 use irongate_trail::{Directory, Mark, Storage, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
@@ -26,6 +27,7 @@ use crate::link;
 use crate::pump::failure;
 use crate::settings::{AcceptedFlow, CollectorSettings};
 use lane::{Counts, Lane};
+use room::FreeBytes;
 use serve::{Left, serve};
 
 /// How often the state is shown.
@@ -50,6 +52,7 @@ pub struct Collector {
     settings: CollectorSettings,
     listener: Option<TcpListener>,
     storage: OpenStorage,
+    free: FreeBytes,
 }
 
 impl std::fmt::Debug for Collector {
@@ -64,7 +67,7 @@ impl Collector {
         let base = settings.trail_directory.clone();
         let storage: OpenStorage =
             Arc::new(move |flow| Ok(Arc::new(Directory::create(base.join(flow))?) as Arc<dyn Storage>));
-        Self { settings, listener: None, storage }
+        Self { settings, listener: None, storage, free: Arc::new(room::of_disk) }
     }
 
     /// The same, listening on a socket that is open already, whatever the settings say.
@@ -81,6 +84,16 @@ impl Collector {
         storage: impl Fn(&str) -> io::Result<Arc<dyn Storage>> + Send + Sync + 'static,
     ) -> Self {
         self.storage = Arc::new(storage);
+        self
+    }
+
+    /// The same, with another way to ask how many bytes the disk of a directory has free: a test's, or of a quota.
+    #[must_use]
+    pub fn with_free_bytes(
+        mut self,
+        free: impl Fn(&std::path::Path) -> io::Result<u64> + Send + Sync + 'static,
+    ) -> Self {
+        self.free = Arc::new(free);
         self
     }
 
@@ -109,7 +122,7 @@ impl Collector {
     }
 
     async fn run_locked(self, publisher: &Publisher, mut stop: Stop) -> Result<Collected, Error> {
-        let Self { settings, listener, storage } = self;
+        let Self { settings, listener, storage, free } = self;
         let listener = match (listener, &settings.listen) {
             (Some(listener), _) => Some(listener),
             (None, Some(address)) => Some(link::listen(address).await?),
@@ -122,7 +135,7 @@ impl Collector {
             flows.push(Flow::new(&settings, flow, &storage)?);
         }
         let connect = settings.connect.clone();
-        let site = Arc::new(Site { settings, flows });
+        let site = Arc::new(Site { settings, flows, free });
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for (peer, address) in connect {
@@ -210,10 +223,16 @@ async fn keep_connected(site: Arc<Site>, peer: String, address: String, mut stop
 }
 
 /// What all connections of a collector share.
-#[derive(Debug)]
 pub(crate) struct Site {
     settings: CollectorSettings,
     flows: Vec<Flow>,
+    free: FreeBytes,
+}
+
+impl std::fmt::Debug for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Site").field("flows", &self.flows).finish_non_exhaustive()
+    }
 }
 
 impl Site {
@@ -230,6 +249,7 @@ impl Site {
 
     fn show(&self, publisher: &Publisher) {
         let connected = self.flows.iter().filter(|flow| flow.is_held()).count();
+        let held_back = self.flows.iter().find_map(|flow| locked(&flow.held_back).clone());
         let (mut counts, mut bytes) = (Counts::default(), 0);
         for flow in &self.flows {
             let facts = flow.facts();
@@ -244,6 +264,7 @@ impl Site {
         }
         publisher.update(|status| {
             status.doing = format!("{connected} of {} flows connected", self.flows.len());
+            status.error.clone_from(&held_back);
             fill(status, &counts, bytes);
         });
     }
@@ -283,6 +304,8 @@ struct Flow {
     lane: Arc<tokio::sync::Mutex<Lane>>,
     holder: Mutex<Option<Holder>>,
     facts: Mutex<Facts>,
+    /// Why nothing is taken at present.
+    held_back: Mutex<Option<Failure>>,
     publisher: Publisher,
     /// Dropped after the publisher.
     _lock: GroupLock,
@@ -320,6 +343,7 @@ impl Flow {
             lane: Arc::new(tokio::sync::Mutex::new(Lane { storage, trail: None })),
             holder: Mutex::default(),
             facts: Mutex::default(),
+            held_back: Mutex::default(),
             publisher,
             _lock: lock,
         })
@@ -391,7 +415,20 @@ impl Flow {
         });
     }
 
+    /// Says that nothing is taken, and why; or that it goes on.
+    fn hold_back(&self, why: Option<Failure>, peer: &str) {
+        locked(&self.held_back).clone_from(&why);
+        self.publisher.update(|status| {
+            status.doing = match &why {
+                Some(why) => format!("holding {peer}: {}", why.message),
+                None => format!("receiving from {peer}"),
+            };
+            status.error = why;
+        });
+    }
+
     fn ended(&self, outcome: &Result<Left, Error>) {
+        locked(&self.held_back).take();
         let from = &self.settings.from;
         self.publisher.update(|status| {
             status.doing = format!("waiting for the pump of site \"{from}\"");

@@ -33,6 +33,9 @@ pub enum TlsReason {
     /// It speaks an older version.
     #[error("the other side does not speak TLS 1.3")]
     Version,
+    /// It is one of ours, and not the one that was looked for.
+    #[error("the other side speaks another protocol of Irongate's")]
+    OtherProtocol,
     /// It speaks something else, or the bytes were changed on the way.
     #[error("the other side does not speak TLS, or its bytes were changed on the way ({0})")]
     NotTls(String),
@@ -56,6 +59,9 @@ impl TlsReason {
             }
             Self::BadCertificate(_) => "make the certificates again (irongate certs)",
             Self::Version => "run Irongate at the other end, or look at what stands between the sites",
+            Self::OtherProtocol => {
+                "pumps and collectors meet at \"listen\" and \"address\", terminals and managers at \"control_listen\" and \"control_address\": is this the right port?"
+            }
             Self::NotTls(_) => "is the address a pump's or collector's of Irongate?",
         }
     }

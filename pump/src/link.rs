@@ -3,7 +3,7 @@
 //! Whoever opens the TCP connection is TLS's client; who is pump and who collector is said inside. Both sides show a
 //! certificate that the common authority has signed, and each looks for the other site's name in it.
 
-mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,9 +27,19 @@ const RECEIVE: usize = 256 << 10;
 /// How long the other side may take to read why it is refused.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What is spoken on a link, agreed upon in its handshake: so that a pump that is led to a manager's port, or a terminal to
+/// a collector's, learns it from the handshake and not from bytes that make no sense.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Speech {
+    /// A pump speaks with a collector.
+    Trail,
+    /// A terminal speaks with a manager.
+    Control,
+}
+
 /// A secure link, before a word was said.
 pub(crate) struct Link {
-    stream: TlsStream<TcpStream>,
+    pub(crate) stream: TlsStream<TcpStream>,
     address: SocketAddr,
 }
 
@@ -58,7 +68,17 @@ pub(crate) struct Sending {
 
 /// Connects to `host:port` and makes the link secure; the other side must be `site`.
 pub(crate) async fn connect(address: &str, site: &str, settings: &LinkSettings) -> Result<Link, Error> {
-    let config = tls::client(&settings.credentials)?;
+    connect_to(address, site, settings, Speech::Trail).await
+}
+
+/// As [`connect`], for what is spoken there.
+pub(crate) async fn connect_to(
+    address: &str,
+    site: &str,
+    settings: &LinkSettings,
+    speech: Speech,
+) -> Result<Link, Error> {
+    let config = tls::client(&settings.credentials, speech)?;
     let name = ServerName::try_from(site.to_owned())
         .map_err(|error| Error::Setting { setting: "site", reason: error.to_string() })?;
     let opening = async {
@@ -100,7 +120,17 @@ pub(crate) async fn accept(
     address: SocketAddr,
     settings: &LinkSettings,
 ) -> Result<Link, Error> {
-    let config = tls::server(&settings.credentials)?;
+    accept_for(socket, address, settings, Speech::Trail).await
+}
+
+/// As [`accept`], for what is spoken here.
+pub(crate) async fn accept_for(
+    socket: TcpStream,
+    address: SocketAddr,
+    settings: &LinkSettings,
+    speech: Speech,
+) -> Result<Link, Error> {
+    let config = tls::server(&settings.credentials, speech)?;
     let peer = peer_name(None, address);
     prepare(&socket, settings).map_err(Error::lost(&peer))?;
     let opening = tokio_rustls::TlsAcceptor::from(config).accept(socket).into_fallible();
@@ -376,6 +406,6 @@ impl Outbox {
 
 /// Whether certificates and key can be used.
 pub(crate) fn check(settings: &LinkSettings) -> Result<(), Error> {
-    tls::client(&settings.credentials)?;
-    tls::server(&settings.credentials).map(drop)
+    tls::client(&settings.credentials, Speech::Trail)?;
+    tls::server(&settings.credentials, Speech::Trail).map(drop)
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use irongate_checkpoint::{BackOff, Failure, GroupLock, Program, Publisher, State, Status, Stop};
 use irongate_trail::{Directory, Mark, Storage, Timestamp, register_reader};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -164,32 +165,43 @@ fn lasted(since: Instant) -> bool {
     since.elapsed() > LONG
 }
 
+/// Handshakes at one time: more wait in the listener's queue.
+const MOST_HANDSHAKES: usize = 16;
+
 /// Waits for a collector of the right site. Whoever else comes is turned away: nobody without a certificate ends a pump.
+/// Handshakes run beside each other, so that whoever connects and says nothing does not keep the collector waiting.
 async fn wait_for_collector(
     listener: &TcpListener,
     settings: &PumpSettings,
     publisher: &Publisher,
 ) -> Result<Link, Error> {
     publisher.doing("waiting for the collector to connect");
+    let mut handshakes = JoinSet::new();
     loop {
-        let (socket, address) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Such as too many open files: of this moment, and not of the listener.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let link = link::accept(socket, address, &settings.link).await;
-        let link = link.and_then(|link| link.must_be_of(&settings.peer).map(|()| link));
-        match link {
-            Ok(link) => return Ok(link),
-            Err(error @ (Error::File { .. } | Error::Setting { .. })) => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, hint = error.hint(), "turned away");
-                publisher.doing(&format!("waiting for the collector to connect; turned away: {error}"));
-            }
+        tokio::select! {
+            accepted = listener.accept(), if handshakes.len() < MOST_HANDSHAKES => match accepted {
+                Ok((socket, address)) => {
+                    let (link, peer) = (settings.link.clone(), settings.peer.clone());
+                    handshakes.spawn(async move {
+                        let link = link::accept(socket, address, &link).await?;
+                        link.must_be_of(&peer).map(|()| link)
+                    });
+                }
+                Err(error) => {
+                    // Such as too many open files: of this moment, and not of the listener.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(shaken) = handshakes.join_next() => match shaken? {
+                // The others end with the set: a collector that is among them comes again.
+                Ok(link) => return Ok(link),
+                Err(error @ (Error::File { .. } | Error::Setting { .. })) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, hint = error.hint(), "turned away");
+                    publisher.doing(&format!("waiting for the collector to connect; turned away: {error}"));
+                }
+            },
         }
     }
 }

@@ -132,6 +132,8 @@ pub struct CollectorSettings {
     pub state_directory: PathBuf,
     /// Size of a trail file in bytes.
     pub file_size: u64,
+    /// While the disk of a trail has fewer free bytes than this, nothing more is taken for it; `None` fills the disk.
+    pub keep_free: Option<u64>,
 }
 
 fn check_site(setting: &'static str, site: &str) -> Result<(), Error> {
@@ -145,6 +147,14 @@ fn check_site(setting: &'static str, site: &str) -> Result<(), Error> {
 }
 
 impl LinkSettings {
+    /// Whether certificate and key can be read and used.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn check_credentials(&self) -> Result<(), Error> {
+        crate::link::check(self)
+    }
+
     fn check(&self) -> Result<(), Error> {
         let reason = if self.ping_every.is_zero() || self.connect_limit.is_zero() {
             "ping_every and connect_limit must be longer than nothing"

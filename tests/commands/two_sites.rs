@@ -27,6 +27,11 @@ struct Reference {
 impl Reference {
     /// Set up, instantiated, and its managers not yet started.
     async fn new(major: u32, more: &str) -> Self {
+        Self::made(major, more, false).await
+    }
+
+    /// The same, with managers that other sites reach, if they are to have `control`.
+    async fn made(major: u32, more: &str, control: bool) -> Self {
         let (main, secondary) = Server::start_two((major, major), &Settings::new()).await;
         for server in [&main, &secondary] {
             for database in ["config", "log"] {
@@ -42,7 +47,7 @@ impl Reference {
         fs::write(&password, "a secret of its own").expect("the directory is ours");
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).expect("the file is ours");
         let reference = Self { servers: [main, secondary], directory };
-        reference.configure(more);
+        reference.configure(more, control);
         reference.expect("main", 0, &["certs", "certs"]).await;
         reference.expect("main", 3, &["certs", "certs"]).await;
         reference.expect("main", 0, &["setup", "csp", "msp"]).await;
@@ -52,7 +57,7 @@ impl Reference {
         reference
     }
 
-    fn configure(&self, more: &str) {
+    fn configure(&self, more: &str, control: bool) {
         let ports = [free_port(), free_port()];
         let mut text = "[deployment]\nname = \"shop\"\nstate_directory = \"state-{site}\"\n".to_owned();
         text +=
@@ -60,6 +65,12 @@ impl Reference {
         for ((site, server), port) in SITES.iter().zip(&self.servers).zip(ports) {
             text +=
                 &format!("[sites.{site}]\nlisten = \"127.0.0.1:{port}\"\naddress = \"localhost:{port}\"\n");
+            if control {
+                let port = free_port();
+                text += &format!(
+                    "control_listen = \"127.0.0.1:{port}\"\ncontrol_address = \"localhost:{port}\"\n"
+                );
+            }
             for database in ["config", "log"] {
                 text += &format!(
                     "[databases.{database}.{site}]\nuri = \"postgresql://127.0.0.1:{}/{database}\"\n\
@@ -336,4 +347,74 @@ async fn the_scripts_of_an_operator_start_show_and_stop_a_site() {
         let groups = reference.groups(site).await;
         assert!(groups.iter().all(|group| group["state"] != "RUNNING"), "{groups:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_terminal_sees_and_commands_both_sites() {
+    let reference = Reference::made(*Server::majors().last().expect("a version"), "", true).await;
+    let main = |code: i32, words: &'static [&'static str]| reference.expect("main", code, words);
+    let managers = SITES.map(|site| reference.start(site, &["manager"]));
+    wait_until(PATIENCE, "all groups of both sites to run", async || {
+        let answer = reference.start("main", &["info", "--json"]).finish(PATIENCE).await;
+        let groups = answer.json()["groups"].as_array().expect("groups are a list").clone();
+        let here = groups.iter().filter(|group| group["site"] == "main").count();
+        answer.code() == 0
+            && (here, groups.len()) == (7, 14)
+            && groups.iter().all(|group| group["flow"] == "css" || group["state"] == "RUNNING")
+    })
+    .await;
+    reference.same(5).await;
+    // Each stage of a flow, measured where it is.
+    wait_until(PATIENCE, "the lag of every stage", async || {
+        let lag = reference.json("main", &["lag", "csp", "mss"]).await;
+        let flows = lag["flows"].as_array().expect("flows are a list").clone();
+        let stages = ["decoded", "extract", "pump", "replicat"];
+        let is_known = |flow: &Value| stages.iter().all(|stage| flow[stage]["state"] == "RUNNING");
+        let is_measured = |flow: &Value| stages.iter().all(|stage| flow[stage]["lag_bytes"].is_u64());
+        flows.len() == 2 && flows.iter().all(|flow| is_known(flow) && is_measured(flow))
+    })
+    .await;
+    let lag = main(0, &["lag", "mss"]).await.stdout;
+    assert!(lag.contains("trail to other site") && lag.contains("end to end"), "{lag}");
+    let stats = reference.json("main", &["stats", "csp"]).await;
+    let names: Vec<_> =
+        stats["groups"].as_array().expect("a list").iter().map(|it| it["name"].clone()).collect();
+    assert_eq!(names, ["csp-extract", "csp-pump", "csp-replicat"]);
+    assert!(stats["groups"][2]["tables"].to_string().contains("public.entry"), "{stats}");
+    // Orders go to the site whose group it is, and a flow's to both.
+    let stopped = reference.json("main", &["stop", "csp"]).await;
+    let done: Vec<_> = stopped["groups"].as_array().expect("a list").iter().map(|it| &it["done"]).collect();
+    assert_eq!(done, [true, true, true], "{stopped}");
+    let state = async |name: &'static str| {
+        reference.json("secondary", &["info", "--here", name]).await["groups"][0]["state"].clone()
+    };
+    assert_eq!(state("csp-replicat").await, "STOPPED");
+    main(0, &["start", "csp"]).await;
+    main(0, &["restart", "mss-extract"]).await;
+    reference.same(6).await;
+    let events = reference.json("main", &["events", "-n", "200"]).await["events"].clone();
+    let of = |site: &str, text: &str| {
+        let all = events.as_array().expect("a list").iter();
+        all.filter(|it| it["site"] == site && it["text"] == text).count()
+    };
+    assert_eq!(of("main", "asked to stop"), 2, "{events}");
+    assert_eq!(of("secondary", "asked to stop from site \"main\""), 1, "{events}");
+    assert!(main(0, &["report", "mss-extract"]).await.stdout.contains("extract"), "the other site's");
+    let unknown = main(1, &["stop", "csp", "nobody"]).await.stderr;
+    assert!(unknown.contains("nobody"), "{unknown}");
+    assert_eq!(state("csp-replicat").await, "RUNNING", "one bad name and nothing is done");
+
+    // A site that cannot be asked is said to be missing; what is here is shown.
+    let [here, there] = managers;
+    stop(there).await;
+    let info = main(4, &["info"]).await;
+    assert!(info.stdout.contains("csp-extract") && !info.stdout.contains("csp-replicat"), "{}", info.stdout);
+    assert!(info.stderr.contains("site \"secondary\" cannot be asked: cannot connect"), "{}", info.stderr);
+    let answer = main(4, &["info", "--json"]).await.json();
+    assert_eq!(answer["unreachable"][0]["site"], "secondary", "{answer}");
+    main(0, &["info", "--here"]).await;
+    main(4, &["restart", "csp"]).await;
+    main(1, &["restart", "csp-replicat"]).await;
+    main(4, &["events"]).await;
+    stop(here).await;
 }

@@ -33,7 +33,7 @@ pub use binaries::Binaries;
 pub use compare::{Comparison, Difference, Kind, Tables, compare};
 pub use load::{Counts, Load, RunningLoad, seed};
 pub use process::{Finished, Process};
-pub use server::{Mode, Server, literal};
+pub use server::{Mode, STANDBY_SLOT, Server, literal};
 pub use settings::Settings;
 pub use tempdir::TempDir;
 pub use tier::Tier;

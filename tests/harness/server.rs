@@ -1,5 +1,7 @@
 //! A throw-away PostgreSQL server.
 
+mod standby;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use crate::template::{as_server, give_to_server};
 use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::{say, tail, template};
+pub use standby::STANDBY_SLOT;
 
 /// How long a server may take to start or stop: crash recovery on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -442,7 +445,7 @@ impl Drop for Server {
     }
 }
 
-/// Starts `postgres` and waits for "ready" in the pid file, where `pg_ctl` looks too.
+/// Starts `postgres` and waits for "ready" (of a standby, "standby") in the pid file, where `pg_ctl` looks too.
 fn launch(mut command: Command, data: &Path) -> (Option<Child>, Result<(), String>) {
     let mut process = match command.spawn() {
         Ok(process) => process,
@@ -456,7 +459,9 @@ fn launch(mut command: Command, data: &Path) -> (Option<Child>, Result<(), Strin
         let pid_file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
         let lines: Vec<_> = pid_file.lines().map(str::trim).collect();
         // A pid file that a killed server left behind names another process.
-        if lines.first() == Some(&process.id().to_string().as_str()) && lines.get(7) == Some(&"ready") {
+        if lines.first() == Some(&process.id().to_string().as_str())
+            && lines.get(7).is_some_and(|state| matches!(*state, "ready" | "standby"))
+        {
             return (Some(process), Ok(()));
         }
         if begin.elapsed() > PATIENCE {

@@ -165,8 +165,19 @@ impl Bench {
         let grouping = settings.grouping;
         let target = PostgresTarget::new(settings);
         let mut applier = Applier::new(TrailDirectory(self.trail()), target, grouping);
+        let begun = std::time::Instant::now();
         loop {
-            match applier.step().await? {
+            let step = match applier.step().await {
+                // The server takes a moment to end the session of the one before.
+                Err(irongate_apply::Error::Checkpoint(irongate_checkpoint::Error::FlowInUse { .. }))
+                    if begun.elapsed() < std::time::Duration::from_secs(10) =>
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    continue;
+                }
+                step => step?,
+            };
+            match step {
                 Step::Applied => {}
                 Step::Idle => return Ok((*applier.applied(), applier.totals().refused)),
             }

@@ -96,6 +96,43 @@ fn a_new_timeline_is_accepted_only_on_a_proven_path() {
 }
 
 #[test]
+fn every_case_of_a_failover_is_decided() {
+    let synced = || Slot { synced: true, ..slot() };
+    let temporary = Slot { temporary: true, ..synced() };
+    let invalid = Slot { invalidation_reason: Some("wal_removed".to_owned()), ..synced() };
+    let ahead = Slot { confirmed_flush: Some(Lsn(0x5001)), ..synced() };
+    let promoted = |timeline| Server { timeline, ..server() };
+    let at = |lsn| [(1, Lsn(lsn))];
+    // The timeline, its history, the slot; and what is lacking (nothing: it goes on).
+    type Case<'a> = (u32, &'a [(u32, Lsn)], Option<Slot>, Option<&'a str>);
+    let cases: &[Case<'_>] = &[
+        (1, &[], Some(slot()), None),
+        (2, &at(0x5000), Some(synced()), None),
+        (2, &at(0x8000), Some(synced()), None),
+        (3, &[(1, Lsn(0x5000)), (2, Lsn(0x5500))], Some(synced()), None),
+        (2, &at(0x4fff), Some(synced()), Some("which the server left earlier, at 0/4FFF")),
+        (3, &[(2, Lsn(0x5500))], Some(synced()), Some("which is not in the server's history")),
+        (2, &at(0x5000), Some(slot()), Some("was not synchronized before the promotion")),
+        (2, &at(0x5000), None, Some("was promoted from timeline 1 to 2 without replication slot")),
+        (3, &[(2, Lsn(0x5500))], None, Some("does not exist")),
+        (2, &at(0x5000), Some(temporary), Some("is temporary")),
+        (2, &at(0x5000), Some(invalid), Some("is lost: wal_removed")),
+        (2, &at(0x5000), Some(ahead), Some("ahead of the trail")),
+    ];
+    for (number, (timeline, history, slot, lacking)) in cases.iter().enumerate() {
+        let decided = check("csp", &promoted(*timeline), history, slot.as_ref(), &own());
+        match (decided, lacking) {
+            (Ok(start), None) => assert_eq!((start.at, start.lineage.timeline), (AT, *timeline)),
+            (Err(refusal), Some(lacking)) => {
+                assert!(refusal.to_string().contains(lacking), "case {number}: {refusal}");
+                assert!(!refusal.is_transient() && refusal.hint().is_some(), "case {number}");
+            }
+            (decided, _) => panic!("case {number}: {decided:?}"),
+        }
+    }
+}
+
+#[test]
 fn an_older_timeline_is_refused() {
     let own = Own { lineage: Lineage { timeline: 2, ..own().lineage }, ..own() };
     let refusal = refuse(&server(), &[], Some(&Slot { synced: true, ..slot() }), &own);

@@ -2,9 +2,10 @@
 
 use irongate_checkpoint::{Program, State, Status, read_status};
 use irongate_deployment::Group;
+use irongate_manager::GroupInfo;
 use serde::Serialize;
 
-use super::Here;
+use super::{Here, sites};
 use crate::arguments::{Global, Names};
 use crate::output;
 
@@ -12,6 +13,8 @@ use crate::output;
 #[derive(Serialize)]
 struct Shown {
     name: String,
+    /// The site that runs it.
+    site: String,
     flow: String,
     program: Program,
     state: State,
@@ -33,6 +36,7 @@ const NEVER_STARTED: &str = "never started";
 fn shown(group: &Group<'_>, status: Option<Status>) -> Shown {
     let mut shown = Shown {
         name: group.name.clone(),
+        site: group.site.to_owned(),
         flow: group.flow_name().to_owned(),
         program: group.program,
         state: State::Stopped,
@@ -61,20 +65,58 @@ fn shown(group: &Group<'_>, status: Option<Status>) -> Shown {
     shown
 }
 
-pub(crate) fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
+/// A group as its manager at another site shows it.
+fn shown_there(site: &str, group: GroupInfo) -> Shown {
+    Shown {
+        name: group.name,
+        site: site.to_owned(),
+        flow: group.flow,
+        program: group.program,
+        state: group.state,
+        lag_bytes: group.lag_bytes,
+        lag_seconds: group.lag_seconds,
+        position: group.position,
+        since_short: group.since.as_deref().map(output::short),
+        since: group.since,
+        doing: group.doing,
+        error: group.error,
+        hint: group.hint,
+        pid: group.pid,
+    }
+}
+
+pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let mut groups = Vec::new();
     for group in here.configuration.select_groups(&names.names, here.site())? {
         let status = read_status(&here.configuration.state_directory, &group.name)?;
         groups.push(shown(&group, status));
     }
-    if global.json {
-        return output::json(&serde_json::json!({ "site": here.site(), "groups": groups }));
+    let others = if names.here { Vec::new() } else { here.others(&names.names)? };
+    let asked = here.sites().filter(|_| !others.is_empty());
+    let mut missing = Vec::new();
+    if let Some(sites) = asked {
+        let answers = sites.ask(others, |control, _| async move { control.info().await }).await;
+        let wanted = here.configuration.select_groups(&names.names, None)?;
+        let came;
+        (came, missing) = sites::sort(answers);
+        for (site, info) in came {
+            let is_wanted = |group: &GroupInfo| wanted.iter().any(|wanted| wanted.name == group.name);
+            groups.extend(info.groups.into_iter().filter(is_wanted).map(|group| shown_there(&site, group)));
+        }
     }
-    let mut table =
-        output::table(&["GROUP", "PROGRAM", "STATE", ">LAG", ">BEHIND", "POSITION", "SINCE", "DOING"]);
+    if global.json {
+        output::json(&serde_json::json!({ "site": here.site(), "groups": groups, "unreachable": missing }))?;
+        return sites::say(&missing);
+    }
+    let has_sites = asked.is_some();
+    let mut columns = vec!["GROUP", "PROGRAM", "STATE", ">LAG", ">BEHIND", "POSITION", "SINCE", "DOING"];
+    if has_sites {
+        columns.insert(0, "SITE");
+    }
+    let mut table = output::table(&columns);
     for group in &groups {
-        table.add_row([
+        let mut cells = vec![
             output::cell(&group.name, None),
             output::cell(group.program, None),
             output::cell(group.state, output::colour_of(group.state)),
@@ -83,7 +125,11 @@ pub(crate) fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
             output::cell(output::or_dash(group.position.as_ref()), None),
             output::cell(output::or_dash(group.since_short.as_ref()), None),
             output::cell(&group.doing, None),
-        ]);
+        ];
+        if has_sites {
+            cells.insert(0, output::cell(&group.site, None));
+        }
+        table.add_row(cells);
     }
     output::print(&table)?;
     for group in groups.iter().filter(|group| group.error.is_some()) {
@@ -92,5 +138,5 @@ pub(crate) fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
             output::text(format_args!("  hint: {hint}"))?;
         }
     }
-    Ok(())
+    sites::say(&missing)
 }

@@ -8,8 +8,10 @@ use irongate_deployment::Configuration;
 use irongate_manager::control::Outcome;
 use irongate_manager::event::{Entry, Severity};
 use irongate_manager::settings::Reload;
+use irongate_manager::sites::{Answered, Meant};
 use irongate_manager::supervisor::Word;
-use irongate_manager::{Control, Error, Manager, ManagerSettings};
+use irongate_manager::{Control, Error, Manager, ManagerSettings, Sites};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Here;
@@ -58,16 +60,69 @@ pub(crate) async fn manager(global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What came of an order to a group, with its site; the names are a contract.
+#[derive(Serialize)]
+struct Shown {
+    site: String,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+/// To which sites an order goes. A name that the configuration does not have goes to the manager here, which refuses it
+/// with the names that it knows; nothing is done anywhere then.
+fn addressed(here: &Here, names: &[String]) -> anyhow::Result<Vec<Meant>> {
+    let site = here.known_site()?;
+    let only = |groups: Vec<String>| vec![Meant { site: site.to_owned(), groups }];
+    if names.is_empty() {
+        return Ok(only(Vec::new()));
+    }
+    let sites = Sites::new(&here.configuration, site);
+    let Ok(mut meant) = sites.meant(names) else { return Ok(only(names.to_vec())) };
+    if meant.iter().any(|meant| meant.site == site) {
+        // Of a flow that goes on at a site which nobody can ask, what is here gets the order; people are told.
+        meant.retain(|meant| {
+            let is_reachable = sites.is_reachable(&meant.site);
+            if !is_reachable {
+                output::note(format_args!(
+                    "not asked, because site \"{}\" has no control_address: {}",
+                    meant.site,
+                    meant.groups.join(", ")
+                ));
+            }
+            is_reachable
+        });
+    }
+    Ok(meant)
+}
+
 pub(crate) async fn order(global: &Global, word: Word, order: &Order) -> anyhow::Result<()> {
     let here = Here::load(global)?;
-    let outcomes = here.control()?.order(word, &order.names, Duration::from_secs(order.wait)).await?;
+    let wait = Duration::from_secs(order.wait);
+    let meant = addressed(&here, &order.names)?;
+    let sites = Sites::new(&here.configuration, here.known_site()?);
+    let question =
+        move |control: Control, groups: Vec<String>| async move { control.order(word, &groups, wait).await };
+    let mut answers = sites.ask(meant, question).await;
+    if answers.iter().all(|answered| answered.answer.is_err())
+        && let Some(Answered { answer: Err(error), .. }) = answers.drain(..).next()
+    {
+        return Err(error.into());
+    }
+    let (came, missing) = super::sites::sort(answers);
+    let outcomes: Vec<Shown> = came
+        .into_iter()
+        .flat_map(|(site, all)| all.into_iter().map(move |outcome| Shown { site: site.clone(), outcome }))
+        .collect();
     if global.json {
-        output::json(&serde_json::json!({ "site": here.site(), "groups": outcomes }))?;
+        output::json(
+            &serde_json::json!({ "site": here.site(), "groups": outcomes, "unreachable": missing }),
+        )?;
     } else {
-        let mut table = output::table(&["GROUP", "RESULT", "DONE", "DOING"]);
-        for outcome in &outcomes {
+        let mut table = output::table(&["GROUP", "SITE", "RESULT", "DONE", "DOING"]);
+        for Shown { site, outcome } in &outcomes {
             table.add_row([
                 output::cell(&outcome.group, None),
+                output::cell(site, None),
                 output::cell(word_of(outcome), None),
                 output::cell(if outcome.done { "yes" } else { "no" }, None),
                 output::cell(&outcome.doing, None),
@@ -75,7 +130,7 @@ pub(crate) async fn order(global: &Global, word: Word, order: &Order) -> anyhow:
         }
         output::print(&table)?;
     }
-    for outcome in &outcomes {
+    for Shown { outcome, .. } in &outcomes {
         if let Some(reason) = &outcome.unsaved {
             output::note(format_args!(
                 "group \"{}\": the next manager will not know of this: {reason}",
@@ -83,7 +138,9 @@ pub(crate) async fn order(global: &Global, word: Word, order: &Order) -> anyhow:
             ));
         }
     }
-    let open: Vec<_> = outcomes.iter().filter(|outcome| !outcome.done).map(|o| o.group.as_str()).collect();
+    super::sites::say(&missing)?;
+    let open: Vec<_> =
+        outcomes.iter().filter(|shown| !shown.outcome.done).map(|s| s.outcome.group.as_str()).collect();
     if open.is_empty() {
         return Ok(());
     }
@@ -98,27 +155,83 @@ fn word_of(outcome: &Outcome) -> String {
         .unwrap_or_default()
 }
 
-pub(crate) async fn events(global: &Global, options: &Events) -> anyhow::Result<()> {
-    let here = Here::load(global)?;
-    let mut events = here.control()?.events(options.count, options.follow).await?;
-    if global.json && !options.follow {
-        let mut all = Vec::new();
-        while let Some(event) = events.next().await? {
-            all.push(event);
-        }
-        return output::json(&serde_json::json!({ "site": here.site(), "events": all }));
-    }
-    while let Some(event) = events.next().await? {
-        if global.json {
-            output::text(serde_json::to_string(&event)?)?;
-        } else {
-            show(&event)?;
-        }
-    }
-    Ok(())
+/// An event with its site; the names are a contract.
+#[derive(Serialize)]
+struct Told {
+    site: String,
+    #[serde(flatten)]
+    entry: Entry,
 }
 
-fn show(event: &Entry) -> std::io::Result<()> {
+pub(crate) async fn events(global: &Global, options: &Events) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let own = here.control()?;
+    let others = if options.here { Vec::new() } else { here.others(&[])? };
+    let has_sites = !others.is_empty();
+    let meant = [Meant { site: own.site().to_owned(), groups: Vec::new() }].into_iter().chain(others);
+    let sites = Sites::new(&here.configuration, here.known_site()?);
+    let (count, follow) = (options.count, options.follow);
+    let question = move |control: Control, _: Vec<String>| async move {
+        let mut events = control.events(count, follow).await?;
+        let mut recent = Vec::new();
+        while let Some(entry) = events.next_known().await? {
+            recent.push(entry);
+        }
+        Ok((events, recent))
+    };
+    let mut answers = sites.ask(meant.collect(), question).await;
+    // Without the manager here there is nothing to show; without another one's, less.
+    if answers.first().is_some_and(|own| own.answer.is_err())
+        && let Answered { answer: Err(error), .. } = answers.remove(0)
+    {
+        return Err(error.into());
+    }
+    let (came, missing) = super::sites::sort(answers);
+    let (mut told, mut streams) = (Vec::new(), Vec::new());
+    for (site, (events, recent)) in came {
+        told.extend(recent.into_iter().map(|entry| Told { site: site.clone(), entry }));
+        streams.push((site, events));
+    }
+    // Times are RFC 3339 in UTC, to the microsecond where there are any; an earlier one of a site stays before a later.
+    told.sort_by_key(|told| told.entry.time.parse::<jiff::Timestamp>().unwrap_or_default());
+    told.drain(..told.len().saturating_sub(count));
+    if global.json && !follow {
+        let all = serde_json::json!({ "site": here.site(), "events": told, "unreachable": missing });
+        output::json(&all)?;
+        return super::sites::say(&missing);
+    }
+    told.iter().try_for_each(|told| show(global, told, has_sites))?;
+    if !follow {
+        return super::sites::say(&missing);
+    }
+    // Said now: the stream has no end.
+    let incomplete = super::sites::say(&missing);
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(64);
+    for (site, mut events) in streams {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            loop {
+                let next = events.next().await;
+                let is_last = !matches!(next, Ok(Some(_)));
+                if sender.send((site.clone(), next)).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    while let Some((site, next)) = receiver.recv().await {
+        let Some(entry) = next? else { continue };
+        show(global, &Told { site, entry }, has_sites)?;
+    }
+    incomplete
+}
+
+fn show(global: &Global, told: &Told, has_sites: bool) -> anyhow::Result<()> {
+    if global.json {
+        return Ok(output::text(serde_json::to_string(told)?)?);
+    }
+    let event = &told.entry;
     let colour = match event.notice.severity {
         Severity::Info => None,
         Severity::Warning => Some(comfy_table::Color::Yellow),
@@ -126,15 +239,19 @@ fn show(event: &Entry) -> std::io::Result<()> {
     };
     let severity = output::painted(format_args!("{:7}", event.notice.severity), colour);
     let group = event.notice.group.as_deref().unwrap_or("-");
-    output::text(format_args!("{}  {severity}  {group:18}  {}", event.time, event.notice.text))
+    let site = if has_sites { format!("{:12}  ", told.site) } else { String::new() };
+    Ok(output::text(format_args!("{}  {site}{severity}  {group:18}  {}", event.time, event.notice.text))?)
 }
 
 pub(crate) async fn report(global: &Global, options: &Report) -> anyhow::Result<()> {
     let here = Here::load(global)?;
-    let text = here.control()?.report(&options.group, options.lines).await?;
+    // A group that is not known goes to the manager here, which names those that it knows.
+    let site = here.configuration.group(&options.group).map_or(here.known_site()?, |group| group.site);
+    let control = Control::between(&here.configuration, here.known_site()?, site)?;
+    let text = control.report(&options.group, options.lines).await?;
     if global.json {
         let lines: Vec<_> = text.lines().collect();
-        return output::json(&serde_json::json!({ "group": options.group, "lines": lines }));
+        return output::json(&serde_json::json!({ "group": options.group, "site": site, "lines": lines }));
     }
     Ok(output::text(text.trim_end_matches('\n'))?)
 }

@@ -1,9 +1,10 @@
 //! `irongate stats`.
 
-use irongate_checkpoint::{Counters, Program, State, read_status};
+use irongate_checkpoint::{Counters, Program, State, Status, read_status};
+use irongate_manager::Control;
 use serde::Serialize;
 
-use super::Here;
+use super::{Here, sites};
 use crate::arguments::{Global, Names};
 use crate::output;
 
@@ -20,6 +21,7 @@ struct Table {
 #[derive(Serialize)]
 struct Group {
     name: String,
+    site: Option<String>,
     flow: String,
     program: Program,
     state: State,
@@ -28,32 +30,48 @@ struct Group {
     tables: Vec<Table>,
 }
 
-pub(crate) fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
+fn shown(site: Option<&str>, status: Status) -> Group {
+    let table = |(name, counts): (String, irongate_checkpoint::TableCounters)| Table {
+        name,
+        inserts: counts.inserts,
+        updates: counts.updates,
+        deletes: counts.deletes,
+        truncates: counts.truncates,
+    };
+    Group {
+        name: status.group,
+        site: site.map(str::to_owned),
+        flow: status.flow,
+        program: status.program,
+        state: status.state,
+        counters: status.counters,
+        tables: status.tables.into_iter().map(table).collect(),
+    }
+}
+
+pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let mut groups = Vec::new();
     for group in here.configuration.select_groups(&names.names, here.site())? {
         let Some(status) = read_status(&here.configuration.state_directory, &group.name)? else { continue };
-        let table = |(name, counts): (String, irongate_checkpoint::TableCounters)| Table {
-            name,
-            inserts: counts.inserts,
-            updates: counts.updates,
-            deletes: counts.deletes,
-            truncates: counts.truncates,
-        };
-        groups.push(Group {
-            name: group.name.clone(),
-            flow: group.flow_name().to_owned(),
-            program: group.program,
-            state: status.state,
-            counters: status.counters,
-            tables: status.tables.into_iter().map(table).collect(),
-        });
+        groups.push(shown(here.site(), status));
+    }
+    let others = if names.here { Vec::new() } else { here.others(&names.names)? };
+    let mut missing = Vec::new();
+    if let Some(sites) = here.sites() {
+        let question = |control: Control, groups: Vec<String>| async move { control.stats(&groups).await };
+        let (came, silent) = sites::sort(sites.ask(others, question).await);
+        missing = silent;
+        for (site, statuses) in came {
+            groups.extend(statuses.into_iter().map(|status| shown(Some(&site), status)));
+        }
     }
     if global.json {
-        return output::json(&serde_json::json!({ "site": here.site(), "groups": groups }));
+        output::json(&serde_json::json!({ "site": here.site(), "groups": groups, "unreachable": missing }))?;
+        return sites::say(&missing);
     }
     if groups.is_empty() {
-        return Ok(output::text("no group has ever been started here")?);
+        output::text("no group has ever been started here")?;
     }
     for (index, group) in groups.iter().enumerate() {
         let Counters { transactions, messages, errors, .. } = group.counters;
@@ -83,5 +101,5 @@ pub(crate) fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
         }
         output::print(&table)?;
     }
-    Ok(())
+    sites::say(&missing)
 }

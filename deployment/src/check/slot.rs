@@ -6,7 +6,7 @@ use irongate_postgres::catalog::{self, SlotFacts};
 use irongate_postgres::replication::OUTPUT_PLUGIN;
 use irongate_trail::{Begins, Directory, Lineage, Lsn, Mark, Reader};
 
-use super::{Findings, Side, listed};
+use super::{Findings, Side, listed, standby};
 use crate::configuration::{Configuration, Flow};
 
 /// A slot that nobody reads and that keeps so many bytes of log is reported.
@@ -31,6 +31,7 @@ pub(super) async fn source(
                 findings.unanswered(&side.end, &object, &error);
             }
             trail(side, target, configuration, flow, &slot, &checkpoint, findings);
+            standby::slot(side, flow, &slot, findings).await;
         }
         Ok(None) => {
             let fix = match checkpoint {

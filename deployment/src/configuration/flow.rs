@@ -14,7 +14,7 @@ use super::names;
 use super::problem::Problems;
 use super::replicat::{ReplicatOptions, ReplicatSection};
 use super::table::{TableName, TablePattern};
-use super::units::{Bytes, Time};
+use super::units::{Bytes, Time, delays};
 
 /// The smallest file of a trail that can be asked for, in bytes.
 const LEAST_FILE_SIZE: u64 = 64 * 1024;
@@ -34,6 +34,7 @@ pub(super) struct FlowSection {
     partitions: Partitions,
     publication: Option<Spanned<String>>,
     slot: Option<Spanned<String>>,
+    failover_slot: Option<bool>,
     #[serde(default)]
     map: Vec<MapSection>,
     #[serde(default)]
@@ -63,8 +64,9 @@ struct ExtractSection {
     feedback_interval: Option<Time>,
     progress_interval: Option<Spanned<Time>>,
     silence: Option<Spanned<Time>>,
-    retry_delay: Option<Time>,
-    retry_longest_delay: Option<Time>,
+    retry_attempts: Option<u32>,
+    retry_delay: Option<Spanned<Time>>,
+    retry_longest_delay: Option<Spanned<Time>>,
     streaming: Option<bool>,
     binary: Option<bool>,
 }
@@ -171,6 +173,8 @@ pub struct ExtractOptions {
     pub progress_interval: Duration,
     /// After so long without a byte the server counts as gone.
     pub silence: Duration,
+    /// How often in a row an error that may pass is tried again before the process ends; `None` is without end.
+    pub retry_attempts: Option<u32>,
     /// Pause before another attempt after an error that may pass; it grows.
     pub retry_delay: Duration,
     /// The longest pause.
@@ -189,6 +193,7 @@ impl Default for ExtractOptions {
             feedback_interval: Duration::from_millis(100),
             progress_interval: Duration::from_secs(10),
             silence: Duration::from_secs(60),
+            retry_attempts: None,
             retry_delay: Duration::from_secs(1),
             retry_longest_delay: Duration::from_secs(30),
             streaming: true,
@@ -242,6 +247,8 @@ pub struct Flow {
     pub publication: String,
     /// The replication slot at the source.
     pub slot: String,
+    /// Whether its slot is made so that standbys of the source can synchronize it (from PostgreSQL 17 on).
+    pub failover_slot: bool,
     /// What is called otherwise at the target.
     pub renames: Vec<Rename>,
     /// Columns that identify a row, by source table, where the replica identity is not to be used.
@@ -346,6 +353,7 @@ impl FlowSection {
             partitions: self.partitions,
             publication: or_stable(self.publication),
             slot: or_stable(self.slot),
+            failover_slot: self.failover_slot.unwrap_or(true),
             renames: renames(self.map, problems),
             key_columns: key_columns(self.key_columns, problems),
             extract: self.extract.review(problems),
@@ -436,6 +444,9 @@ impl ExtractSection {
                 problems.add(interval.span(), "an interval of nothing", Some("use \"1s\" or more".into()));
             }
         }
+        let usual = (default.retry_delay, default.retry_longest_delay);
+        let (retry_delay, retry_longest_delay) =
+            delays(self.retry_delay, self.retry_longest_delay, usual, problems);
         let time = |time: Option<Time>, default| time.map_or(default, |time| time.0);
         let spanned = |time: Option<Spanned<Time>>, default| time.map_or(default, |time| time.into_inner().0);
         ExtractOptions {
@@ -444,8 +455,9 @@ impl ExtractSection {
             feedback_interval: time(self.feedback_interval, default.feedback_interval),
             progress_interval: spanned(self.progress_interval, default.progress_interval),
             silence: spanned(self.silence, default.silence),
-            retry_delay: time(self.retry_delay, default.retry_delay),
-            retry_longest_delay: time(self.retry_longest_delay, default.retry_longest_delay),
+            retry_attempts: self.retry_attempts,
+            retry_delay,
+            retry_longest_delay,
             streaming: self.streaming.unwrap_or(default.streaming),
             binary: self.binary.unwrap_or(default.binary),
         }

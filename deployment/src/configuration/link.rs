@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::problem::Problems;
-use super::units::{Bytes, Time};
+use super::units::{Bytes, Time, delays};
 
 /// The level of zstd that pays on any link between sites.
 const COMPRESSION: i32 = 3;
@@ -24,8 +24,8 @@ pub(super) struct LinkSection {
     ping_interval: Option<Spanned<Time>>,
     silence: Option<Spanned<Time>>,
     socket_buffer: Option<Bytes>,
-    retry_delay: Option<Time>,
-    retry_longest_delay: Option<Time>,
+    retry_delay: Option<Spanned<Time>>,
+    retry_longest_delay: Option<Spanned<Time>>,
 }
 
 /// `[sites.NAME]` as it is written.
@@ -36,6 +36,9 @@ pub(super) struct SiteSection {
     description: Option<String>,
     listen: Option<Spanned<String>>,
     address: Option<Spanned<String>>,
+    control_listen: Option<Spanned<String>>,
+    control_address: Option<Spanned<String>>,
+    control_orders: Option<bool>,
     http: Option<Spanned<String>>,
     notify: Option<PathBuf>,
 }
@@ -76,6 +79,12 @@ pub struct SiteOptions {
     pub listen: Option<String>,
     /// `host:port` by which the other site reaches that.
     pub address: Option<String>,
+    /// `address:port` that its manager listens on for the other sites.
+    pub control_listen: Option<String>,
+    /// `host:port` by which they reach that.
+    pub control_address: Option<String>,
+    /// Whether they may give its manager orders, or only look.
+    pub control_orders: bool,
     /// Where its manager serves `/health`, `/status` and `/metrics`.
     pub http: Option<SocketAddr>,
     /// A program that its manager runs for each event.
@@ -107,20 +116,57 @@ impl LinkSection {
                 Some("leave both away for 30s and 5s".into()),
             );
         }
+        let usual = (Duration::from_secs(1), Duration::from_secs(30));
+        let (retry_delay, retry_longest_delay) =
+            delays(self.retry_delay, self.retry_longest_delay, usual, problems);
         LinkOptions {
             certificates: directory.join(self.certificates),
             connect_timeout: time(self.connect_timeout, 10),
             ping_interval,
             silence,
             socket_buffer: self.socket_buffer.map(|bytes| bytes.0),
-            retry_delay: time(self.retry_delay, 1),
-            retry_longest_delay: time(self.retry_longest_delay, 30),
+            retry_delay,
+            retry_longest_delay,
         }
     }
 }
 
 impl SiteSection {
-    pub(super) fn review(self, directory: &Path, problems: &mut Problems<'_>) -> SiteOptions {
+    /// What other sites need to talk to its manager.
+    fn review_control(&self, has_link: bool, problems: &mut Problems<'_>) {
+        let one_of = match (&self.control_listen, &self.control_address) {
+            (None, None) => return,
+            (Some(one), Some(_)) => one,
+            (Some(one), None) | (None, Some(one)) => {
+                problems.add(
+                    one.span(),
+                    "a manager that other sites reach needs both control_listen and control_address",
+                    Some("write where it listens, and how the other site reaches that".into()),
+                );
+                one
+            }
+        };
+        if !has_link {
+            let remedy = "add [link] with certificates = \"certs\" (\"irongate certs certs\" makes them)";
+            problems.add(
+                one_of.span(),
+                "a manager that other sites reach needs certificates",
+                Some(remedy.into()),
+            );
+        }
+        if let (Some(control), Some(listen)) = (&self.control_listen, &self.listen)
+            && control.get_ref() == listen.get_ref()
+        {
+            problems.add(
+                control.span(),
+                "the manager cannot listen where the collector does",
+                Some("give control_listen another port, such as 7421".into()),
+            );
+        }
+    }
+
+    pub(super) fn review(self, directory: &Path, has_link: bool, problems: &mut Problems<'_>) -> SiteOptions {
+        self.review_control(has_link, problems);
         let http = self.http.and_then(|text| match text.get_ref().parse() {
             Ok(address) => Some(address),
             Err(_) => {
@@ -135,6 +181,9 @@ impl SiteSection {
         SiteOptions {
             listen: self.listen.map(|text| listen(text, problems)),
             address: self.address.map(|text| address(text, problems)),
+            control_listen: self.control_listen.map(|text| listen(text, problems)),
+            control_address: self.control_address.map(|text| address(text, problems)),
+            control_orders: self.control_orders.unwrap_or(true),
             http,
             notify: self.notify.map(|path| directory.join(path)),
         }

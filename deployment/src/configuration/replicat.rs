@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::problem::Problems;
-use super::units::{Bytes, Time};
+use super::units::{Bytes, Time, delays};
 
 /// Attempts of a rule whose action is `retry`, and the pause before each, where the rule gives none.
 const RULE_ATTEMPTS: u32 = 5;
@@ -22,8 +22,8 @@ pub(super) struct ReplicatSection {
     batch_transactions: Option<Spanned<u32>>,
     synchronous_commit: Option<bool>,
     retry_attempts: Option<u32>,
-    retry_delay: Option<Time>,
-    retry_longest_delay: Option<Time>,
+    retry_delay: Option<Spanned<Time>>,
+    retry_longest_delay: Option<Spanned<Time>>,
     #[serde(default)]
     on_error: Vec<RuleSection>,
 }
@@ -94,8 +94,9 @@ impl ReplicatSection {
         }
         options.synchronous_commit = self.synchronous_commit.unwrap_or(options.synchronous_commit);
         options.retry.attempts = self.retry_attempts.or(options.retry.attempts);
-        options.retry.delay = self.retry_delay.map_or(options.retry.delay, |time| time.0);
-        options.retry.longest = self.retry_longest_delay.map_or(options.retry.longest, |time| time.0);
+        let usual = (options.retry.delay, options.retry.longest);
+        (options.retry.delay, options.retry.longest) =
+            delays(self.retry_delay, self.retry_longest_delay, usual, problems);
         options.policies = Policies(self.on_error.into_iter().map(|rule| rule.review(problems)).collect());
         options
     }

@@ -4,6 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use toml::Spanned;
+
+use super::problem::Problems;
 
 /// A length of time, written as one or more numbers with units: `us`, `ms`, `s`, `min`, `h`, `d` (`"1min 30s"`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +16,31 @@ pub(super) struct Time(pub(super) Duration);
 /// the `i`, as PostgreSQL's settings have them, mean the same powers of 1024.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Bytes(pub(super) u64);
+
+/// A limit: something, or `"off"` for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Limit<T>(pub(super) Option<T>);
+
+/// A first pause before another attempt and the longest one, where they are written or else as they are anyway.
+pub(super) fn delays(
+    first: Option<Spanned<Time>>,
+    longest: Option<Spanned<Time>>,
+    default: (Duration, Duration),
+    problems: &mut Problems<'_>,
+) -> (Duration, Duration) {
+    let at = longest.as_ref().or(first.as_ref()).map(Spanned::span);
+    let given = |time: Option<Spanned<Time>>, default| time.map_or(default, |time| time.into_inner().0);
+    let (first, longest) = (given(first, default.0), given(longest, default.1));
+    if let Some(at) = at {
+        if first < Duration::from_millis(1) {
+            problems.add(at, "a time of nothing", Some("use \"1s\" or more".into()));
+        } else if longest < first {
+            let remedy = "make retry_longest_delay as long as retry_delay or longer";
+            problems.add(at, "the longest delay is shorter than the first", Some(remedy.into()));
+        }
+    }
+    (first, longest)
+}
 
 fn time(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
@@ -91,6 +119,28 @@ impl<'de> Deserialize<'de> for Bytes {
         let (expected, examples) =
             ("an amount of bytes in quotes", "\"512KiB\", \"64MiB\", \"2GiB\" or the like");
         deserializer.deserialize_str(Text { parse: bytes, expected, examples }).map(Self)
+    }
+}
+
+fn limit<T>(text: &str, parse: fn(&str) -> Option<T>) -> Option<Limit<T>> {
+    if text == "off" { Some(Limit(None)) } else { parse(text).map(|value| Limit(Some(value))) }
+}
+
+impl<'de> Deserialize<'de> for Limit<Time> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (expected, examples) =
+            ("a length of time in quotes, or \"off\"", "\"10s\", \"5min\", \"off\" or the like");
+        let parse = |text: &str| limit(text, |text| time(text).map(Time));
+        deserializer.deserialize_str(Text { parse, expected, examples })
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit<Bytes> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (expected, examples) =
+            ("an amount of bytes in quotes, or \"off\"", "\"512MiB\", \"2GiB\", \"off\" or the like");
+        let parse = |text: &str| limit(text, |text| bytes(text).map(Bytes));
+        deserializer.deserialize_str(Text { parse, expected, examples })
     }
 }
 

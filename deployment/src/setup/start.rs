@@ -18,6 +18,7 @@ use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
 use crate::groups::group_name;
+use crate::setup::FAILOVER_SLOTS;
 
 /// How often it is asked who holds up the creation of a slot.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -139,7 +140,8 @@ async fn create_slot(
     progress: &mut Progress<'_>,
 ) -> Result<irongate_postgres::CreatedSlot, Error> {
     let (pid, canceller) = (connection.process_id(), connection.canceller());
-    let options = SlotOptions { snapshot: SnapshotOption::Export, ..SlotOptions::default() };
+    let failover = flow.failover_slot && connection.server_version_num() >= FAILOVER_SLOTS;
+    let options = SlotOptions { snapshot: SnapshotOption::Export, failover, ..SlotOptions::default() };
     let creation = connection.create_logical_slot(&flow.slot, options);
     let mut creation = std::pin::pin!(creation);
     let deadline = tokio::time::Instant::now() + limit;

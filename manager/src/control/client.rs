@@ -1,14 +1,18 @@
-//! The other side of the socket.
+//! The other side: of the socket, or of another site's address.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use irongate_checkpoint::Status;
+use irongate_pump::{LinkSettings, Secure};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{Command, MAX_RESPONSE, Order, Outcome, Reply, Request, Response, VERSION};
+use super::{Caller, Command, MAX_RESPONSE, Order, Outcome, Reply, Request, Response, VERSION};
 use crate::error::Error;
 use crate::event::Entry;
 use crate::info::Info;
@@ -22,8 +26,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Control {
     site: String,
-    socket: PathBuf,
+    way: Way,
     patience: Duration,
+}
+
+/// How the manager is reached.
+#[derive(Clone, Debug)]
+enum Way {
+    Socket(PathBuf),
+    Link { address: String, link: Box<LinkSettings>, caller: Caller },
+}
+
+/// What both ways are made of.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A conversation.
+struct Lines {
+    stream: BufReader<Box<dyn Stream>>,
+    /// Of another site's manager.
+    address: Option<SocketAddr>,
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lines").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Control {
@@ -34,7 +63,22 @@ impl Control {
 
     /// The manager of a site that listens here.
     pub fn at(socket: impl Into<PathBuf>, site: &str) -> Self {
-        Self { site: site.to_owned(), socket: socket.into(), patience: PATIENCE }
+        Self { site: site.to_owned(), way: Way::Socket(socket.into()), patience: PATIENCE }
+    }
+
+    /// The manager of another site, at `host:port`, with this site's certificate.
+    pub fn from_afar(address: impl Into<String>, link: LinkSettings, caller: Caller) -> Self {
+        let site = caller.to.clone();
+        Self {
+            site,
+            way: Way::Link { address: address.into(), link: Box::new(link), caller },
+            patience: PATIENCE,
+        }
+    }
+
+    /// The manager's site.
+    pub fn site(&self) -> &str {
+        &self.site
     }
 
     /// With another limit than ten seconds for each answer.
@@ -46,7 +90,8 @@ impl Control {
     /// Whether a manager is there; its process id and release.
     ///
     /// # Errors
-    /// [`Error::NotRunning`], and as all questions: [`Error::File`] for a socket that may not be opened,
+    /// [`Error::NotRunning`], or [`Error::Link`] where another site's manager cannot be reached or does not take this
+    /// site's certificate; and as all questions: [`Error::File`] for a socket that may not be opened,
     /// [`Error::Timeout`], [`Error::Conversation`], [`Error::Refused`].
     pub async fn ping(&self) -> Result<(u32, String), Error> {
         match self.ask(Command::Ping, self.patience).await? {
@@ -98,6 +143,17 @@ impl Control {
         }
     }
 
+    /// What groups and flows have done (all groups of the site if there is no name), as their status files say it.
+    ///
+    /// # Errors
+    /// As [`Control::ping`]; [`Error::Refused`] for a name that is not known.
+    pub async fn stats(&self, names: &[String]) -> Result<Vec<Status>, Error> {
+        match self.ask(Command::Stats { names: names.to_vec() }, self.patience).await? {
+            Reply::Stats { statuses } => Ok(statuses),
+            other => Err(self.odd(&other)),
+        }
+    }
+
     /// Has the settings read again.
     ///
     /// # Errors
@@ -132,37 +188,55 @@ impl Control {
         }
     }
 
-    async fn connect(&self) -> Result<BufReader<UnixStream>, Error> {
-        let connected = timeout(self.patience, UnixStream::connect(&self.socket)).await;
+    async fn connect(&self) -> Result<Lines, Error> {
         let limit = self.patience;
-        let connected = connected.map_err(|_| Error::Timeout {
-            site: self.site.clone(),
-            doing: "take a connection",
-            limit,
-        })?;
-        match connected {
-            Ok(stream) => Ok(BufReader::new(stream)),
+        let connected = timeout(limit, async {
+            match &self.way {
+                Way::Socket(socket) => self.open(socket).await,
+                Way::Link { address, link, caller } => {
+                    let secure = Secure::connect(address, &caller.to, link).await?;
+                    let address = Some(secure.address());
+                    Ok(Lines { stream: BufReader::new(Box::new(secure)), address })
+                }
+            }
+        });
+        let late = |_| Error::Timeout { site: self.site.clone(), doing: "take a connection", limit };
+        connected.await.map_err(late)?
+    }
+
+    async fn open(&self, socket: &Path) -> Result<Lines, Error> {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => Ok(Lines { stream: BufReader::new(Box::new(stream)), address: None }),
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
             {
-                Err(Error::NotRunning { site: self.site.clone(), socket: self.socket.clone() })
+                Err(Error::NotRunning { site: self.site.clone(), socket: socket.to_owned() })
             }
-            Err(error) => Err(Error::file("connect to", &self.socket, error)),
+            Err(error) => Err(Error::file("connect to", socket, error)),
         }
     }
 
-    async fn say(&self, lines: &mut BufReader<UnixStream>, command: Command) -> Result<(), Error> {
-        let mut line = serde_json::to_vec(&Request { version: VERSION, command })
-            .map_err(|error| self.broke(error.to_string()))?;
+    async fn say(&self, lines: &mut Lines, command: Command) -> Result<(), Error> {
+        let caller = match &self.way {
+            Way::Socket(_) => None,
+            Way::Link { caller, .. } => Some(caller.clone()),
+        };
+        let mut line = serde_json::to_vec(&Request { version: VERSION, caller, command })
+            .map_err(|error| self.broke(lines, io::Error::from(error)))?;
         line.push(b'\n');
-        lines.get_mut().write_all(&line).await.map_err(|error| self.broke(error.to_string()))
+        let said = async {
+            lines.stream.write_all(&line).await?;
+            lines.stream.flush().await
+        };
+        said.await.map_err(|error| self.broke(lines, error))
     }
 
     /// The next answer. An error of the manager is ours.
-    async fn hear(&self, lines: &mut BufReader<UnixStream>) -> Result<Reply, Error> {
+    async fn hear(&self, lines: &mut Lines) -> Result<Reply, Error> {
         let mut line = Vec::new();
-        let mut limited = lines.take(MAX_RESPONSE as u64);
-        limited.read_until(b'\n', &mut line).await.map_err(|error| self.broke(error.to_string()))?;
+        let mut limited = (&mut lines.stream).take(MAX_RESPONSE as u64);
+        let read = limited.read_until(b'\n', &mut line).await;
+        read.map_err(|error| self.broke(lines, error))?;
         if !line.ends_with(b"\n") {
             let reason = if line.len() >= MAX_RESPONSE { "says too much" } else { "ended the conversation" };
             return Err(Error::Conversation { site: self.site.clone(), reason: reason.to_owned() });
@@ -188,8 +262,15 @@ impl Control {
         }
     }
 
-    fn broke(&self, reason: String) -> Error {
-        Error::Conversation { site: self.site.clone(), reason: format!("broke the conversation: {reason}") }
+    fn broke(&self, lines: &Lines, error: io::Error) -> Error {
+        match lines.address {
+            // With TLS 1.3 the other side looks at our certificate behind the handshake.
+            Some(address) => Error::Link(Secure::explain(&self.site, address, error)),
+            None => Error::Conversation {
+                site: self.site.clone(),
+                reason: format!("broke the conversation: {error}"),
+            },
+        }
     }
 
     fn odd(&self, _reply: &Reply) -> Error {
@@ -201,12 +282,25 @@ impl Control {
 #[derive(Debug)]
 pub struct Events {
     control: Control,
-    lines: BufReader<UnixStream>,
+    lines: Lines,
     follow: bool,
     is_caught: bool,
 }
 
 impl Events {
+    /// The next one of those that were there when they were asked for; `None` when they have come.
+    ///
+    /// # Errors
+    /// As [`Events::next`].
+    pub async fn next_known(&mut self) -> Result<Option<Entry>, Error> {
+        while !self.is_caught {
+            if let Some(entry) = self.step().await? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
     /// The next event; `None` when those that were wanted have come. Not to be cancelled: what was read of a line would
     /// be lost.
     ///
@@ -218,26 +312,35 @@ impl Events {
             if self.is_caught && !self.follow {
                 return Ok(None);
             }
-            let heard =
-                if self.is_caught {
-                    self.control.hear(&mut self.lines).await?
-                } else {
-                    let limit = self.control.patience;
-                    let site = self.control.site.clone();
-                    timeout(limit, self.control.hear(&mut self.lines))
-                        .await
-                        .map_err(|_| Error::Timeout { site, doing: "tell its events", limit })??
-                };
-            match heard {
-                Reply::Event(entry) => return Ok(Some(entry)),
-                Reply::Caught { missed } => {
-                    self.is_caught = true;
-                    if missed > 0 {
-                        tracing::warn!(missed, "events came faster than they were read");
-                    }
-                }
-                other => return Err(self.control.odd(&other)),
+            if let Some(entry) = self.step().await? {
+                return Ok(Some(entry));
             }
+        }
+    }
+
+    /// Hears one line; `None` for one that is no event.
+    async fn step(&mut self) -> Result<Option<Entry>, Error> {
+        let heard = if self.is_caught {
+            self.control.hear(&mut self.lines).await?
+        } else {
+            let limit = self.control.patience;
+            let site = self.control.site.clone();
+            timeout(limit, self.control.hear(&mut self.lines)).await.map_err(|_| Error::Timeout {
+                site,
+                doing: "tell its events",
+                limit,
+            })??
+        };
+        match heard {
+            Reply::Event(entry) => Ok(Some(entry)),
+            Reply::Caught { missed } => {
+                self.is_caught = true;
+                if missed > 0 {
+                    tracing::warn!(missed, "events came faster than they were read");
+                }
+                Ok(None)
+            }
+            other => Err(self.control.odd(&other)),
         }
     }
 }

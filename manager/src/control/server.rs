@@ -1,7 +1,8 @@
-//! The manager's side of the socket.
+//! The manager's side: one conversation, and the unix socket that leads to it.
 //!
 //! Connections have a task each, at most [`CONNECTIONS`] of them; a client that says nothing, says too much or reads
-//! nothing is left after [`PATIENCE`].
+//! nothing is left after [`PATIENCE`]. Whoever comes through the unix socket may do everything; whoever comes from another
+//! site what the [`Doorkeeper`] of its connection lets through.
 
 use std::fs;
 use std::io;
@@ -10,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::task::Context;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::UnixListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::remote::Certified;
 use super::{Command, MAX_REQUEST, Order, Outcome, Reply, Request, Response, VERSION};
 use crate::connections::serve_all;
 use crate::error::Error;
@@ -72,13 +73,22 @@ impl Server {
         serve_all("a control connection", CONNECTIONS, accept, |stream| {
             let shared = self.shared.clone();
             async move {
-                if let Err(error) = serve(stream, &shared).await {
+                if let Err(error) = serve(stream, &shared, &Doorkeeper::Owner).await {
                     tracing::debug!(%error, "a control connection ended");
                 }
             }
         })
         .await;
     }
+}
+
+/// Who may do what on a connection.
+#[derive(Debug)]
+pub(super) enum Doorkeeper {
+    /// Whoever can open the socket.
+    Owner,
+    /// Another site, once its certificate has been looked at.
+    Site(Certified),
 }
 
 fn refuse(message: impl Into<String>, hint: Option<String>) -> Reply {
@@ -89,15 +99,36 @@ fn broken() -> Reply {
     Reply::Error { message: "the manager is ending".to_owned(), hint: None, transient: true }
 }
 
-async fn send(to: &mut OwnedWriteHalf, reply: Reply) -> io::Result<()> {
+async fn send(to: &mut (impl AsyncWrite + Unpin), reply: Reply) -> io::Result<()> {
     let mut line = serde_json::to_vec(&Response { version: VERSION, reply })?;
     line.push(b'\n');
-    timeout(PATIENCE, to.write_all(&line)).await?
+    let sending = async {
+        to.write_all(&line).await?;
+        to.flush().await
+    };
+    timeout(PATIENCE, sending).await?
 }
 
-async fn serve(stream: UnixStream, shared: &Shared) -> io::Result<()> {
-    let (from, mut to) = stream.into_split();
-    let mut from = BufReader::new(from);
+/// Hears one request and answers it.
+pub(super) async fn serve(
+    stream: impl AsyncRead + AsyncWrite,
+    shared: &Shared,
+    doorkeeper: &Doorkeeper,
+) -> io::Result<()> {
+    let (from, to) = tokio::io::split(stream);
+    let (mut from, mut to) = (BufReader::new(from), to);
+    let answered = answer(&mut from, &mut to, shared, doorkeeper).await;
+    // What was said goes out before the end does.
+    let _ = timeout(PATIENCE, to.shutdown()).await;
+    answered
+}
+
+async fn answer(
+    mut from: &mut (impl AsyncBufReadExt + Unpin),
+    mut to: &mut (impl AsyncWrite + Unpin),
+    shared: &Shared,
+    doorkeeper: &Doorkeeper,
+) -> io::Result<()> {
     let mut line = Vec::new();
     let mut limited = (&mut from).take(MAX_REQUEST as u64 + 1);
     match timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await {
@@ -111,11 +142,22 @@ async fn serve(stream: UnixStream, shared: &Shared) -> io::Result<()> {
         let message = format!("the request is longer than {MAX_REQUEST} bytes");
         return send(&mut to, refuse(message, None)).await;
     }
-    let command = match parse(&line) {
-        Ok(command) => command,
+    let request = match parse(&line) {
+        Ok(request) => request,
         Err(reply) => return send(&mut to, reply).await,
     };
-    let reply = match command {
+    let by = match doorkeeper {
+        Doorkeeper::Owner => None,
+        Doorkeeper::Site(certified) => match certified.admit(&request) {
+            Ok(site) => Some(site),
+            Err(refused) => {
+                let _ = shared.messages.send(Message::TurnedAway { reason: refused.message.clone() }).await;
+                return send(&mut to, refuse(refused.message, Some(refused.hint))).await;
+            }
+        },
+    };
+    let by = by.as_deref();
+    let reply = match request.command {
         Command::Events { count, follow } => return events(shared, count, follow, &mut from, &mut to).await,
         Command::Ping => {
             let site = shared.overview.borrow().site.clone();
@@ -125,11 +167,12 @@ async fn serve(stream: UnixStream, shared: &Shared) -> io::Result<()> {
             Some(info) => Reply::Info(Box::new(info)),
             None => broken(),
         },
-        Command::Start(order) => obey(shared, Word::Start, &order).await,
-        Command::Stop(order) => obey(shared, Word::Stop, &order).await,
-        Command::Restart(order) => obey(shared, Word::Restart, &order).await,
-        Command::Kill(order) => obey(shared, Word::Kill, &order).await,
+        Command::Start(order) => obey(shared, Word::Start, &order, by).await,
+        Command::Stop(order) => obey(shared, Word::Stop, &order, by).await,
+        Command::Restart(order) => obey(shared, Word::Restart, &order, by).await,
+        Command::Kill(order) => obey(shared, Word::Kill, &order, by).await,
         Command::Report { group, lines } => report(shared, group, lines).await,
+        Command::Stats { names } => stats(shared, &names).await,
         Command::Reload => {
             let (reply, answer) = oneshot::channel();
             match ask(shared, Message::Reload { reply }, answer).await {
@@ -146,7 +189,7 @@ async fn serve(stream: UnixStream, shared: &Shared) -> io::Result<()> {
     send(&mut to, reply).await
 }
 
-fn parse(line: &[u8]) -> Result<Command, Reply> {
+fn parse(line: &[u8]) -> Result<Request, Reply> {
     #[derive(serde::Deserialize)]
     struct Header {
         version: u32,
@@ -160,8 +203,7 @@ fn parse(line: &[u8]) -> Result<Command, Reply> {
             Some("use the release that the manager runs, or restart the manager with this one".to_owned()),
         ));
     }
-    let request: Request = serde_json::from_slice(line).map_err(malformed)?;
-    Ok(request.command)
+    serde_json::from_slice(line).map_err(malformed)
 }
 
 /// Asks the manager's loop; `None` when it is gone.
@@ -193,7 +235,7 @@ fn select(shared: &Shared, names: &[String]) -> Result<Vec<String>, Reply> {
 }
 
 /// Gives an order to all that are meant, then waits for all of them.
-async fn obey(shared: &Shared, word: Word, order: &Order) -> Reply {
+async fn obey(shared: &Shared, word: Word, order: &Order, by: Option<&str>) -> Reply {
     let groups = match select(shared, &order.names) {
         Ok(groups) => groups,
         Err(reply) => return reply,
@@ -201,7 +243,8 @@ async fn obey(shared: &Shared, word: Word, order: &Order) -> Reply {
     let mut said = Vec::new();
     for group in groups {
         let (reply, answer) = oneshot::channel();
-        match ask(shared, Message::Say { group: group.clone(), word, reply }, answer).await {
+        let by = by.map(str::to_owned);
+        match ask(shared, Message::Say { group: group.clone(), word, by, reply }, answer).await {
             Some(Ok(answer)) => said.push((group, answer)),
             Some(Err(Refusal::Unknown)) => {
                 return refuse(format!("group \"{group}\" is no longer there"), None);
@@ -269,24 +312,42 @@ async fn report(shared: &Shared, group: String, lines: usize) -> Reply {
     }
 }
 
+/// What groups have done, as their status files say it; a group that was never started has none.
+async fn stats(shared: &Shared, names: &[String]) -> Reply {
+    let groups = match select(shared, names) {
+        Ok(groups) => groups,
+        Err(reply) => return reply,
+    };
+    let directory = shared.state_directory.clone();
+    let read = move || {
+        let statuses = groups.iter().map(|group| irongate_checkpoint::read_status(&directory, group));
+        statuses.collect::<Result<Vec<_>, _>>()
+    };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(statuses)) => Reply::Stats { statuses: statuses.into_iter().flatten().collect() },
+        Ok(Err(error)) => refuse(error.to_string(), error.hint()),
+        Err(_) => broken(),
+    }
+}
+
 async fn events(
     shared: &Shared,
     count: usize,
     follow: bool,
-    from: &mut BufReader<OwnedReadHalf>,
-    to: &mut OwnedWriteHalf,
+    from: &mut (impl AsyncRead + Unpin),
+    mut to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
     // Subscribed first, so that none is lost in between; one that is in both is told once.
     let mut coming = shared.events.subscribe();
     let (reply, answer) = oneshot::channel();
     let Some((recent, last)) = ask(shared, Message::Recent { count: count.min(MOST), reply }, answer).await
     else {
-        return send(to, broken()).await;
+        return send(&mut to, broken()).await;
     };
     for entry in recent {
-        send(to, Reply::Event(entry)).await?;
+        send(&mut to, Reply::Event(entry)).await?;
     }
-    send(to, Reply::Caught { missed: 0 }).await?;
+    send(&mut to, Reply::Caught { missed: 0 }).await?;
     if !follow {
         return Ok(());
     }
@@ -295,8 +356,8 @@ async fn events(
         tokio::select! {
             entry = coming.recv() => match entry {
                 Ok((number, _)) if number <= last => {}
-                Ok((_, entry)) => send(to, Reply::Event(entry)).await?,
-                Err(RecvError::Lagged(missed)) => send(to, Reply::Caught { missed }).await?,
+                Ok((_, entry)) => send(&mut to, Reply::Event(entry)).await?,
+                Err(RecvError::Lagged(missed)) => send(&mut to, Reply::Caught { missed }).await?,
                 Err(RecvError::Closed) => return Ok(()),
             },
             // A client that has gone is noticed although nothing happens.

@@ -1,14 +1,19 @@
 //! What the loop does: effects of the supervisor, words of people, events.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::time::Instant;
 
 use super::{Message, Running, Said};
 use crate::event::{Entry, Hooked, Kind, Notice, Severity};
 use crate::process::{Found, Launched, Process, find, judge, launch};
 use crate::supervisor::{Effect, Event, Refusal, Word};
 use crate::watch::Told;
+
+/// How often people are told that somebody was turned away.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(60);
 
 impl Running {
     /// Finds what was left running, then starts what should run.
@@ -152,8 +157,8 @@ impl Running {
     /// Takes a message.
     pub(super) async fn take(&mut self, message: Message) {
         match message {
-            Message::Say { group, word, reply } => {
-                let outcome = self.say(&group, word).await;
+            Message::Say { group, word, by, reply } => {
+                let outcome = self.say(&group, word, by).await;
                 // Whoever is answered sees what follows from it.
                 self.publish();
                 let _ = reply.send(outcome);
@@ -164,6 +169,7 @@ impl Running {
             Message::Reload { reply } => {
                 let _ = reply.send(self.reload().await);
             }
+            Message::TurnedAway { reason } => self.turned_away(&reason),
             Message::Ended { group, pid, exit } => {
                 // Another process may have been found since.
                 if self.processes.get(&group).is_some_and(|(known, _)| *known == pid) {
@@ -176,7 +182,25 @@ impl Running {
         }
     }
 
-    async fn say(&mut self, group: &str, word: Word) -> Result<Said, Refusal> {
+    /// Each is logged; an event of it comes once a minute, or anybody could fill the log of events from afar.
+    fn turned_away(&mut self, reason: &str) {
+        tracing::warn!(reason, "turned away at the address for other sites");
+        let now = Instant::now();
+        let more = match &mut self.turned_away {
+            Some((told, more)) if now.duration_since(*told) < TURNED_AWAY_EVERY => {
+                *more += 1;
+                return;
+            }
+            Some((_, more)) => std::mem::take(more),
+            None => 0,
+        };
+        self.turned_away = Some((now, 0));
+        let since = if more > 0 { format!(" ({more} more since the last one told)") } else { String::new() };
+        let text = format!("turned away at the address for other sites: {reason}{since}");
+        self.record(Notice::new(Severity::Warning, Kind::TurnedAway, text));
+    }
+
+    async fn say(&mut self, group: &str, word: Word, by: Option<String>) -> Result<Said, Refusal> {
         let (answer, effects) = self.supervisor.say(self.now(), group, word)?;
         let word = match word {
             Word::Start => "start",
@@ -184,7 +208,8 @@ impl Running {
             Word::Restart => "restart",
             Word::Kill => "kill",
         };
-        self.record(Notice::new(Severity::Info, Kind::Asked, format!("asked to {word}")).of(group));
+        let by = by.map_or_else(String::new, |site| format!(" from site \"{site}\""));
+        self.record(Notice::new(Severity::Info, Kind::Asked, format!("asked to {word}{by}")).of(group));
         self.act(effects).await;
         Ok(Said { answer, unsaved: self.unsaved.clone() })
     }

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use irongate_checkpoint::Program;
-use irongate_deployment::configuration::Flow;
+use irongate_deployment::configuration::{Flow, Limits, ManagerOptions};
 use irongate_deployment::groups::group_name;
 use irongate_deployment::{Configuration, Group};
 
-use super::{FlowWatch, GroupSpec, Hook, ManagerSettings, Purge};
+use super::{
+    FlowWatch, GroupSpec, Hook, ManagerSettings, Purge, Remote, RestartPolicy, Threshold, Thresholds,
+};
+use crate::control::{Caller, Control};
 use crate::error::Error;
-
-/// How often a source writes a heartbeat unless it is told otherwise.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 
 impl ManagerSettings {
     /// The groups and flows that `configuration` has at `site`. Each group is started as
@@ -36,15 +36,89 @@ impl ManagerSettings {
         let mut settings = Self::new(site, &configuration.state_directory);
         let groups = configuration.groups(Some(site));
         settings.groups = groups.iter().map(|group| spec(configuration, site, executable, group)).collect();
+        settings.take_options(&configuration.manager);
+        settings.keys = configuration.concerns(site);
         if let Some(options) = configuration.site_options.get(site) {
             settings.http = options.http;
             settings.hook = options.notify.as_ref().map(Hook::new);
+            if let Some(listen) = &options.control_listen {
+                settings.remote = Some(Remote {
+                    site: site.to_owned(),
+                    deployment: configuration.name.clone(),
+                    listen: listen.clone(),
+                    link: configuration.link_settings(site)?,
+                    peers: configuration.sites.iter().filter(|other| *other != site).cloned().collect(),
+                    orders: options.control_orders,
+                });
+            }
         }
         // A flow with a pump has a trail at both sites.
         let is_here = |flow: &&Flow| flow.at == site || flow.pump.is_some() && flow.to == site;
         let flows = configuration.flows.values().filter(is_here);
         settings.flows = flows.map(|flow| watch(configuration, flow, &groups)).collect::<Result<_, _>>()?;
+        let carries = configuration.flows.values().any(|flow| flow.pump.is_some());
+        if let Some(link) = configuration.link.as_ref().filter(|_| carries || settings.remote.is_some()) {
+            settings.certificates =
+                [site, "ca"].map(|name| link.certificates.join(format!("{name}.crt"))).into();
+        }
         Ok(settings)
+    }
+
+    fn take_options(&mut self, options: &ManagerOptions) {
+        let ManagerOptions { stop_limit, watch_interval, restart, alarms, .. } = options;
+        (self.stop_limit, self.watch_interval) = (*stop_limit, *watch_interval);
+        self.restart = RestartPolicy {
+            attempts: restart.attempts,
+            first: restart.delay,
+            longest: restart.longest_delay,
+            reset: restart.reset,
+        };
+        let seconds = |limits: Limits<Duration>| Limits {
+            warning: limits.warning.map(|time| time.as_secs_f64()),
+            critical: limits.critical.map(|time| time.as_secs_f64()),
+        };
+        let bytes = |limits: Limits<u64>| Limits {
+            warning: limits.warning.map(|bytes| bytes as f64),
+            critical: limits.critical.map(|bytes| bytes as f64),
+        };
+        // What is never too much lies beyond every value.
+        let more = |limits: Limits<f64>| threshold(limits, f64::INFINITY);
+        let less = |limits: Limits<f64>| threshold(limits, f64::NEG_INFINITY);
+        self.thresholds = Thresholds {
+            lag_bytes: more(bytes(alarms.lag_bytes)),
+            lag_seconds: more(seconds(alarms.lag)),
+            slot_retained_bytes: more(bytes(alarms.slot_retained)),
+            slot_safe_bytes: less(bytes(alarms.slot_safe)),
+            trail_free_bytes: less(bytes(alarms.trail_free)),
+            certificate_seconds: less(seconds(alarms.certificate)),
+            patience: alarms.patience,
+        };
+    }
+}
+
+fn threshold(limits: Limits<f64>, never: f64) -> Option<Threshold> {
+    let Limits { warning, critical } = limits;
+    if warning.is_none() && critical.is_none() {
+        return None;
+    }
+    Some(Threshold { warning: warning.unwrap_or(never), critical: critical.unwrap_or(never) })
+}
+
+impl Control {
+    /// The manager of site `to`, as it is reached from `site`: over its socket if that is the same, else over the link
+    /// between the sites.
+    ///
+    /// # Errors
+    /// [`Error::NoAddress`]; [`Error::Deployment`] where there is no link between the sites.
+    pub fn between(configuration: &Configuration, site: &str, to: &str) -> Result<Self, Error> {
+        if site == to {
+            return Ok(Self::of(&configuration.state_directory, site));
+        }
+        let address = configuration.site_options.get(to).and_then(|options| options.control_address.clone());
+        let address = address.ok_or_else(|| Error::NoAddress { site: to.to_owned() })?;
+        let caller =
+            Caller { deployment: configuration.name.clone(), site: site.to_owned(), to: to.to_owned() };
+        Ok(Self::from_afar(address, configuration.link_settings(site)?, caller))
     }
 }
 
@@ -81,10 +155,11 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
     Ok(FlowWatch {
         name: flow.name.clone(),
         trail: Some(configuration.trail(flow)),
+        pump: here(Program::Pump),
         replicat: here(Program::Replicat),
-        // A reverse flow that waits for its day has no slot.
-        slot: extract.as_ref().filter(|_| flow.autostart).map(|_| flow.slot.clone()),
-        heartbeat: extract.as_ref().filter(|_| flow.autostart).map(|_| HEARTBEAT),
+        slot: extract.as_ref().map(|_| flow.slot.clone()),
+        heartbeat: extract.as_ref().and(configuration.manager.heartbeat_interval),
+        waits: !flow.autostart,
         extract,
         source,
         purge: flow.purge.purge.then(keep),
@@ -114,6 +189,14 @@ mod tests {
         assert_eq!(flow.slot.as_deref(), Some("irongate_contact_csp"));
         assert_eq!(flow.source.as_ref().unwrap().user(), "irongate_extract");
         assert!(flow.purge.is_some() && flow.heartbeat.is_some());
+        // What the file does not say is what a manager does anyway.
+        let anyway = ManagerSettings::new("secondary", "/");
+        assert_eq!(settings.restart, anyway.restart);
+        assert_eq!(settings.thresholds, anyway.thresholds);
+        assert_eq!(
+            (settings.stop_limit, settings.watch_interval),
+            (anyway.stop_limit, anyway.watch_interval)
+        );
         let error = ManagerSettings::from_configuration(&configuration, "moon", file).unwrap_err();
         assert_eq!(error.to_string(), "there is no site \"moon\"");
         assert!(error.hint().unwrap().contains("secondary"));

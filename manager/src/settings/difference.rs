@@ -1,7 +1,8 @@
 //! What a reload changes, and what of it has to wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use irongate_deployment::configuration::Concerns;
 use serde::{Deserialize, Serialize};
 
 use super::ManagerSettings;
@@ -61,23 +62,26 @@ impl ManagerSettings {
             ("the watch interval", self.watch_interval != new.watch_interval),
             ("the thresholds of alarms", self.thresholds != new.thresholds),
             ("the hook", self.hook != new.hook),
+            ("the certificates", self.certificates != new.certificates),
         ];
-        difference
-            .changed
-            .extend(live.iter().filter(|(_, is)| *is).map(|(what, _)| format!("{what} changed")));
         let fixed = [
             ("the site", self.site != new.site),
             ("the state directory", self.state_directory != new.state_directory),
             ("the control socket", self.socket() != new.socket()),
             ("the HTTP address", self.http != new.http),
+            ("what other sites reach and may do", self.remote != new.remote),
             ("the limits of files", self.files != new.files),
         ];
-        difference.needs_restart.extend(
-            fixed
-                .iter()
-                .filter(|(_, is)| *is)
-                .map(|(what, _)| format!("{what} changed: restart the manager")),
-        );
+        // Where there is a file, its keys say it all, and better.
+        if self.keys.is_empty() && new.keys.is_empty() {
+            let changed = live.iter().filter(|(_, is)| *is).map(|(what, _)| format!("{what} changed"));
+            difference.changed.extend(changed);
+            let waiting = fixed.iter().filter(|(_, is)| *is);
+            let waiting = waiting.map(|(what, _)| format!("{what} changed: restart the manager"));
+            difference.needs_restart.extend(waiting);
+        } else {
+            compare_keys(&self.keys, &new.keys, running, &mut difference);
+        }
         *self = Self {
             groups: new.groups,
             flows: new.flows,
@@ -86,23 +90,71 @@ impl ManagerSettings {
             watch_interval: new.watch_interval,
             thresholds: new.thresholds,
             hook: new.hook,
+            certificates: new.certificates,
+            keys: new.keys,
             reload: new.reload.or(self.reload.take()),
             site: self.site.clone(),
             state_directory: self.state_directory.clone(),
             http: self.http,
             socket: self.socket.clone(),
+            remote: self.remote.clone(),
             files: self.files,
         };
         difference
     }
 }
 
+/// Tells key by key what is said otherwise, and who has to be started again before it holds.
+fn compare_keys(
+    before: &BTreeMap<String, Concerns>,
+    now: &BTreeMap<String, Concerns>,
+    running: &BTreeSet<String>,
+    difference: &mut Difference,
+) {
+    let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
+    for name in names {
+        let (old, new) = (before.get(name), now.get(name));
+        let says = |side: Option<&Concerns>| side.map(|concerns| (concerns.value.clone(), concerns.digest));
+        if says(old) == says(new) {
+            continue;
+        }
+        let Some(concerns) = new.or(old) else { continue };
+        let say = |side: Option<&Concerns>| match side {
+            None => "not set".to_owned(),
+            Some(concerns) if concerns.value.is_empty() => "set".to_owned(),
+            Some(concerns) => concerns.value.clone(),
+        };
+        let what = match (old, new) {
+            (Some(_), Some(new)) if new.value.is_empty() => format!("{name}: changed"),
+            _ => format!("{name}: {} is now {}", say(old), say(new)),
+        };
+        let mut remedies = Vec::new();
+        if concerns.setup {
+            remedies.push("\"irongate setup\"".to_owned());
+        }
+        if concerns.manager {
+            remedies.push("restart the manager".to_owned());
+        }
+        let groups: Vec<_> =
+            concerns.groups.iter().filter(|group| running.contains(*group)).map(String::as_str).collect();
+        if !groups.is_empty() {
+            remedies.push(format!("\"irongate restart {}\"", groups.join(" ")));
+        }
+        if remedies.is_empty() {
+            difference.changed.push(what);
+        } else {
+            difference.needs_restart.push(format!("{what}: {}", remedies.join(", then ")));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
     use std::time::Duration;
 
     use irongate_checkpoint::Program;
+    use irongate_deployment::Configuration;
 
     use super::*;
     use crate::settings::GroupSpec;
@@ -140,5 +192,54 @@ mod tests {
         assert!(has(&difference.needs_restart, "state directory"), "{difference:?}");
         assert_eq!(settings.state_directory, PathBuf::from("/state"));
         assert_eq!(settings.groups.len(), 3);
+    }
+
+    #[test]
+    fn each_key_of_a_file_is_told_with_who_has_to_be_started_again() {
+        let file = Path::new("/etc/irongate.toml");
+        let at_main = |text: &str| {
+            let configuration = Configuration::parse(text, file).unwrap();
+            ManagerSettings::from_configuration(&configuration, "main", Path::new("/bin/irongate")).unwrap()
+        };
+        let reference = Configuration::reference();
+        let running = BTreeSet::from(["csp-extract".to_owned(), "csp-pump".to_owned()]);
+        let said = |text: &str| {
+            let difference = at_main(reference).take_over(at_main(text), &running);
+            (difference.changed.join("; "), difference.needs_restart.join("; "))
+        };
+        let after = |more: &str| said(&format!("{reference}\n{more}"));
+        assert_eq!(said(reference), (String::new(), String::new()));
+        let (changed, waiting) =
+            after("[manager.restart]\nattempts = 3\n[manager.alarms]\nlag_warning = \"5s\"");
+        assert_eq!(waiting, "");
+        assert_eq!(
+            changed,
+            "manager.alarms.lag_warning: not set is now \"5s\"; manager.restart.attempts: not set is now 3"
+        );
+        assert_eq!(
+            after("[flows.csp.extract]\nretry_delay = \"2s\"").1,
+            "flows.csp.extract.retry_delay: not set is now \"2s\": \"irongate restart csp-extract\""
+        );
+        // What does not run begins with it.
+        let (changed, waiting) = after("[flows.css.replicat]\nretry_delay = \"2s\"");
+        assert_eq!(
+            (changed.as_str(), waiting.as_str()),
+            ("flows.css.replicat.retry_delay: not set is now \"2s\"", "")
+        );
+        let (_, waiting) = said(&reference.replacen("\"127.0.0.1:7480\"", "\"127.0.0.1:7481\"", 1));
+        assert_eq!(
+            waiting,
+            "sites.main.http: \"127.0.0.1:7480\" is now \"127.0.0.1:7481\": restart the manager"
+        );
+        // An address of a database is no word for a log.
+        let (_, waiting) =
+            said(&reference.replace("db.main.example:5432/config", "db.main.example:5433/config"));
+        assert!(
+            waiting.contains("databases.config.main.uri: changed: \"irongate restart csp-extract\""),
+            "{waiting}"
+        );
+        assert!(!waiting.contains("5433"), "{waiting}");
+        let (_, waiting) = said(&reference.replacen("tables = [\"public.*\"]", "tables = [\"public.a\"]", 1));
+        assert!(waiting.contains("\"irongate setup\", then \"irongate restart csp-extract\""), "{waiting}");
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use irongate_trail::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{FlowView, SlotView};
+use super::{CertificateView, FlowView, SlotView};
 use crate::event::{Kind, Notice, Severity};
 use crate::settings::{FlowWatch, Threshold, Thresholds};
 
@@ -25,6 +25,10 @@ pub enum AlarmKind {
     ExtractLagBytes,
     /// Seconds from the source's log to the trail.
     ExtractLagSeconds,
+    /// Bytes from the trail here to that of the other site.
+    PumpLagBytes,
+    /// Seconds from the trail here to that of the other site.
+    PumpLagSeconds,
     /// Bytes from the trail to the target.
     ReplicatLagBytes,
     /// Seconds from the trail to the target.
@@ -39,6 +43,8 @@ pub enum AlarmKind {
     TrailDisk,
     /// The source does not answer.
     SourceSilent,
+    /// A certificate of this site ends soon, has ended, or cannot be read.
+    Certificate,
     /// Files of ours cannot be read.
     Files,
 }
@@ -46,7 +52,7 @@ pub enum AlarmKind {
 /// Something that is too much.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Alarm {
-    /// The flow.
+    /// The flow; empty for what is about the whole site.
     pub flow: String,
     /// What.
     pub kind: AlarmKind,
@@ -133,7 +139,7 @@ impl Alarms {
             self.set(&flow.name, kind, new, patience, &text, &mut changes);
         };
         let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
-        let (extract, replicat) = (&view.extract, &view.replicat);
+        let (extract, pump, replicat) = (&view.extract, &view.pump, &view.replicat);
         use AlarmKind::*;
         use Worse::*;
         value(
@@ -144,6 +150,9 @@ impl Alarms {
             "the trail is behind by",
         );
         value(ExtractLagSeconds, extract.lag_seconds, thresholds.lag_seconds, More, "the trail is behind by");
+        let text = "the trail of the other site is behind by";
+        value(PumpLagBytes, bytes(pump.lag_bytes), thresholds.lag_bytes, More, text);
+        value(PumpLagSeconds, pump.lag_seconds, thresholds.lag_seconds, More, text);
         value(
             ReplicatLagBytes,
             bytes(replicat.lag_bytes),
@@ -173,6 +182,41 @@ impl Alarms {
         let text = trouble.cloned().unwrap_or_default();
         self.set(&flow.name, Files, Some(u8::from(trouble.is_some())), patience, &text, &mut changes);
         self.hold(flow, free, thresholds.trail_free_bytes, &mut changes);
+        changes
+    }
+
+    /// Takes a look at the certificates. The worst one is told.
+    pub(crate) fn observe_certificates(
+        &mut self,
+        certificates: &[CertificateView],
+        thresholds: &Thresholds,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(threshold) = thresholds.certificate_seconds.filter(|_| !certificates.is_empty()) else {
+            self.set("", AlarmKind::Certificate, Some(0), 1, "", &mut changes);
+            return changes;
+        };
+        let before = self.grade("", AlarmKind::Certificate);
+        let graded = certificates.iter().map(|certificate| {
+            let file = certificate.file.display();
+            match (certificate.seconds_left, &certificate.trouble) {
+                (Some(left), _) if left <= 0.0 => (2, left, format!("certificate \"{file}\" has expired")),
+                (Some(left), _) => {
+                    let text = format!("certificate \"{file}\" expires in {:.0} days", left / 86_400.0);
+                    (grade(left, threshold, Worse::Less, before), left, text)
+                }
+                (None, trouble) => {
+                    let trouble = trouble.as_deref().unwrap_or("it is not known why");
+                    (1, f64::INFINITY, format!("a certificate cannot be looked at: {trouble}"))
+                }
+            }
+        });
+        let worst =
+            graded.max_by(|(one, left, _), (other, less, _)| one.cmp(other).then(less.total_cmp(left)));
+        if let Some((grade, _, mut text)) = worst {
+            text.push_str("; make new ones with \"irongate certs\" and put them in place at both sites");
+            self.set("", AlarmKind::Certificate, Some(grade), 1, &text, &mut changes);
+        }
         changes
     }
 
@@ -230,10 +274,11 @@ impl Alarms {
         if before == 0 {
             state.since = Timestamp::now().to_string();
         }
+        let about = if flow.is_empty() { String::new() } else { format!("flow \"{flow}\": ") };
         let notice = if new > 0 {
-            Notice::new(severity(new), Kind::Alarm, format!("flow \"{flow}\": {text}"))
+            Notice::new(severity(new), Kind::Alarm, format!("{about}{text}"))
         } else {
-            Notice::new(Severity::Info, Kind::Cleared, format!("flow \"{flow}\": no longer: {}", state.text))
+            Notice::new(Severity::Info, Kind::Cleared, format!("{about}no longer: {}", state.text))
         };
         changes.push(Change::Tell(notice));
     }
@@ -296,7 +341,9 @@ fn slot_state(view: &FlowView) -> (Option<Grade>, String) {
 
 fn shown(kind: AlarmKind, value: f64) -> String {
     match kind {
-        AlarmKind::ExtractLagSeconds | AlarmKind::ReplicatLagSeconds => format!("{value:.1} s"),
+        AlarmKind::ExtractLagSeconds | AlarmKind::PumpLagSeconds | AlarmKind::ReplicatLagSeconds => {
+            format!("{value:.1} s")
+        }
         _ => format!("{:.1} MiB", value / f64::from(1 << 20)),
     }
 }
@@ -311,11 +358,13 @@ mod tests {
             name: "csp".into(),
             trail: None,
             extract: Some("csp-extract".into()),
+            pump: Some("csp-pump".into()),
             replicat: None,
             source: None,
             slot: Some("s".into()),
             purge: None,
             heartbeat: None,
+            waits: false,
         }
     }
 
@@ -387,6 +436,7 @@ mod tests {
         let slot = |status: &str, lost: Option<&str>| FlowView {
             slot: Some(SlotView {
                 name: "s".into(),
+                exists: true,
                 active: false,
                 wal_status: Some(status.into()),
                 retained_bytes: Some(5),
@@ -409,6 +459,7 @@ mod tests {
     fn a_low_limit_is_no_danger_while_little_of_it_is_used() {
         let mut slot = SlotView {
             name: "s".into(),
+            exists: true,
             active: true,
             wal_status: Some("reserved".into()),
             retained_bytes: Some(100),
@@ -436,5 +487,30 @@ mod tests {
         ] {
             assert_eq!(grade(value, threshold, Worse::Less, before), after, "{value} after {before}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_warned_of_a_month_and_a_week_before_its_end() {
+        const DAY: f64 = 86_400.0;
+        let view = |file: &str, days: Option<f64>| CertificateView {
+            file: file.into(),
+            until: None,
+            seconds_left: days.map(|days| days * DAY),
+            trouble: days.is_none().then(|| "no such file".to_owned()),
+        };
+        let mut alarms = Alarms::default();
+        let mut see = |own: Option<f64>| {
+            let views = [view("main.crt", own), view("ca.crt", Some(3650.0))];
+            told(&alarms.observe_certificates(&views, &Thresholds::default()))
+        };
+        assert_eq!(see(Some(31.0)), []);
+        assert_eq!(see(Some(29.5)), [(Severity::Warning, Kind::Alarm)]);
+        assert_eq!(see(Some(20.0)), [], "told once");
+        assert_eq!(see(Some(6.9)), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(see(Some(-1.0)), []);
+        assert_eq!(see(Some(3650.0)), [(Severity::Info, Kind::Cleared)]);
+        assert_eq!(see(None), [(Severity::Warning, Kind::Alarm)], "nobody knows when it ends");
+        let alarm = alarms.raised().remove(0);
+        assert!(alarm.flow.is_empty() && alarm.text.contains("no such file"), "{alarm:?}");
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Flow {
 #[derive(Debug, Default)]
 struct Files {
     extract: Option<Status>,
+    pump: Option<Status>,
     replicat: Option<Status>,
     mark: Option<Mark>,
     trail: Option<TrailView>,
@@ -37,14 +38,23 @@ struct Files {
 
 impl Flow {
     pub(super) fn new(settings: FlowWatch) -> Self {
-        let heartbeat = match (&settings.source, settings.heartbeat) {
-            (Some(source), Some(every)) => {
-                Some(Heartbeat::start(settings.name.clone(), source.clone(), every))
-            }
-            _ => None,
-        };
         let source = settings.source.clone().map(Source::new);
-        Self { settings, source, heartbeat, purge_trouble: None, notices: Vec::new() }
+        let mut flow = Self { settings, source, heartbeat: None, purge_trouble: None, notices: Vec::new() };
+        flow.beat(!flow.settings.waits);
+        flow
+    }
+
+    /// Has the source write heartbeats, or not. A flow that waits for its day has one while its Extract runs: before, a
+    /// heartbeat would only write to a standby.
+    fn beat(&mut self, should: bool) {
+        let Self { settings, heartbeat, .. } = self;
+        match (&settings.source, settings.heartbeat) {
+            (Some(source), Some(every)) if should => {
+                let start = || Heartbeat::start(settings.name.clone(), source.clone(), every);
+                heartbeat.get_or_insert_with(start);
+            }
+            _ => *heartbeat = None,
+        }
     }
 
     pub(super) fn settings(&self) -> &FlowWatch {
@@ -73,9 +83,12 @@ impl Flow {
             }
         };
         self.purged(files.purged);
+        let is_live = files.extract.as_ref().is_some_and(|extract| extract.state.is_live());
+        self.beat(!self.settings.waits || is_live);
         let end = match answer {
             Some(Ok(answer)) => {
-                view.slot = answer.slot;
+                // A slot that is there keeps log, whoever waits for what; one that is not yet there is no trouble.
+                view.slot = answer.slot.filter(|slot| slot.exists || is_live || !self.settings.waits);
                 Some(answer.end)
             }
             Some(Err(silent)) => {
@@ -85,6 +98,8 @@ impl Flow {
             None => None,
         };
         let now = Timestamp::now();
+        view.decoded = Stage::of_decoding(files.extract.as_ref(), end, now).into();
+        view.pump = Stage::of_pump(files.pump.as_ref(), files.mark.as_ref(), now).into();
         view.extract = extract_lag(files.extract.as_ref(), files.mark.as_ref(), end, now);
         view.replicat = replicat_lag(files.replicat.as_ref(), files.mark.as_ref(), now);
         view.trail = files.trail;
@@ -116,6 +131,7 @@ fn read(settings: &FlowWatch, state_directory: &Path) -> Result<Files, String> {
     };
     let mut files = Files {
         extract: status(&settings.extract)?,
+        pump: status(&settings.pump)?,
         replicat: status(&settings.replicat)?,
         ..Files::default()
     };
@@ -214,11 +230,13 @@ mod tests {
             name: "f".into(),
             trail: Some(dir.path().join("trail/f")),
             extract: Some("f-extract".into()),
+            pump: None,
             replicat: None,
             source: None,
             slot: None,
             purge: None,
             heartbeat: None,
+            waits: false,
         };
         let mut flow = Flow::new(settings);
         let view = flow.look(dir.path()).await;

@@ -52,6 +52,7 @@ impl Source {
         self.session = Some(session);
         let missing = |name: &str| SlotView {
             name: name.to_owned(),
+            exists: false,
             active: false,
             wal_status: None,
             retained_bytes: None,
@@ -65,6 +66,7 @@ impl Source {
                 retained_bytes: facts.restart_lsn.map(|restart| end.bytes_since(restart)),
                 lost: facts.lost().map(str::to_owned),
                 name: facts.name,
+                exists: true,
                 active: facts.active,
                 wal_status: facts.wal_status,
                 safe_bytes: facts.safe_wal_size,

@@ -145,9 +145,11 @@ fn settings(file: &Path) -> Result<ManagerSettings, Error> {
         name: "f".to_owned(),
         trail: play.trail,
         extract: play.groups.first().map(|(name, ..)| name.clone()),
+        pump: None,
         replicat: None,
         slot: play.source.as_ref().map(|_| "irongate_f".to_owned()),
         heartbeat: play.source.as_ref().map(|_| Duration::from_millis(200)),
+        waits: false,
         source: play.source.map(|uri| irongate_postgres::Endpoint::parse(&uri).unwrap()),
         purge: None,
     }];

@@ -7,12 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use irongate_checkpoint::Failure;
 use irongate_trail::{Malformed, Mark, SyncJob, Timestamp};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::lane::{self, Applied, Lane, Tables, Trail, Trouble};
+use super::room::{Room, Verdict};
 use super::{Flow, Site, admission};
 use crate::error::Error;
 use crate::link::{self, Link, Outbox, Receiving, Sending, peer_name};
@@ -20,6 +22,8 @@ use crate::wire::{Ack, Code, Frame, Greeting, Hello, Place, Records, Refused, Ro
 
 /// How long the last words may take to be sent.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How often it is looked whether there is room again.
+const HOLDING: Duration = Duration::from_millis(200);
 /// How long a connection of the same pump may take to let go.
 const HANDOVER: Duration = Duration::from_secs(5);
 
@@ -222,6 +226,11 @@ impl Holding<'_> {
             records: Records::default(),
             boundaries: 0,
             syncing: Syncing { job: None, covered: None },
+            room: Room::new(
+                site.settings.trail_directory.join(&hello.flow),
+                site.settings.keep_free,
+                Arc::clone(&site.free),
+            ),
         };
         if let Some(trail) = &self.lane.trail {
             outbox.accepted(trail.accepted());
@@ -341,6 +350,28 @@ impl Holding<'_> {
         self.flow.show(&trail.writer.durable(), &trail.counts);
     }
 
+    /// Says that the disk has too little room, or enough again.
+    fn hold_back(&self, verdict: Verdict, peer: &str) {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let why = match verdict {
+            Verdict::Take => {
+                tracing::info!(peer, "the disk has room again; going on");
+                None
+            }
+            Verdict::Hold { free, needed } => {
+                let message = format!(
+                    "the disk of the trail has {:.1} MiB free; it goes on by itself when there are {:.1} MiB",
+                    mib(free),
+                    mib(needed)
+                );
+                tracing::error!(peer, message, "nothing more is taken");
+                let hint = "make room on the disk of the trail; \"irongate trail purge\" removes what every reader has passed";
+                Some(Failure { message, hint: Some(hint.to_owned()), transient: true })
+            }
+        };
+        self.flow.hold_back(why, peer);
+    }
+
     async fn receive(
         &mut self,
         turn: &mut Turn,
@@ -350,7 +381,11 @@ impl Holding<'_> {
         gone: &Notify,
     ) -> Result<Left, Leaving> {
         loop {
-            if turn.handle(&mut self.lane, receiving, outbox)? {
+            if let Some(verdict) = turn.room.look(receiving.bytes) {
+                self.hold_back(verdict, &receiving.peer);
+            }
+            let is_holding = turn.room.is_holding();
+            if !is_holding && turn.handle(&mut self.lane, receiving, outbox)? {
                 return Ok(Left::Parted);
             }
             if turn.syncing.job.is_none() && turn.syncing.covered != Some(turn.boundaries) {
@@ -372,7 +407,10 @@ impl Holding<'_> {
                     let source = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
                     return Err(Error::Lost { peer: receiving.peer.clone(), source }.into());
                 }
-                more = receiving.fill() => more?,
+                // Nothing is read while nothing is taken: so the pump is held back by its own socket. It hears that this
+                // side lives, and whether it lives itself shows when it is written to.
+                () = sleep(HOLDING), if is_holding => {}
+                more = receiving.fill(), if !is_holding => more?,
             }
             self.flow.received(receiving.bytes);
         }
@@ -404,6 +442,7 @@ struct Turn {
     /// Boundaries appended.
     boundaries: u64,
     syncing: Syncing,
+    room: Room,
 }
 
 impl Turn {

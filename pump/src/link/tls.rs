@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use irongate_trail::Timestamp;
 use rustls::client::Resumption;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
@@ -12,17 +13,27 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_cert::der::Decode;
 
+use super::Speech;
 use crate::error::{Error, TlsReason};
 use crate::settings::Credentials;
 
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
-/// The protocol's name in the handshake, so that nothing else that listens takes the connection for its own.
-const ALPN: &[u8] = b"irongate";
+
+impl Speech {
+    /// The protocol's name in the handshake, so that nothing else that listens takes the connection for its own.
+    fn alpn(self) -> Vec<u8> {
+        match self {
+            Self::Trail => b"irongate".to_vec(),
+            Self::Control => b"irongate-control".to_vec(),
+        }
+    }
+}
 
 type Identity = (RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-pub(super) fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, Error> {
+pub(super) fn client(credentials: &Credentials, speech: Speech) -> Result<Arc<ClientConfig>, Error> {
     let (roots, chain, key) = identity(credentials)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -32,11 +43,11 @@ pub(super) fn client(credentials: &Credentials) -> Result<Arc<ClientConfig>, Err
         .with_client_auth_cert(chain, key)
         .map_err(|error| mismatch(credentials, &error))?;
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![speech.alpn()];
     Ok(Arc::new(config))
 }
 
-pub(super) fn server(credentials: &Credentials) -> Result<Arc<ServerConfig>, Error> {
+pub(super) fn server(credentials: &Credentials, speech: Speech) -> Result<Arc<ServerConfig>, Error> {
     let (roots, chain, key) = identity(credentials)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
@@ -53,7 +64,7 @@ pub(super) fn server(credentials: &Credentials) -> Result<Arc<ServerConfig>, Err
         .map_err(|error| mismatch(credentials, &error))?;
     // Links live long, and each proves anew who is there.
     config.send_tls13_tickets = 0;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![speech.alpn()];
     Ok(Arc::new(config))
 }
 
@@ -81,6 +92,17 @@ fn pem_error(path: &Path, error: &rustls_pki_types::pem::Error) -> Error {
         _ => "it is not a valid PEM file".to_owned(),
     };
     Error::File { path: path.to_owned(), reason }
+}
+
+/// When the first certificate of a file ends, which is the one that is shown.
+pub(crate) fn expiry(path: &Path) -> Result<Timestamp, Error> {
+    let failed = || Error::File { path: path.to_owned(), reason: "it holds no X.509 certificate".to_owned() };
+    let all = certificates(path)?;
+    let der = all.first().ok_or_else(failed)?;
+    let parsed = x509_cert::Certificate::from_der(der).map_err(|_| failed())?;
+    let end = parsed.tbs_certificate.validity.not_after.to_unix_duration();
+    let micros = i64::try_from(end.as_micros()).map_err(|_| failed())?;
+    Ok(Timestamp(micros.saturating_sub(Timestamp(0).unix_micros())))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -125,7 +147,7 @@ pub(super) fn handshake_error(peer: &str, site: &str, error: io::Error) -> Error
 
 /// What an error of a stream means that was secure already: an alert comes from the other side, which has looked at our
 /// certificate; anything else was changed on the way.
-pub(super) fn stream_error(peer: &str, error: io::Error) -> Error {
+pub(crate) fn stream_error(peer: &str, error: io::Error) -> Error {
     match of_rustls(&error) {
         Some(tls @ rustls::Error::AlertReceived(_)) => {
             Error::Tls { peer: peer.to_owned(), reason: reason(tls, "") }
@@ -157,6 +179,8 @@ fn reason(error: &rustls::Error, site: &str) -> TlsReason {
             | PeerIncompatible::Tls12NotOfferedOrEnabled,
         )
         | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => TlsReason::Version,
+        rustls::Error::NoApplicationProtocol
+        | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => TlsReason::OtherProtocol,
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateExpired => TlsReason::Alert("certificate expired"),
             AlertDescription::UnknownCA => TlsReason::Alert("unknown CA"),

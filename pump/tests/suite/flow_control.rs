@@ -1,11 +1,14 @@
 //! Slow readers, narrow lines, and peers that say nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use irongate_pump::PumpSettings;
+use irongate_checkpoint::read_status;
+use irongate_pump::{Collector, PumpSettings};
 
 use crate::relay::Relay;
-use crate::support::{World, collector, listener, pump, until};
+use crate::support::{World, collector, listener, pump, run_collector, until};
 use crate::trail::Source;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,4 +140,58 @@ async fn what_is_not_durable_there_is_not_acknowledged_and_not_purged_here() {
     until("the rest is acknowledged", || mark().commit_lsn == source.writer.durable().commit_lsn).await;
     running.stop().await.unwrap();
     collector.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_holds_before_its_disk_is_full_and_goes_on_alone() {
+    let world = World::new();
+    let mut source =
+        Source::create_with(&world.near(), 1, crate::trail::LINEAGE, crate::trail::START, 1 << 20);
+    source.write(20);
+    let free = Arc::new(AtomicU64::new(10_000_000));
+    let (listening, address) = listener().await;
+    let mut settings = world.collector_settings();
+    settings.keep_free = Some(1_000_000);
+    settings.link.ping_every = Duration::from_millis(300);
+    settings.link.silence = Duration::from_millis(1500);
+    let theirs = Arc::clone(&free);
+    let holding = run_collector(
+        Collector::new(settings)
+            .with_listener(listening)
+            .with_free_bytes(move |_| Ok(theirs.load(Ordering::SeqCst))),
+    );
+    let mut settings = world.pump_settings(address);
+    settings.link.ping_every = Duration::from_millis(300);
+    settings.link.silence = Duration::from_millis(1500);
+    let running = pump(settings);
+    world.arrives().await;
+    let begun = world.flow_status().since;
+    free.store(999_999, Ordering::SeqCst);
+    until("it says that it holds", || {
+        let failure = world.flow_status().error;
+        failure.is_some_and(|failure| failure.message.contains("MiB free") && failure.transient)
+    })
+    .await;
+    let before = crate::trail::content(&world.far()).len();
+    for _ in 0..20 {
+        source.large(20, 60_000);
+    }
+    source.sync();
+    // Longer than the silence after which a side counts as gone: the connection is kept.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    assert!(crate::trail::content(&world.far()).len() <= before + 40, "what was in hand, and no more");
+    assert!(world.pump_status().error.is_none(), "{:?}", world.pump_status());
+    assert!(world.pump_status().lag_bytes > Some(0), "nothing is acknowledged that was not taken");
+    let collector = read_status(&world.dir.path().join("secondary/state"), "collector").unwrap().unwrap();
+    assert!(collector.error.is_some(), "the group says it too: {collector:?}");
+    // Not a fifth above the limit yet.
+    free.store(1_100_000, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(world.flow_status().error.is_some());
+    free.store(1_200_000, Ordering::SeqCst);
+    world.arrives().await;
+    until("it says so", || world.flow_status().error.is_none()).await;
+    assert_eq!(world.flow_status().since, begun, "the flow has not been opened anew");
+    running.stop().await.unwrap();
+    holding.stop().await.unwrap();
 }

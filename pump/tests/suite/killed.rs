@@ -35,6 +35,7 @@ async fn a_collector() {
         trail_directory: directory.join("secondary/trail"),
         state_directory: directory.join("secondary/state"),
         file_size: 30_000,
+        keep_free: None,
     };
     Collector::new(settings).run(std::future::pending()).await.unwrap();
 }

@@ -151,6 +151,7 @@ impl World {
             trail_directory: self.dir.path().join("secondary/trail"),
             state_directory: self.dir.path().join("secondary/state"),
             file_size: 30_000,
+            keep_free: None,
         }
     }
 

@@ -125,6 +125,12 @@ async fn a_pump_that_listens_turns_away_whoever_is_not_its_collector_and_goes_on
     let mut settings = world.pump_settings(address);
     settings.meeting = Meeting::Listen(address.to_string());
     let pump = listening_pump(settings, listening);
+    // Who says nothing keeps nobody waiting: all of this is over before they are given up.
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let begin = std::time::Instant::now();
     let mut stranger = TcpStream::connect(address).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = stranger.read_to_end(&mut Vec::new()).await;
@@ -141,6 +147,9 @@ async fn a_pump_that_listens_turns_away_whoever_is_not_its_collector_and_goes_on
     settings.connect.push(("main".to_owned(), address.to_string()));
     let right = collector(settings, None);
     world.arrives().await;
+    let took = begin.elapsed();
+    assert!(took < std::time::Duration::from_secs(20), "one after the other: {took:?}");
+    drop(silent);
     pump.stop().await.unwrap();
     right.stop().await.unwrap();
 }

@@ -1,0 +1,256 @@
+//! `docs/configuration.md` and the code agree: on the keys that there are, on what counts where one is left away, and on
+//! who has to be started again before a change of it holds.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what is not as expected here fails the test, and the panic says where"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use irongate_deployment::Configuration;
+use irongate_deployment::configuration::Concern;
+use toml::{Table, Value};
+
+/// A sound file that has every section.
+const WHOLE: &str = r#"
+site = "a"
+[deployment]
+name = "test"
+state_directory = "state"
+[link]
+certificates = "certs"
+[sites.a]
+listen = "0.0.0.0:1"
+address = "a:1"
+control_listen = "0.0.0.0:2"
+control_address = "a:2"
+[sites.b]
+listen = "0.0.0.0:1"
+address = "b:1"
+[databases.db.a]
+uri = "postgresql://h1/db"
+admin_uri = "postgresql://p@h1/db"
+[databases.db.b]
+uri = "postgresql://h2/db"
+[access.db]
+roles = ["app"]
+[flows.f]
+database = "db"
+from = "a"
+to = "b"
+tables = ["public.*"]
+[[flows.f.map]]
+source = "a.*"
+target = "b.*"
+[flows.f.key_columns]
+"a.b" = ["c"]
+[flows.f.extract]
+[flows.f.replicat]
+[[flows.f.replicat.on_error]]
+action = "retry"
+[flows.f.trail]
+[flows.f.pump]
+[manager.restart]
+[manager.alarms]
+"#;
+
+/// The names that the page has for what a deployment names itself, in the file above.
+const NAMES: [(&str, &str); 4] = [("SITE", "a"), ("DATABASE", "db"), ("FLOW", "f"), ("map[]", "map")];
+
+struct Row {
+    /// As the page has it.
+    key: String,
+    /// As the file above has it; the first of a list of sections has the number 0.
+    path: Vec<String>,
+    default: Option<String>,
+    takes_effect: String,
+}
+
+fn rows() -> Vec<Row> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/configuration.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", key, _, default, takes_effect, _, ""] = cells[..] else { continue };
+        let Some(key) = key.strip_prefix('`').and_then(|key| key.strip_suffix('`')) else { continue };
+        let mut path = Vec::new();
+        for part in key.split('.') {
+            let own = NAMES.iter().find(|(name, _)| *name == part).map_or(part, |(_, own)| own);
+            path.push(own.trim_end_matches("[]").to_owned());
+            if part.ends_with("[]") {
+                path.push("0".to_owned());
+            }
+        }
+        let default = default.strip_prefix('`').and_then(|text| text.strip_suffix('`')).map(str::to_owned);
+        rows.push(Row { key: key.to_owned(), path, default, takes_effect: takes_effect.to_owned() });
+    }
+    assert!(rows.len() > 90, "the page is not read as it should be: {} rows", rows.len());
+    rows
+}
+
+fn whole() -> Table {
+    WHOLE.parse().unwrap()
+}
+
+/// Sets a value; sections that are not there yet are made.
+fn set(table: &mut Table, path: &[String], value: Value) {
+    let (last, sections) = path.split_last().unwrap();
+    let mut here = table;
+    let mut sections = sections.iter().peekable();
+    while let Some(section) = sections.next() {
+        let entry = here.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
+        let is_list = sections.next_if(|next| *next == "0").is_some();
+        here = if is_list {
+            entry.as_array_mut().unwrap()[0].as_table_mut().unwrap()
+        } else {
+            entry.as_table_mut().unwrap()
+        };
+    }
+    here.insert(last.clone(), value);
+}
+
+fn parse(table: &Table) -> Result<Configuration, irongate_deployment::Error> {
+    let text = toml::to_string(table).unwrap();
+    Configuration::parse(&text, Path::new("/etc/irongate/irongate.toml"))
+}
+
+/// The keys of a section, as the parser lists them when it meets one that it does not know.
+fn known(section: &[String]) -> BTreeSet<String> {
+    let mut table = whole();
+    let path: Vec<_> = section.iter().cloned().chain(["zzz".to_owned()]).collect();
+    set(&mut table, &path, Value::Integer(1));
+    let said = parse(&table).unwrap_err().to_string();
+    let (_, list) =
+        said.split_once("unknown field \"zzz\", expected ").unwrap_or_else(|| panic!("{section:?}: {said}"));
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_has_every_key_and_no_other() {
+    // The keys of the page, by section.
+    let mut sections: BTreeMap<Vec<String>, BTreeSet<String>> = BTreeMap::new();
+    for row in rows() {
+        let mut path = row.path.clone();
+        while let Some(key) = path.pop() {
+            if key != "0" {
+                sections.entry(path.clone()).or_default().insert(key);
+            }
+        }
+    }
+    // The sections whose names are the deployment's own, and what stands between.
+    for free in [
+        &["sites"][..],
+        &["access"],
+        &["databases"],
+        &["databases", "db"],
+        &["flows"],
+        &["flows", "f", "map"],
+        &["flows", "f", "replicat", "on_error"],
+    ] {
+        sections.remove(&free.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>());
+    }
+    assert!(sections.len() >= 13, "{:?}", sections.keys());
+    for (section, keys) in sections {
+        let known = known(&section);
+        let missing: Vec<_> = known.difference(&keys).collect();
+        let invented: Vec<_> = keys.difference(&known).collect();
+        assert!(
+            missing.is_empty() && invented.is_empty(),
+            "section {section:?} of docs/configuration.md lacks {missing:?}, and has {invented:?} too much"
+        );
+    }
+}
+
+#[test]
+fn what_the_page_calls_a_default_is_what_counts_anyway() {
+    let mut anyway = parse(&whole()).unwrap();
+    anyway.written.clear();
+    let mut tried = 0;
+    for row in rows() {
+        let Some(default) = row.default else { continue };
+        let value: Table =
+            format!("value = {default}").parse().unwrap_or_else(|error| panic!("{}: {error}", row.key));
+        let mut table = whole();
+        set(&mut table, &row.path, value["value"].clone());
+        let mut written = parse(&table).unwrap_or_else(|error| panic!("{} = {default}: {error}", row.key));
+        written.written.clear();
+        assert!(written == anyway, "{} = {default} is not the default", row.key);
+        tried += 1;
+    }
+    assert!(tried > 40, "{tried}");
+}
+
+#[test]
+fn the_page_says_who_has_to_be_started_again() {
+    for row in rows() {
+        let key: Vec<_> = row.path.iter().take_while(|part| *part != "0").map(String::as_str).collect();
+        let mut words = Configuration::concern_of(&key.join(".")).to_vec();
+        words.sort_by_key(|concern| match concern {
+            Concern::Reload => 0,
+            Concern::Manager => 1,
+            Concern::Extract => 2,
+            Concern::Pump => 3,
+            Concern::Collector => 4,
+            Concern::Replicat => 5,
+            Concern::Setup => 6,
+        });
+        let words: Vec<_> = words.into_iter().map(Concern::word).collect();
+        assert_eq!(row.takes_effect, words.join(", "), "{}", row.key);
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
+    for (key, value, says, remedy) in [
+        ("manager.stop_limit", "\"0s\"", "a time of nothing", "\"1s\" or more"),
+        ("manager.watch_interval", "\"0s\"", "a time of nothing", "\"1s\" or more"),
+        ("manager.heartbeat_interval", "\"1ms\"", "comes too often", "\"off\""),
+        ("manager.heartbeat_interval", "\"never\"", "\"never\" is not a length of time", "\"off\""),
+        ("manager.restart.delay", "\"2min\"", "longest delay is shorter", "longest_delay"),
+        ("manager.restart.attempts", "-1", "invalid value", ""),
+        ("manager.alarms.patience", "0", "waits for nothing", "use 1"),
+        ("manager.alarms.lag_warning", "\"1h\"", "lag_critical would come before lag_warning", "smaller"),
+        ("manager.alarms.slot_safe_critical", "\"3GiB\"", "slot_safe_critical would come before", "larger"),
+        ("manager.alarms.trail_free_warning", "\"1MiB\"", "trail_free_critical would come before", "\"off\""),
+        ("manager.alarms.certificate_critical", "5", "invalid type", ""),
+        ("flows.f.extract.retry_delay", "\"1h\"", "longest delay is shorter", "retry_longest_delay"),
+        (
+            "flows.f.replicat.retry_longest_delay",
+            "\"1ms\"",
+            "longest delay is shorter",
+            "retry_longest_delay",
+        ),
+        ("link.retry_delay", "\"0s\"", "a time of nothing", "\"1s\" or more"),
+        ("sites.a.control_listen", "\"0.0.0.0:1\"", "cannot listen where the collector does", "7421"),
+        ("sites.a.control_address", "\"a\"", "no host with a port", "write"),
+        (
+            "sites.b.control_listen",
+            "\"0.0.0.0:2\"",
+            "needs both control_listen and control_address",
+            "write where",
+        ),
+    ] {
+        let path: Vec<_> = key.split('.').map(str::to_owned).collect();
+        let mut table = whole();
+        set(&mut table, &path, format!("v = {value}").parse::<Table>().unwrap()["v"].clone());
+        let error = parse(&table).unwrap_err();
+        assert!(error.to_string().contains(says), "{key} = {value}: {error}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains(remedy), "{key} = {value}: {hint}");
+    }
+    let off = ["lag_warning", "trail_free_critical", "certificate_warning"];
+    let mut table = whole();
+    for key in off {
+        let path = ["manager", "alarms", key].map(str::to_owned);
+        set(&mut table, &path, Value::String("off".to_owned()));
+    }
+    let alarms = parse(&table).unwrap().manager.alarms;
+    assert_eq!(
+        (alarms.lag.warning, alarms.trail_free.critical, alarms.certificate.warning),
+        (None, None, None)
+    );
+    assert!(alarms.lag.critical.is_some());
+}
