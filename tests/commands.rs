@@ -13,5 +13,7 @@ mod position;
 mod readme;
 #[path = "commands/refused.rs"]
 mod refused;
+#[path = "commands/switchover.rs"]
+mod switchover;
 #[path = "commands/two_sites.rs"]
 mod two_sites;

@@ -108,13 +108,14 @@ impl Connected {
     /// # Errors
     /// [`Error::Refused`], [`Error::NoPublication`], [`Error::Postgres`].
     pub(crate) async fn check(&mut self, source: &Source, own: &Own) -> Result<Start, Error> {
+        // Before the slot is looked for: a site that is not live any more has none, and that is not what is wrong.
+        self.epoch(source)?;
         let history = if self.server.timeline == own.lineage.timeline {
             Vec::new()
         } else {
             self.connection.timeline_history(self.server.timeline).await?
         };
         let start = positions::check(&source.slot, &self.server, &history, self.facts.slot.as_ref(), own)?;
-        self.epoch(source)?;
         if let Some(name) = self.facts.missing_publications.first() {
             return Err(Error::NoPublication { name: name.clone() });
         }

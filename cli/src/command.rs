@@ -15,6 +15,7 @@ mod run;
 mod setup;
 mod sites;
 mod stats;
+mod switchover;
 mod trail;
 
 use irongate_deployment::Configuration;
@@ -44,6 +45,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Reload => manager::reload(&global).await,
         Command::Health { pid } => manager::health(&global, pid).await,
         Command::Certs { directory } => certs::run(&global, &directory),
+        Command::Switchover(options) => switchover::run(&global, &options).await,
+        Command::Runs { run } => switchover::runs(&global, run.as_deref()),
         Command::Fence(gate) => fence::close(&global, &gate).await,
         Command::Open(gate) => fence::open(&global, &gate).await,
         Command::Info(names) => info::run(&global, &names).await,

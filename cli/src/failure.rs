@@ -97,7 +97,18 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             use irongate_switchover::Error as Switchover;
             match error {
                 Switchover::Deployment(error) => of_deployment(error),
-                Switchover::NoAccess { .. } | Switchover::OwnRole { .. } => 2,
+                Switchover::NoAccess { .. }
+                | Switchover::OwnRole { .. }
+                | Switchover::Elsewhere { .. }
+                | Switchover::NoRun { .. }
+                | Switchover::OtherRun { .. } => 2,
+                Switchover::Refused { .. }
+                | Switchover::Open { .. }
+                | Switchover::NothingOpen
+                | Switchover::NoReturn { .. }
+                | Switchover::OnlyBack { .. }
+                | Switchover::Scattered { .. } => 3,
+                Switchover::Unfinished { .. } => 4,
                 Switchover::NoAdmin { .. }
                 | Switchover::NotSetUp { .. }
                 | Switchover::NoRole { .. }

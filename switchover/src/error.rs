@@ -57,6 +57,123 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A run belongs to the site that is to write.
+    #[error("a run to site \"{to}\" begins there{}", site.as_ref().map(|site| format!(", and this is site \"{site}\"")).unwrap_or_default())]
+    Elsewhere {
+        /// The site that is to write.
+        to: String,
+        /// This site, if it is said.
+        site: Option<String>,
+    },
+    /// The databases come from several sites.
+    #[error("the databases that are to be written at \"{to}\" come from several sites")]
+    Scattered {
+        /// The site that is to write.
+        to: String,
+    },
+    /// A run has not been brought to its end.
+    #[error("run \"{run}\" is not over")]
+    Open {
+        /// The run.
+        run: String,
+    },
+    /// A run goes elsewhere.
+    #[error("run \"{run}\" goes to site \"{to}\"")]
+    OtherRun {
+        /// The run.
+        run: String,
+        /// Where it goes.
+        to: String,
+    },
+    /// There is no run to go on with.
+    #[error("every run of this site is over")]
+    NothingOpen,
+    /// The checks say no.
+    #[error("refused, and nothing was changed: {}", complaints.join("; "))]
+    Refused {
+        /// All that is wrong.
+        complaints: Vec<String>,
+    },
+    /// A step has failed.
+    #[error("step \"{step}\" of run \"{run}\" has failed: {source}")]
+    Unfinished {
+        /// The run.
+        run: String,
+        /// The step.
+        step: &'static str,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// There is no way back.
+    #[error(
+        "run \"{run}\" cannot be taken back: step \"{step}\" has begun, and applications may have written"
+    )]
+    NoReturn {
+        /// The run.
+        run: String,
+        /// The step.
+        step: &'static str,
+    },
+    /// A run that is being taken back.
+    #[error("run \"{run}\" is being taken back and cannot be gone on with")]
+    OnlyBack {
+        /// The run.
+        run: String,
+    },
+    /// Somebody else has the database in hand.
+    #[error("{end} is in the hands of run \"{run}\" of {holder} since {since}")]
+    Held {
+        /// The database and its site.
+        end: String,
+        /// The run.
+        run: String,
+        /// Who runs it.
+        holder: String,
+        /// Since when.
+        since: String,
+    },
+    /// The roles are not what the run has found or made.
+    #[error("{complaint}")]
+    Roles {
+        /// What is wrong.
+        complaint: String,
+    },
+    /// A manager cannot be asked.
+    #[error("the manager of site \"{site}\": {source}")]
+    Manager {
+        /// The site.
+        site: String,
+        /// Why.
+        source: Box<irongate_manager::Error>,
+    },
+    /// A group does not do what it is told.
+    #[error("group \"{group}\" at site \"{site}\" does not come to it: {doing}")]
+    Group {
+        /// The group.
+        group: String,
+        /// Its site.
+        site: String,
+        /// What it does instead.
+        doing: String,
+    },
+    /// The standby has not applied everything in time.
+    #[error("\"{end}\" has not applied everything after {} s; it is at {applied}", waited.as_secs())]
+    NotDrained {
+        /// The database and its site.
+        end: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Where it is.
+        applied: String,
+    },
+    /// Something was committed behind the fence.
+    #[error("something was committed at \"{end}\" behind its fence, up to {applied}")]
+    Breach {
+        /// The database and its site.
+        end: String,
+        /// How far the other site is.
+        applied: String,
+    },
     /// A journal cannot be written or read.
     #[error("cannot use journal \"{}\": {source}", path.display())]
     Journal {
@@ -145,7 +262,9 @@ impl Error {
         match self {
             Self::Deployment(error) => error.is_transient(),
             Self::Database { source, .. } => source.is_transient(),
-            Self::Writers { .. } => true,
+            Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } => true,
+            Self::Unfinished { source, .. } => source.is_transient(),
+            Self::Manager { source, .. } => source.is_transient(),
             _ => false,
         }
     }
@@ -167,6 +286,26 @@ impl Error {
                 "do not open the site by force: restore table irongate.fence from a backup, or grant by hand what the \
                  applications need and delete its row"
                     .to_owned()
+            }
+            Self::Elsewhere { to, .. } => format!("run it at site \"{to}\": it will be there afterwards"),
+            Self::Scattered { .. } => "name those of one site with --database".to_owned(),
+            Self::Open { .. } => "go on with it with --resume, or take it back with --abort".to_owned(),
+            Self::OtherRun { to, .. } => format!("--to {to}"),
+            Self::NothingOpen => "irongate runs lists them".to_owned(),
+            Self::Refused { .. } => "mend it; --dry-run checks again".to_owned(),
+            Self::Unfinished { source, .. } => {
+                let first = source.hint().map(|hint| hint + "; then ").unwrap_or_default();
+                format!("{first}go on with --resume, or take the run back with --abort")
+            }
+            Self::NoReturn { .. } => "go on with --resume; a switchover back is a run of its own".to_owned(),
+            Self::OnlyBack { .. } => "take it back with --abort to its end".to_owned(),
+            Self::Held { .. } => "ask who has it; a run is gone on with or taken back where it began".to_owned(),
+            Self::Roles { .. } => "irongate runs shows what was done; compare table irongate.role at both sites".to_owned(),
+            Self::Manager { source, .. } => return source.hint(),
+            Self::Group { group, .. } => format!("irongate report {group}"),
+            Self::NotDrained { .. } => "irongate lag shows where it hangs".to_owned(),
+            Self::Breach { .. } => {
+                "take the run back with --abort, find out who wrote (irongate trail dump shows what), and close that way".to_owned()
             }
             Self::Journal { .. } => "see to the disk and its rights; nothing was done that the journal does not say".to_owned(),
             Self::BadJournal { .. } => "restore the file; a run is never gone on with by guessing".to_owned(),

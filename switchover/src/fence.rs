@@ -100,6 +100,14 @@ pub struct Standing {
     pub standby: bool,
 }
 
+/// Refuses a place whose server lacks a role of the applications.
+///
+/// # Errors
+/// [`Error::NoRole`], [`Error::Database`].
+pub async fn roles_exist(place: &Place) -> Result<(), Error> {
+    proof::roles_exist(place).await
+}
+
 /// What is known of a database's fence.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Changes of roles between two sites.
 //!
 //! * [`fence`]: keeping the applications out of a database, and letting them in again with exactly what they had.
+//! * [`plan`]: changes of roles as runs that can be cut off anywhere and gone on with.
 //! * [`journal`] and [`engine`]: what a run has done, and what it does next.
 #![deny(unsafe_code)]
 
@@ -9,6 +10,7 @@ mod error;
 pub mod fence;
 pub mod journal;
 mod place;
+pub mod plan;
 
 pub use error::Error;
 pub use place::Place;

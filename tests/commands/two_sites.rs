@@ -13,25 +13,25 @@ use serde_json::Value;
 
 use super::deployment::{PATIENCE, stop};
 
-const SITES: [&str; 2] = ["main", "secondary"];
+pub(super) const SITES: [&str; 2] = ["main", "secondary"];
 /// Keys of the log do not collide: each site has its own numbers.
 const TABLES: &str = "CREATE TABLE entry (site text, n bigint, word text, at timestamptz DEFAULT now(),
                                           PRIMARY KEY (site, n))";
 
-struct Reference {
+pub(super) struct Reference {
     /// In the order of [`SITES`].
-    servers: [Server; 2],
+    pub(super) servers: [Server; 2],
     directory: TempDir,
 }
 
 impl Reference {
     /// Set up, instantiated, and its managers not yet started.
-    async fn new(major: u32, more: &str) -> Self {
+    pub(super) async fn new(major: u32, more: &str) -> Self {
         Self::made(major, more, false).await
     }
 
     /// The same, with managers that other sites reach, if they are to have `control`.
-    async fn made(major: u32, more: &str, control: bool) -> Self {
+    pub(super) async fn made(major: u32, more: &str, control: bool) -> Self {
         let (main, secondary) = Server::start_two((major, major), &Settings::new()).await;
         for server in [&main, &secondary] {
             for database in ["config", "log"] {
@@ -96,11 +96,11 @@ impl Reference {
         fs::write(self.directory.path().join("irongate.toml"), text + more).expect("the directory is ours");
     }
 
-    fn start(&self, site: &str, arguments: &[&str]) -> Process {
+    pub(super) fn start(&self, site: &str, arguments: &[&str]) -> Process {
         Process::irongate(self.directory.path(), &[&["--site", site], arguments].concat())
     }
 
-    async fn expect(&self, site: &str, code: i32, arguments: &[&str]) -> Finished {
+    pub(super) async fn expect(&self, site: &str, code: i32, arguments: &[&str]) -> Finished {
         let finished = self.start(site, arguments).finish(PATIENCE).await;
         let (out, err) = (&finished.stdout, &finished.stderr);
         assert_eq!(finished.code(), code, "irongate {} at {site}\n{out}\n{err}", arguments.join(" "));
@@ -119,18 +119,18 @@ impl Reference {
         finished
     }
 
-    async fn json(&self, site: &str, arguments: &[&str]) -> Value {
+    pub(super) async fn json(&self, site: &str, arguments: &[&str]) -> Value {
         self.expect(site, 0, &[arguments, &["--json"]].concat()).await.json()
     }
 
     /// What info says of the groups of a site.
-    async fn groups(&self, site: &str) -> Vec<Value> {
+    pub(super) async fn groups(&self, site: &str) -> Vec<Value> {
         let info = self.json(site, &["info"]).await;
         info["groups"].as_array().expect("groups are a list").clone()
     }
 
     /// Waits until everything runs that should, and looks that nothing else does.
-    async fn runs(&self) {
+    pub(super) async fn runs(&self) {
         for site in SITES {
             wait_until(PATIENCE, &format!("all groups of {site} to run"), async || {
                 let groups = self.groups(site).await;

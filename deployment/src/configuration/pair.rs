@@ -27,6 +27,18 @@ impl Configuration {
         self.databases.keys().map(String::as_str).filter(|name| flows(name) && !is_two_way(name)).collect()
     }
 
+    /// Whether a flow stands ready for the time when its target's site does not write any more: it is not started by
+    /// itself, and another one of the same database is, in the other direction.
+    pub fn is_reverse(&self, flow: &Flow) -> bool {
+        let is_forward = |other: &Flow| {
+            other.autostart
+                && other.database == flow.database
+                && other.from == flow.to
+                && other.to == flow.from
+        };
+        !flow.autostart && self.flows.values().any(is_forward)
+    }
+
     /// Databases chosen for an operation that changes who writes: those that are named, else all active-passive ones.
     ///
     /// # Errors
@@ -79,6 +91,9 @@ mod tests {
         let file = std::path::Path::new("/irongate.toml");
         let configuration = Configuration::parse(Configuration::reference(), file).unwrap();
         assert_eq!(configuration.active_passive(), ["config"]);
+        let reverse = |flow: &&Flow| configuration.is_reverse(flow);
+        let reverse: Vec<&Flow> = configuration.flows.values().filter(reverse).collect();
+        assert_eq!(reverse.iter().map(|flow| flow.name.as_str()).collect::<Vec<_>>(), ["css"]);
         assert_eq!(configuration.chosen(&[]).unwrap(), ["config"]);
         assert_eq!(configuration.chosen(&["config".into(), "config".into()]).unwrap(), ["config"]);
         assert!(matches!(configuration.chosen(&["log".into()]), Err(Error::TwoWay { .. })));

@@ -76,6 +76,13 @@ pub async fn setup(
             )));
             continue;
         }
+        if configuration.is_reverse(flow) {
+            progress(Event::Note(format!(
+                "flow \"{}\" begins when it is its turn: until then \"{}\" keeps no slot and no log for it",
+                flow.name, flow.from
+            )));
+            continue;
+        }
         begin(configuration, flow, options, progress, &mut report).await?;
     }
     Ok(report)

@@ -1,0 +1,98 @@
+//! `irongate switchover` and `irongate runs`.
+
+use std::time::Duration;
+
+use irongate_switchover::journal::Journal;
+use irongate_switchover::plan::{self, Limits, Order, Report};
+use irongate_trail::Timestamp;
+use serde_json::json;
+
+use super::Here;
+use crate::arguments::{Global, Switchover};
+use crate::output;
+
+pub(crate) async fn run(global: &Global, options: &Switchover) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let order = match (&options.resume, &options.abort) {
+        (Some(run), _) => Order::Resume(run.clone()),
+        (_, Some(run)) => Order::Abort(run.clone()),
+        _ if options.dry_run => Order::DryRun,
+        _ => Order::Begin,
+    };
+    let limits = Limits {
+        writers: Duration::from_secs(options.writers_timeout),
+        drain: Duration::from_secs(options.drain_timeout),
+        slot: Duration::from_secs(options.slot_timeout),
+        lag: Duration::from_secs(options.max_lag),
+        ..Limits::default()
+    };
+    let mut tell = |step: &str, what: &str| output::note(format_args!("{step}: {what}"));
+    let (configuration, to) = (&here.configuration, options.to.as_str());
+    let report = plan::switchover(configuration, to, &options.database, &order, &limits, &mut tell).await?;
+    show(global, &report)
+}
+
+pub(crate) fn runs(global: &Global, run: Option<&str>) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let state = &here.configuration.state_directory;
+    let read =
+        |run: &str| Journal::read(state, run).map(|(heading, entries)| plan::report(&heading, &entries));
+    if let Some(run) = run {
+        return show(global, &read(run)?);
+    }
+    let reports = Journal::runs(state)?.iter().map(|run| read(run)).collect::<Result<Vec<_>, _>>()?;
+    if global.json {
+        return output::json(&json!({ "runs": reports }));
+    }
+    let mut table = output::table(&["RUN", "PLAN", "FROM", "TO", "DATABASES", "RESULT", ">OUTAGE"]);
+    for report in reports {
+        table.add_row([
+            output::cell(report.run.clone().unwrap_or_default(), None),
+            output::cell(&report.plan, None),
+            output::cell(&report.from, None),
+            output::cell(&report.to, None),
+            output::cell(report.databases.join(", "), None),
+            output::cell(report.result, None),
+            output::cell(outage(&report), None),
+        ]);
+    }
+    Ok(output::print(&table)?)
+}
+
+fn outage(report: &Report) -> String {
+    report.outage_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2} s"))
+}
+
+fn show(global: &Global, report: &Report) -> anyhow::Result<()> {
+    if global.json {
+        return output::json(report);
+    }
+    let mut table = output::table(&["STEP", "RESULT", "BEGUN", ">SECONDS", "EVIDENCE"]);
+    for step in &report.steps {
+        let mut evidence = step.evidence.to_string();
+        if let Some((end, _)) = evidence.char_indices().nth(90) {
+            evidence.truncate(end);
+            evidence.push('…');
+        }
+        table.add_row([
+            output::cell(&step.name, None),
+            output::cell(step.result, None),
+            output::cell(Timestamp(step.at), None),
+            output::cell(format!("{:.2}", step.seconds), None),
+            output::cell(evidence, None),
+        ]);
+    }
+    output::print(&table)?;
+    let run = report.run.as_deref().unwrap_or("dry run");
+    let lost = report.lost_transactions.map_or_else(|| "not known".to_owned(), |lost| lost.to_string());
+    output::text(format_args!(
+        "{run}: {} from {} to {} ({}): {}; outage {}, transactions lost: {lost}",
+        report.plan,
+        report.from,
+        report.to,
+        report.databases.join(", "),
+        report.result,
+        outage(report),
+    ))?;
+    Ok(())
+}

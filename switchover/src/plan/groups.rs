@@ -1,0 +1,89 @@
+//! Groups, started and stopped by the managers of their sites.
+
+use std::time::Duration;
+
+use irongate_checkpoint::Program;
+use irongate_deployment::configuration::Flow;
+use irongate_deployment::groups::group_name;
+use irongate_manager::supervisor::Word;
+use irongate_manager::{Control, Info};
+use serde_json::{Value, json};
+
+use super::Run;
+use crate::error::Error;
+
+impl Run<'_> {
+    /// The manager of a site.
+    pub(super) fn manager(&self, site: &str) -> Result<Control, Error> {
+        let failed = |source| Error::Manager { site: site.to_owned(), source: Box::new(source) };
+        Control::between(self.configuration, &self.heading.to, site).map_err(failed)
+    }
+
+    pub(super) async fn info(&self, site: &str) -> Result<Info, Error> {
+        let failed = |source| Error::Manager { site: site.to_owned(), source: Box::new(source) };
+        self.manager(site)?.info().await.map_err(failed)
+    }
+
+    /// Gives an order to groups of a site and waits until it has been followed.
+    pub(super) async fn order(&self, word: Word, site: &str, groups: &[String]) -> Result<(), Error> {
+        let failed = |source| Error::Manager { site: site.to_owned(), source: Box::new(source) };
+        let wait: Duration = self.limits.groups;
+        let outcomes = self.manager(site)?.order(word, groups, wait).await.map_err(failed)?;
+        match outcomes.into_iter().find(|outcome| !outcome.done) {
+            None => Ok(()),
+            Some(outcome) => {
+                Err(Error::Group { group: outcome.group, site: site.to_owned(), doing: outcome.doing })
+            }
+        }
+    }
+
+    /// Extract and pump where a flow comes from, Replicat where it goes to.
+    fn where_they_run<'f>(&self, flow: &'f Flow) -> [(&'f str, Vec<String>); 2] {
+        let name = |program| group_name(&flow.name, program);
+        let mut source = vec![name(Program::Extract)];
+        source.extend(flow.pump.is_some().then(|| name(Program::Pump)));
+        let target = if flow.pump.is_some() { &flow.to } else { &flow.at };
+        [(&flow.at, source), (target, vec![name(Program::Replicat)])]
+    }
+
+    /// Stops the forward groups: everything has gone through them.
+    pub(super) async fn stop_forward(&self) -> Result<Value, Error> {
+        self.forward(Word::Stop).await
+    }
+
+    pub(super) async fn start_forward(&self) -> Result<Value, Error> {
+        self.forward(Word::Start).await
+    }
+
+    async fn forward(&self, word: Word) -> Result<Value, Error> {
+        let mut all = Vec::new();
+        for unit in &self.units {
+            for (site, groups) in self.where_they_run(unit.pair.into) {
+                self.order(word, site, &groups).await?;
+                all.extend(groups);
+            }
+        }
+        Ok(json!({ "groups": all }))
+    }
+
+    /// Lets the site that wrote before follow: the rest of the reverse groups is started, and the forward slot, which
+    /// nobody reads any more and which would keep the log for ever, is dropped.
+    pub(super) async fn follow(&self) -> Result<Value, Error> {
+        let mut all = Vec::new();
+        for unit in &self.units {
+            for (site, groups) in self.where_they_run(unit.pair.out_of) {
+                self.order(Word::Start, site, &groups).await?;
+                all.extend(groups);
+            }
+        }
+        let mut slots = Vec::new();
+        for unit in &self.units {
+            if self.drop_slot(&unit.from, &unit.pair.into.slot).await? {
+                slots.push(unit.pair.into.slot.clone());
+            }
+        }
+        self.await_echo().await?;
+        self.unlock().await?;
+        Ok(json!({ "groups": all, "dropped_slots": slots }))
+    }
+}

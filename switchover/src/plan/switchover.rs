@@ -1,0 +1,97 @@
+//! The steps of a switchover, and what each does and takes back.
+
+use serde_json::{Value, json};
+
+use super::{Progress, Run};
+use crate::engine::Step;
+use crate::error::Error;
+use crate::fence;
+
+pub(super) const FENCE: &str = "fence";
+pub(super) const DRAIN: &str = "drain";
+pub(super) const OPEN: &str = "open";
+
+const fn step(name: &'static str) -> Step {
+    Step { name, no_return: false }
+}
+
+/// In their order. What takes long is done before the fence: applications wait from `fence` to `open` only.
+pub(super) const STEPS: [Step; 11] = [
+    step("prechecks"),
+    step("lock"),
+    step("reverse-capture"),
+    step(FENCE),
+    step("marker"),
+    step(DRAIN),
+    step("stop-forward"),
+    step("verify"),
+    Step { name: OPEN, no_return: true },
+    step("roles"),
+    step("follow"),
+];
+
+impl Run<'_> {
+    /// Does a step, or what is left of it.
+    pub(super) async fn step(&mut self, name: &str, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        match name {
+            "prechecks" => self.precheck().await,
+            "lock" => self.lock().await,
+            "reverse-capture" => self.begin_reverse(progress).await,
+            FENCE => self.close().await,
+            "marker" => self.mark().await,
+            DRAIN => self.drain(progress).await,
+            "stop-forward" => self.stop_forward().await,
+            "verify" => self.verify().await,
+            OPEN => self.open().await,
+            "roles" => self.write_roles().await,
+            _ => self.follow().await,
+        }
+    }
+
+    /// Takes a step back, or what was done of it.
+    pub(super) async fn undo(&mut self, name: &str) -> Result<Value, Error> {
+        match name {
+            "lock" => self.unlock().await,
+            "reverse-capture" => self.end_reverse().await,
+            FENCE => self.reopen().await,
+            "stop-forward" => self.start_forward().await,
+            _ => Ok(Value::Null),
+        }
+    }
+
+    /// Keeps the applications out of the site that writes.
+    async fn close(&self) -> Result<Value, Error> {
+        let how = fence::Close {
+            standby: true,
+            writers: self.limits.writers,
+            locks: self.limits.locks,
+            run: Some(self.heading.run.clone()),
+        };
+        let mut closed = Vec::new();
+        for unit in &self.units {
+            closed.push(fence::close(&unit.from, &how).await?);
+        }
+        Ok(json!({ "closed": closed }))
+    }
+
+    async fn reopen(&self) -> Result<Value, Error> {
+        let mut opened = Vec::new();
+        for unit in &self.units {
+            opened.extend(fence::open(&unit.from, self.limits.locks).await?);
+        }
+        Ok(json!({ "opened": opened }))
+    }
+
+    /// Lets the applications in at the site that is to write, with the sequences where they were left.
+    async fn open(&self) -> Result<Value, Error> {
+        let (mut opened, mut sequences) = (Vec::new(), 0);
+        for unit in &self.units {
+            // Behind the fence of the other site nobody moves them any more; here nobody does before the opening.
+            if fence::standing(&unit.to).await?.is_some() {
+                sequences += irongate_deployment::carry_sequences(self.configuration, unit.pair.into).await?;
+            }
+            opened.extend(fence::open(&unit.to, self.limits.locks).await?);
+        }
+        Ok(json!({ "opened": opened, "sequences": sequences }))
+    }
+}
