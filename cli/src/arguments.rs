@@ -63,7 +63,7 @@ pub(crate) enum LogFormat {
 /// The commands.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum Command {
-    /// Show on two throw-away servers that nothing is lost and nothing comes twice
+    /// Show with two sites on throw-away servers that nothing is lost and nothing comes twice
     Demo(Demo),
     /// Write a commented configuration
     Init(Init),

@@ -1,8 +1,10 @@
-//! `irongate demo`: two throw-away servers, a live load, processes that are killed, and a full compare in the end.
+//! `irongate demo`: two sites on two throw-away servers, a live load, processes that are killed, and a full compare in
+//! the end.
 //!
 //! It is a program over the libraries, written as anybody could write it: the configuration is a file, set-up and the
-//! initial load are calls, Extract and Replicat are processes of this same binary. What it adds is the world around
-//! them: servers, applications that write, and somebody who pulls plugs.
+//! initial load are calls, and the rest is what an operator has: a manager at each site, which starts Extract, pump,
+//! collector and Replicat as processes of this same binary and starts them again when they die. What it adds is the world
+//! around them: servers, applications that write, and somebody who pulls plugs.
 
 mod binaries;
 mod compare;
@@ -10,9 +12,11 @@ mod guard;
 mod heartbeat;
 mod kept;
 mod load;
+mod log;
 mod process;
 mod report;
 mod server;
+mod site;
 mod sites;
 
 use std::sync::Arc;
@@ -20,7 +24,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use irongate_deployment::{self as deployment, Configuration, Severity};
+use irongate_checkpoint::State;
+use irongate_deployment::{self as deployment, Severity};
+use irongate_manager::Control;
 use irongate_trail::{Directory, Storage};
 use rand::Rng;
 
@@ -33,12 +39,19 @@ use guard::Guard;
 use heartbeat::Heartbeat;
 use kept::keep;
 use load::Load;
-use process::Process;
+use log::Log;
 use report::Report;
+use site::Site;
 use sites::{Base, Sites, configure, database, servers};
 
+/// The sites: the one that writes, and the live standby.
+const SITES: [&str; 2] = ["main", "secondary"];
+/// The configuration database, which one site writes at a time.
 const DATABASE: &str = "config";
 const SCHEMAS: [&str; 2] = ["config", "stat"];
+/// The log database, which both sites write.
+const LOG: &str = "log";
+/// The flow of the configuration database in normal mode.
 const FLOW: &str = "csp";
 /// People in the configuration database before the load begins.
 const SCALE: u32 = 4_000;
@@ -74,7 +87,7 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     let binaries = Binaries::find()?;
     let directory = Base::new().context("cannot make a directory for the demo")?;
     let base = directory.path().to_owned();
-    // Dropped in reverse order: processes, servers, guard, directory.
+    // Dropped in reverse order: managers with their groups, servers, guard, directory.
     let guard = Guard::over(&base)?;
     if !global.json {
         output::text(format_args!(
@@ -84,71 +97,78 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
             base.display()
         ))?;
     }
-    let mut sites = report.step("servers", "starting two servers", servers(&binaries, &base)).await?;
-    report.step("schema", "making the database", database(&sites)).await?;
-    let file = configure(&base, &sites)?;
-    let configuration = Configuration::load(&file)?;
-    report.step("setup", "roles, publication, slot, trail", setup(&configuration)).await?;
-    let mut load = Load::start(&sites.main, DATABASE, SCALE).await?;
+    let mut servers = report.step("servers", "starting two servers", servers(&binaries, &base)).await?;
+    report.step("schema", "making the databases", database(&servers)).await?;
+    let file = configure(&base, &servers)?;
+    let mut sites = [Site::new(SITES[0], &file, &guard)?, Site::new(SITES[1], &file, &guard)?];
+    report.step("setup", "roles, publications, slots, trails", setup(&sites)).await?;
+    let mut load = Load::start(&servers.main, DATABASE, SCALE).await?;
     let began = Instant::now();
-    report.step("instantiate", "copying a snapshot under load", instantiate(&configuration)).await?;
-    report.step("check", "the preflight", check(&configuration)).await?;
-
-    let mut groups = Vec::new();
-    for group in configuration.groups(None) {
-        groups.push(Process::new(&group.name, &file, base.join(format!("{}.log", group.name)), &guard));
-    }
-    report.step("run", "starting Extract and Replicat", start(&configuration, &mut groups)).await?;
-    let mut heartbeat = Heartbeat::start(sites.both(), DATABASE).await?;
-    report.step("live", "load, undisturbed", live(&mut load, &mut groups, &heartbeat)).await?;
+    report.step("instantiate", "copying a snapshot under load", instantiate(&sites[0])).await?;
+    report.step("check", "the preflight", check(&sites)).await?;
+    report.step("run", "a manager at each site", start(&mut sites)).await?;
+    let mut log = Log::start(servers.both()).await?;
+    let mut heartbeat = Heartbeat::start(servers.both(), DATABASE).await?;
+    report.step("live", "load, undisturbed", live(&mut load, &mut sites, &heartbeat)).await?;
     let length = Duration::from_secs(options.seconds);
-    report.step("kills", "load, and kill -9", kills(&sites, &mut load, &mut groups, length)).await?;
-    report.kills = groups.iter().map(|group| group.kills).sum();
     report
-        .step("drain", "waiting for the target", drain(load, began, &mut groups, &mut heartbeat))
-        .await
-        .map(|transactions| report.transactions = transactions)?;
-    report.step("stop", "an orderly stop", stop(&mut groups)).await?;
-    report.step("trail", "every checksum of the trail", trail(&configuration)).await?;
-    let found = report.step("compare", "every row of every table", compared(&sites)).await?;
+        .step("kills", "load, and kill -9", kills(&servers, &mut load, &mut log, &mut sites, length))
+        .await?;
+    report.kills = sites.iter().map(kills_at).sum();
+    let drained = drain(&servers, load, log, began, &mut sites, &mut heartbeat);
+    report.transactions = report.step("drain", "waiting for the other site", drained).await?;
+    report.step("terminal", "one terminal for both sites", terminal(&sites)).await?;
+    report.step("stop", "an orderly stop", stop(&mut sites)).await?;
+    report.step("trail", "every checksum of the trails", trails(&sites)).await?;
+    let found = report.step("compare", "every row of every table", compared(&servers)).await?;
     let verdict = judge(report, found);
     if !options.keep {
         return verdict.map(|()| None);
     }
     // A difference is what one most wants to look at.
-    for group in &mut groups {
-        group.start()?;
+    for site in &mut sites {
+        site.manager.start()?;
+        site.runs().await?;
     }
-    let kept = keep(directory, &mut sites, groups, guard, &file)?;
+    let kept = keep(directory, &mut servers, &mut sites, guard, &file)?;
     if verdict.is_err() {
         output::note(&kept);
     }
     verdict.map(|()| Some(kept))
 }
 
-async fn setup(configuration: &Configuration) -> anyhow::Result<((), String)> {
-    let flow = configuration.flow(FLOW)?;
-    let options = deployment::Setup { site: configuration.site.clone(), ..deployment::Setup::default() };
-    let done = deployment::setup(configuration, &[flow], &options, &mut |_| {}).await?;
-    let evidence = format!("{} statements; Extract and Replicat are no superusers", done.statements.len());
-    Ok(((), evidence))
+/// Each flow is set up where it begins. The log is empty, so nothing has to be copied.
+async fn setup([main, secondary]: &[Site; 2]) -> anyhow::Result<((), String)> {
+    let mut statements = 0;
+    for (site, flow) in [(main, FLOW), (main, "msp"), (secondary, "mss")] {
+        let configuration = &site.configuration;
+        let options = deployment::Setup { site: Some(site.name.to_owned()), ..deployment::Setup::default() };
+        let done =
+            deployment::setup(configuration, &[configuration.flow(flow)?], &options, &mut |_| {}).await?;
+        statements += done.statements.len();
+    }
+    Ok(((), format!("{statements} statements for three flows; no role of Irongate's is a superuser")))
 }
 
-async fn check(configuration: &Configuration) -> anyhow::Result<((), String)> {
-    let findings = deployment::check(configuration, &[configuration.flow(FLOW)?]).await?;
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    if let Some(finding) = findings.iter().find(|finding| finding.severity == Severity::Error) {
-        anyhow::bail!("{finding}");
+async fn check(sites: &[Site; 2]) -> anyhow::Result<((), String)> {
+    let (mut warnings, mut notes) = (0, 0);
+    for (site, flow) in [(&sites[0], FLOW), (&sites[0], "msp"), (&sites[1], "mss")] {
+        let findings = deployment::check(&site.configuration, &[site.configuration.flow(flow)?]).await?;
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        if let Some(finding) = findings.iter().find(|finding| finding.severity == Severity::Error) {
+            anyhow::bail!("{finding}");
+        }
+        warnings += count(Severity::Warning);
+        notes += count(Severity::Note);
     }
-    let (warnings, notes) = (count(Severity::Warning), count(Severity::Note));
     let counts = [(0, "error"), (warnings, "warning"), (notes, "note")];
     Ok(((), counts.map(|(number, noun)| output::plural(number, noun)).join(", ")))
 }
 
-async fn instantiate(configuration: &Configuration) -> anyhow::Result<((), String)> {
-    let flow = configuration.flow(FLOW)?;
+async fn instantiate(main: &Site) -> anyhow::Result<((), String)> {
+    let flow = main.configuration.flow(FLOW)?;
     let options = deployment::Instantiate::default();
-    let done = deployment::instantiate(configuration, flow, &options, &mut |_| {}).await?;
+    let done = deployment::instantiate(&main.configuration, flow, &options, &mut |_| {}).await?;
     let evidence = format!(
         "{} rows of {} tables copied under load, as of {}",
         output::count(done.rows),
@@ -158,50 +178,48 @@ async fn instantiate(configuration: &Configuration) -> anyhow::Result<((), Strin
     Ok(((), evidence))
 }
 
-async fn start(configuration: &Configuration, groups: &mut [Process]) -> anyhow::Result<((), String)> {
-    for group in groups.iter_mut() {
-        group.start()?;
+async fn start(sites: &mut [Site; 2]) -> anyhow::Result<((), String)> {
+    for site in sites.iter_mut() {
+        site.manager.start()?;
     }
-    let begin = Instant::now();
-    for group in groups.iter_mut() {
-        loop {
-            group.is_well()?;
-            let status = irongate_checkpoint::read_status(&configuration.state_directory, group.name())?;
-            if status.is_some_and(|status| status.state == irongate_checkpoint::State::Running) {
-                break;
-            }
-            anyhow::ensure!(begin.elapsed() < PATIENCE, "{} does not come up", group.name());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    for site in sites.iter_mut() {
+        site.runs().await?;
     }
-    let names: Vec<_> = groups.iter().map(Process::name).collect();
-    Ok(((), format!("{} are RUNNING", names.join(" and "))))
+    let groups = sites.iter().map(|site| site.groups.len()).sum::<usize>();
+    let evidence = format!(
+        "a manager at each site; {groups} groups of {FLOW}, msp and mss are RUNNING, linked by TLS 1.3; css waits"
+    );
+    Ok(((), evidence))
 }
 
 /// How long the load is only watched.
 const CALM: Duration = Duration::from_secs(4);
 
 /// Nobody disturbs: how long a commit takes until it is seen at the target.
-async fn live(
-    load: &mut Load,
-    groups: &mut [Process],
-    heartbeat: &Heartbeat,
-) -> anyhow::Result<((), String)> {
+async fn live(load: &mut Load, sites: &mut [Site; 2], heartbeat: &Heartbeat) -> anyhow::Result<((), String)> {
     // What was written during the initial load comes first.
+    let begin = Instant::now();
+    while heartbeat.latency().is_none() {
+        for site in sites.iter_mut() {
+            site.is_well()?;
+        }
+        anyhow::ensure!(begin.elapsed() < PATIENCE, "nothing was seen at the target");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
     heartbeat.latency();
     let (begin, before) = (Instant::now(), load.counts().committed.load(Ordering::Relaxed));
     tokio::time::sleep(CALM).await;
     load.is_well()?;
-    for group in groups.iter_mut() {
-        group.is_well()?;
+    for site in sites.iter_mut() {
+        site.is_well()?;
     }
     let written = load.counts().committed.load(Ordering::Relaxed) - before;
     let rate = written as f64 / begin.elapsed().as_secs_f64();
     let latency = heartbeat.latency().context("nothing was seen at the target")?;
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
     let evidence = format!(
-        "{rate:.0} transactions/s; from commit to visible at the target: median {:.0} ms, 95 % {:.0} ms, 99 % {:.0} ms",
+        "{rate:.0} transactions/s; from commit to visible at the other site: median {:.0} ms, 95 % {:.0} ms, 99 % {:.0} ms",
         millis(latency.median),
         millis(latency.p95),
         millis(latency.p99)
@@ -209,11 +227,17 @@ async fn live(
     Ok(((), evidence))
 }
 
-/// The load goes on; Extract and Replicat are killed again and again, alone and together.
+/// Kills of a site: of its manager and of its groups.
+fn kills_at(site: &Site) -> u32 {
+    site.manager.kills + site.groups.iter().map(|group| group.kills).sum::<u32>()
+}
+
+/// The load goes on; groups are killed again and again, alone and a whole site at once, and managers too.
 async fn kills(
-    sites: &Sites,
+    servers: &Sites,
     load: &mut Load,
-    groups: &mut [Process],
+    log: &mut Log,
+    sites: &mut [Site; 2],
     length: Duration,
 ) -> anyhow::Result<((), String)> {
     let random = |from: u64, to: u64| Duration::from_millis(rand::rng().random_range(from..to));
@@ -222,77 +246,101 @@ async fn kills(
     while begin.elapsed() < length {
         tokio::time::sleep(random(400, 1_400)).await;
         load.is_well()?;
-        round += 1;
-        if round == 3 {
-            // Extract is killed while the server streams it.
-            let write = load::large(&sites.main, DATABASE, load.counts());
-            let (rows, killed) = tokio::join!(write, kill_and_start(&mut groups[..1], random(300, 600)));
-            killed?;
-            large = rows?;
-            continue;
+        log.is_well()?;
+        for site in sites.iter_mut() {
+            site.is_well()?;
         }
-        let from = if round % 3 == 0 { 0 } else { round % groups.len() };
-        let to = if round % 3 == 0 { groups.len() } else { from + 1 };
-        kill_and_start(&mut groups[from..to], random(50, 300)).await?;
+        round += 1;
+        let site = &mut sites[round % 2];
+        match round % 4 {
+            // Extract is killed while the server streams it.
+            3 if large == 0 => {
+                let write = load::large(&servers.main, DATABASE, load.counts());
+                let main = &mut sites[0];
+                let extract = main.groups.iter().position(|group| group.name.ends_with("extract"));
+                let pause = random(300, 600);
+                let kill = async {
+                    tokio::time::sleep(pause).await;
+                    extract.map_or(Ok(()), |place| main.kill(place))
+                };
+                let (rows, killed) = tokio::join!(write, kill);
+                killed?;
+                large = rows?;
+            }
+            // The whole site but its database: whoever supervises, and everybody else.
+            2 => {
+                site.manager.kill()?;
+                (0..site.groups.len()).try_for_each(|place| site.kill(place))?;
+                tokio::time::sleep(random(50, 300)).await;
+                site.manager.start()?;
+            }
+            // A manager alone: the next one takes over what it finds.
+            0 => {
+                site.manager.kill()?;
+                tokio::time::sleep(random(50, 300)).await;
+                site.manager.start()?;
+            }
+            _ => {
+                let place = rand::rng().random_range(0..site.groups.len());
+                site.kill(place)?;
+            }
+        }
     }
-    for group in groups.iter_mut() {
-        group.is_well()?;
+    for site in sites.iter_mut() {
+        site.runs().await?;
     }
-    let kills: Vec<_> =
-        groups.iter().map(|group| format!("{} {} times", group.name(), group.kills)).collect();
+    let of = |program: &str| {
+        let groups = sites.iter().flat_map(|site| &site.groups);
+        groups.filter(|group| group.name.ends_with(program)).map(|group| group.kills).sum::<u32>()
+    };
+    let managers: u32 = sites.iter().map(|site| site.manager.kills).sum();
     let evidence = format!(
-        "kill -9 of {}; one transaction of {} changes",
-        kills.join(", "),
+        "kill -9 of Extract {} times, pump {}, collector {}, Replicat {}, manager {managers}; one transaction of {} changes",
+        of("extract"),
+        of("pump"),
+        of("collector"),
+        of("replicat"),
         output::count(large.into())
     );
     Ok(((), evidence))
 }
 
-async fn kill_and_start(groups: &mut [Process], pause: Duration) -> anyhow::Result<()> {
-    tokio::time::sleep(pause).await;
-    for group in groups.iter_mut() {
-        group.kill()?;
-    }
-    tokio::time::sleep(pause).await;
-    for group in groups.iter_mut() {
-        group.start()?;
-    }
-    Ok(())
-}
-
-/// The load ends, and the target gets everything. Returns the number of transactions.
+/// The load ends, and each site gets everything. Returns the number of transactions.
 async fn drain(
+    servers: &Sites,
     load: Load,
+    log: Log,
     began: Instant,
-    groups: &mut [Process],
+    sites: &mut [Site; 2],
     heartbeat: &mut Heartbeat,
 ) -> anyhow::Result<(u64, String)> {
     let counts = load.stop().await?;
+    let entries = log.stop(servers.both()).await?;
     let written = began.elapsed().as_secs_f64();
     let begin = Instant::now();
-    let caught_up = async {
-        tokio::select! {
-            result = heartbeat.wait_for_all(PATIENCE) => result,
-            error = failure_of(groups) => Err(error),
-        }
-    };
-    caught_up.await?;
+    let arrive =
+        async { tokio::try_join!(heartbeat.wait_for_all(PATIENCE), log::arrived(servers.both(), PATIENCE)) };
+    tokio::select! {
+        result = arrive => result.map(drop),
+        error = failure_of(sites) => Err(error),
+    }?;
     let behind = begin.elapsed().as_secs_f64();
     let committed = counts.committed.load(Ordering::Relaxed);
     let evidence = format!(
-        "{} transactions in {written:.0} s ({} rolled back, {} refused); caught up with {behind:.1} s after the last",
+        "{} transactions in {written:.0} s ({} rolled back, {} refused), {} log entries at both sites; caught up with {behind:.1} s after the last",
         output::count(committed),
         counts.rolled_back.load(Ordering::Relaxed),
         counts.refused.load(Ordering::Relaxed),
+        output::count(entries)
     );
     Ok((committed, evidence))
 }
 
-/// Waits until a group has ended by itself.
-async fn failure_of(groups: &mut [Process]) -> anyhow::Error {
+/// Waits until something has ended that should not.
+async fn failure_of(sites: &mut [Site; 2]) -> anyhow::Error {
     loop {
-        for group in groups.iter_mut() {
-            if let Err(error) = group.is_well() {
+        for site in sites.iter_mut() {
+            if let Err(error) = site.is_well() {
                 return error;
             }
         }
@@ -300,52 +348,101 @@ async fn failure_of(groups: &mut [Process]) -> anyhow::Error {
     }
 }
 
-async fn stop(groups: &mut [Process]) -> anyhow::Result<((), String)> {
-    for group in groups.iter_mut() {
-        group.stop().await?;
-    }
-    let memory = groups.iter().map(|group| format!("{} {}", group.name(), output::bytes(group.peak_memory)));
-    let memory = memory.collect::<Vec<_>>().join(", ");
-    Ok(((), format!("both ended as asked; peak memory: {memory}")))
-}
-
-/// Reads the whole trail again, as irongate trail check does.
-async fn trail(configuration: &Configuration) -> anyhow::Result<((), String)> {
-    let directory = configuration.trail(configuration.flow(FLOW)?);
-    let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
-    let found = tokio::task::spawn_blocking(move || irongate_trail::check(&storage, |_| {})).await??;
-    if let Some(finding) = found.findings.first().filter(|_| !found.is_sound()) {
-        anyhow::bail!("the trail is damaged: {} at {}: {}", finding.file, finding.offset, finding.reason);
-    }
+/// What one terminal sees of the other site, over the link.
+async fn terminal([main, secondary]: &[Site; 2]) -> anyhow::Result<((), String)> {
+    let control = Control::between(&main.configuration, main.name, secondary.name)?;
+    let begin = Instant::now();
+    let info = control.info().await?;
+    let took = begin.elapsed();
+    let running = info.groups.iter().filter(|group| group.state == State::Running).count();
+    anyhow::ensure!(running == secondary.groups.len(), "{running} groups of {} are RUNNING", info.site);
+    let never = info.groups.iter().filter(|group| group.flow == "css" && group.starts == 0).count();
+    anyhow::ensure!(never == 2, "css was started");
     let evidence = format!(
-        "{} files, {}, {} transactions: every checksum and digest is right",
-        found.files.len(),
-        output::bytes(found.bytes()),
-        output::count(found.transactions())
+        "from {}, over TLS: the {running} groups of {} RUNNING, css never started ({:.0} ms)",
+        main.name,
+        info.site,
+        took.as_secs_f64() * 1e3
     );
     Ok(((), evidence))
 }
 
-async fn compared(sites: &Sites) -> anyhow::Result<(Comparison, String)> {
-    let found = compare(sites.both(), DATABASE, &SCHEMAS, FLOW).await?;
-    let evidence = format!(
-        "{} tables, {} rows: {} differences",
-        found.tables.len(),
-        output::count(found.rows()),
-        found.differences
-    );
-    Ok((found, evidence))
+async fn stop(sites: &mut [Site; 2]) -> anyhow::Result<((), String)> {
+    for site in sites.iter_mut() {
+        site.is_well()?;
+        site.manager.stop().await?;
+    }
+    for site in sites.iter() {
+        for group in &site.groups {
+            let state = site.status(&group.name)?.map(|status| status.state);
+            anyhow::ensure!(state == Some(State::Stopped), "{} did not end in good order", group.name);
+        }
+    }
+    let most = |program: &str| {
+        let groups = sites.iter().flat_map(|site| &site.groups);
+        let most = groups.filter(|group| group.name.ends_with(program)).map(|group| group.peak_memory).max();
+        format!("{program} {}", output::bytes(most.unwrap_or(0)))
+    };
+    let memory = ["extract", "pump", "collector", "replicat"].map(most).join(", ");
+    Ok(((), format!("both managers and all groups ended as asked; peak memory: {memory}")))
 }
 
-/// Takes the compare into the report, and fails if anything differs.
-fn judge(report: &mut Report, found: Comparison) -> anyhow::Result<()> {
+/// Reads every trail again, at both sites, as irongate trail check does.
+async fn trails(sites: &[Site; 2]) -> anyhow::Result<((), String)> {
+    let (mut files, mut bytes, mut transactions, mut count) = (0, 0, 0, 0);
+    for site in sites {
+        for flow in [FLOW, "msp", "mss"] {
+            let directory = site.configuration.trail(site.configuration.flow(flow)?);
+            let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
+            let found =
+                tokio::task::spawn_blocking(move || irongate_trail::check(&storage, |_| {})).await??;
+            if let Some(finding) = found.findings.first().filter(|_| !found.is_sound()) {
+                anyhow::bail!(
+                    "the trail of {flow} at {} is damaged: {} at {}: {}",
+                    site.name,
+                    finding.file,
+                    finding.offset,
+                    finding.reason
+                );
+            }
+            count += 1;
+            files += found.files.len();
+            bytes += found.bytes();
+            transactions += found.transactions();
+        }
+    }
+    let evidence = format!(
+        "{count} trails, {files} files, {}, {} transactions: every checksum and digest is right",
+        output::bytes(bytes),
+        output::count(transactions)
+    );
+    Ok(((), evidence))
+}
+
+async fn compared(servers: &Sites) -> anyhow::Result<([Comparison; 2], String)> {
+    let found = compare(servers.both(), DATABASE, &SCHEMAS, FLOW).await?;
+    let log = compare(servers.both(), LOG, &["public"], "msp").await?;
+    let evidence = format!(
+        "{} tables, {} rows: {} differences; the log, {} rows of both sites: {} differences",
+        found.tables.len(),
+        output::count(found.rows()),
+        found.differences,
+        output::count(log.rows()),
+        log.differences
+    );
+    Ok(([found, log], evidence))
+}
+
+/// Takes the compares into the report, and fails if anything differs.
+fn judge(report: &mut Report, [found, log]: [Comparison; 2]) -> anyhow::Result<()> {
     let journal = found.table("stat.journal").context("the journal was not compared")?;
     report.lost_transactions = Some(journal.missing_at_target);
     report.repeated_transactions = Some(journal.missing_at_source);
-    let differences = found.differences;
+    let differences = found.differences + log.differences;
     let tables: Vec<_> = found
         .tables
         .iter()
+        .chain(&log.tables)
         .filter(|table| table.differences > 0)
         .map(|table| {
             format!(
@@ -354,7 +451,7 @@ fn judge(report: &mut Report, found: Comparison) -> anyhow::Result<()> {
             )
         })
         .collect();
-    report.compare = Some(found);
+    (report.compare, report.compare_log) = (Some(found), Some(log));
     if differences > 0 {
         let message = format!("source and target differ in {differences} rows: {}", tables.join(", "));
         return Err(End::Failed(message).into());

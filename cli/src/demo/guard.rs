@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
-/// Reads "add PID", "remove PID" and "over". The pid file of a server may name a stranger by now: its command line tells.
+/// Reads "add PID", "remove PID" and "over". First go the managers, or they would start again what goes next: the groups,
+/// which have the demo's configuration in their command line. The pid file of a server may name a stranger by now: its
+/// command line tells.
 const SCRIPT: &str = r#"trap '' INT TERM HUP
 pids=
 while read -r word pid; do
@@ -25,6 +27,9 @@ while read -r word pid; do
     esac
 done
 for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+for process in /proc/[0-9]*; do
+    if grep -q "$1/irongate.toml" "$process/cmdline" 2>/dev/null; then kill -KILL "${process#/proc/}" 2>/dev/null; fi
+done
 for site in main secondary; do
     pid=$(head -n 1 "$1/$site/data/postmaster.pid" 2>/dev/null)
     if [ -n "$pid" ] && grep -q "$1" "/proc/$pid/cmdline" 2>/dev/null; then

@@ -6,24 +6,24 @@ use std::path::Path;
 
 use super::DATABASE;
 use super::guard::Guard;
-use super::process::Process;
 use super::server::Server;
+use super::site::Site;
 use super::sites::{Base, Sites};
 
 /// Leaves everything running, with a script that ends it.
 pub(super) fn keep(
     directory: Base,
-    sites: &mut Sites,
-    groups: Vec<Process>,
+    servers: &mut Sites,
+    sites: &mut [Site; 2],
     guard: Guard,
     file: &Path,
 ) -> anyhow::Result<String> {
     let base = directory.keep();
-    let psql = [sites.main.psql(DATABASE), sites.secondary.psql(DATABASE)];
+    let psql = [servers.main.psql(DATABASE), servers.secondary.psql(DATABASE)];
     let words = |pids: Vec<u32>| pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-    let processes = words(groups.into_iter().filter_map(|mut group| group.keep()).collect());
+    let processes = words(sites.iter_mut().flat_map(Site::keep).collect());
     let servers =
-        words([&mut sites.main, &mut sites.secondary].into_iter().filter_map(Server::keep).collect());
+        words([&mut servers.main, &mut servers.secondary].into_iter().filter_map(Server::keep).collect());
     let script = base.join("stop");
     // A pid may be a stranger's by then: its command line tells. What the servers hold is thrown away, so they abort.
     let text = format!(
@@ -43,7 +43,7 @@ pub(super) fn keep(
     drop(guard);
     let program = std::env::current_exe().unwrap_or_else(|_| "irongate".into());
     Ok(format!(
-        "\nKept running. To look at it:\n  {} --config {} info\n  {}\n  {}\nTo end it and remove everything:\n  {}",
+        "\nKept running. To look at it:\n  {} --config {} --site main info\n  {}\n  {}\nTo end it and remove everything:\n  {}",
         program.display(),
         file.display(),
         psql[0],

@@ -1,4 +1,4 @@
-//! Extract and Replicat as processes of this same program.
+//! The managers of the sites, as processes of this same program. What they start is theirs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,40 +10,34 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::guard::Guard;
 
-/// How long a group may take to stop as asked.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a manager may take to stop with its groups.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A group that is run, killed and run again. Dropped, it is killed.
+/// A manager that is run, killed and run again. Dropped, it is killed; what it has started stays.
 #[derive(Debug)]
 pub(super) struct Process {
     name: String,
+    site: &'static str,
     configuration: PathBuf,
     log: PathBuf,
     guard: Guard,
     child: Option<Child>,
     /// How often it was killed.
     pub(super) kills: u32,
-    /// The most memory that any of its lives had resident, in bytes, as far as it was looked at.
-    pub(super) peak_memory: u64,
 }
 
 impl Process {
-    /// A group that does not run yet.
-    pub(super) fn new(name: &str, configuration: &Path, log: PathBuf, guard: &Guard) -> Self {
+    /// The manager of a site; it does not run yet.
+    pub(super) fn new(site: &'static str, configuration: &Path, log: PathBuf, guard: &Guard) -> Self {
         Self {
-            name: name.to_owned(),
+            name: format!("the manager of {site}"),
+            site,
             configuration: configuration.to_owned(),
             log,
             guard: guard.clone(),
             child: None,
             kills: 0,
-            peak_memory: 0,
         }
-    }
-
-    /// The group's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
     }
 
     /// Starts it.
@@ -52,7 +46,7 @@ impl Process {
         let log = log.with_context(|| format!("cannot write \"{}\"", self.log.display()))?;
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(program);
-        command.arg("--config").arg(&self.configuration).args(["run", &self.name]);
+        command.arg("--config").arg(&self.configuration).args(["--site", self.site, "manager"]);
         command.env_remove("IRONGATE_SITE").env_remove("IRONGATE_CONFIG");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // Ctrl-C is the demo's to handle.
@@ -65,7 +59,6 @@ impl Process {
 
     /// Fails if it has ended by itself.
     pub(super) fn is_well(&mut self) -> anyhow::Result<()> {
-        self.look_at_memory();
         let Some(child) = &mut self.child else { return Ok(()) };
         let Some(status) = child.try_wait()? else { return Ok(()) };
         self.guard.remove(child.id());
@@ -79,6 +72,11 @@ impl Process {
         self.end(Signal::KILL);
         self.kills += 1;
         Ok(())
+    }
+
+    /// The same without a question, for the end of the demo.
+    pub(super) fn kill_silently(&mut self) -> Option<ExitStatus> {
+        self.end(Signal::KILL)
     }
 
     fn end(&mut self, signal: Signal) -> Option<ExitStatus> {
@@ -119,15 +117,6 @@ impl Process {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let skip = log.lines().count().saturating_sub(10);
         log.lines().skip(skip).collect::<Vec<_>>().join("\n")
-    }
-
-    fn look_at_memory(&mut self) {
-        let Some(child) = &self.child else { return };
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let kib = status.lines().find_map(|line| {
-            line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-        });
-        self.peak_memory = self.peak_memory.max(kib.unwrap_or(0) * 1024);
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Report {
     result: &'static str,
     steps: Vec<Step>,
     pub(super) compare: Option<Comparison>,
+    /// The same of the log database, which both sites write.
+    pub(super) compare_log: Option<Comparison>,
     /// There is no change of roles in this demo.
     outage_seconds: Option<f64>,
     /// Transactions of the load that are not at the target.
@@ -45,6 +47,7 @@ impl Report {
             result: "failed",
             steps: Vec::new(),
             compare: None,
+            compare_log: None,
             outage_seconds: None,
             lost_transactions: None,
             repeated_transactions: None,

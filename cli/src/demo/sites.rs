@@ -1,19 +1,24 @@
-//! Where the demo takes place: a directory, two servers in it, the same database in both, and a configuration.
+//! Where the demo takes place: a directory, two servers in it, the same two databases in both, certificates, and a
+//! configuration.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use irongate_deployment::Configuration;
+use irongate_pump::certs;
 use rand::Rng;
 
 use super::binaries::Binaries;
 use super::server::Server;
-use super::{DATABASE, FLOW, SCALE, SCHEMAS};
+use super::{DATABASE, FLOW, LOG, SCALE, SCHEMAS, SITES};
 use crate::output;
 
 const SCHEMA: &str = include_str!("schema.sql");
 const SEED: &str = include_str!("seed.sql");
+/// Keys do not collide: each site has its own numbers.
+const LOG_SCHEMA: &str = "CREATE TABLE entry (site text, n bigint, word text NOT NULL, at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (site, n))";
 
 /// A directory that goes with the demo.
 pub(super) struct Base(Option<tempfile::TempDir>);
@@ -97,7 +102,11 @@ pub(super) async fn database(sites: &Sites) -> anyhow::Result<((), String)> {
     let client = sites.main.client(DATABASE).await?;
     let rows: i64 = client.query_one(rows, &[&SCHEMAS.as_slice()]).await?.try_get(0)?;
     let evidence = format!("{tables} tables, {} rows at the main site", output::count(rows.unsigned_abs()));
-    Ok(((), evidence))
+    for server in sites.both() {
+        server.client("postgres").await?.batch_execute(&format!("CREATE DATABASE {LOG}")).await?;
+        server.client(LOG).await?.batch_execute(LOG_SCHEMA).await.map_err(said)?;
+    }
+    Ok(((), format!("{evidence}; a log that both sites write")))
 }
 
 /// With the server's own words, which the driver's error leaves out.
@@ -110,32 +119,56 @@ fn said(error: tokio_postgres::Error) -> anyhow::Error {
     }
 }
 
-/// Writes the configuration as an operator would.
+/// Writes the configuration as an operator would, and makes the certificates that it names.
 pub(super) fn configure(base: &Path, sites: &Sites) -> anyhow::Result<PathBuf> {
     let password = base.join("password");
     let secret: String =
         rand::rng().sample_iter(rand::distr::Alphanumeric).take(24).map(char::from).collect();
     fs::write(&password, secret)?;
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
-    let address = |name: &str, server: &Server| {
-        format!(
-            "[databases.config.{name}]\nuri = \"{}\"\npassword_file = \"password\"\nadmin_uri = \"{}\"\n\n",
-            server.uri("", DATABASE),
-            server.uri("postgres", DATABASE)
-        )
-    };
-    let text = format!(
-        "# Made by irongate demo.\nsite = \"secondary\"\n\n\
-         [deployment]\nname = \"demo\"\nstate_directory = \"state\"\n\n\
-         [sites.main]\ndescription = \"the site that writes\"\n\n[sites.secondary]\ndescription = \"the live standby\"\n\n\
-         {}{}[flows.{FLOW}]\ndatabase = \"config\"\nfrom = \"main\"\nto = \"secondary\"\n\
-         tables = [\"config.*\", \"stat.*\"]\n\n\
-         [flows.{FLOW}.extract]\nfile_size = \"4MiB\"\nretry_delay = \"100ms\"\n\n\
-         [flows.{FLOW}.replicat]\nretry_delay = \"100ms\"\n",
-        address("main", &sites.main),
-        address("secondary", &sites.secondary),
-    );
+    let mut text = "# Made by irongate demo: the reference deployment, both sites on one machine.\n\
+         [deployment]\nname = \"demo\"\nstate_directory = \"state-{site}\"\n\n\
+         [link]\ncertificates = \"certs\"\nretry_delay = \"100ms\"\nretry_longest_delay = \"500ms\"\n\n\
+         # In the demo everything is killed again and again.\n\
+         [manager]\nwatch_interval = \"1s\"\nheartbeat_interval = \"1s\"\n\
+         [manager.restart]\nattempts = 1000\ndelay = \"100ms\"\nlongest_delay = \"300ms\"\n\n"
+        .to_owned();
+    for (name, server) in SITES.into_iter().zip(sites.both()) {
+        let (carries, commands) = (free_port()?, free_port()?);
+        text += &format!(
+            "[sites.{name}]\nlisten = \"127.0.0.1:{carries}\"\naddress = \"localhost:{carries}\"\n\
+             control_listen = \"127.0.0.1:{commands}\"\ncontrol_address = \"localhost:{commands}\"\n\n"
+        );
+        for database in [DATABASE, LOG] {
+            text += &format!(
+                "[databases.{database}.{name}]\nuri = \"{}\"\npassword_file = \"password\"\nadmin_uri = \"{}\"\n\n",
+                server.uri("", database),
+                server.uri("postgres", database)
+            );
+        }
+    }
+    for (flow, database, from, to, tables) in [
+        (FLOW, DATABASE, "main", "secondary", "\"config.*\", \"stat.*\""),
+        ("css", DATABASE, "secondary", "main", "\"config.*\", \"stat.*\""),
+        ("msp", LOG, "main", "secondary", "\"public.*\""),
+        ("mss", LOG, "secondary", "main", "\"public.*\""),
+    ] {
+        text += &format!(
+            "[flows.{flow}]\ndatabase = \"{database}\"\nfrom = \"{from}\"\nto = \"{to}\"\ntables = [{tables}]\n\
+             autostart = {}\n[flows.{flow}.pump]\n[flows.{flow}.extract]\nfile_size = \"4MiB\"\n\
+             retry_delay = \"100ms\"\nretry_longest_delay = \"1s\"\n[flows.{flow}.replicat]\nretry_delay = \"100ms\"\n\n",
+            flow != "css"
+        );
+    }
     let file = base.join("irongate.toml");
     fs::write(&file, text)?;
+    let configuration = Configuration::read(&file)?;
+    let names: Vec<&str> = configuration.sites.iter().map(String::as_str).collect();
+    certs::make(&base.join("certs"), &configuration.name, &names)?;
     Ok(file)
+}
+
+/// A port that nobody listens on just now.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
