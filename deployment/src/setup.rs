@@ -6,6 +6,7 @@
 //! before the slot (a slot older than its publication can never decode it), and the slot before the trail and the
 //! checkpoint, which record where it begins.
 
+pub(crate) mod conflicts;
 pub(crate) mod publication;
 pub(crate) mod rights;
 mod run;
@@ -214,6 +215,7 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
         }
     }
     plan.extend(at_target(&target, flow, &survey).await?);
+    plan.extend(conflicts::plan(&source, &target, flow, &survey).await?);
     if catalog::slot(&session, &flow.slot).await.map_err(ask)?.is_none() {
         // Run through the replication connection, which also exports the slot's snapshot.
         let facts = catalog::server_facts(&session).await.map_err(ask)?;

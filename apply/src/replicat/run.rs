@@ -70,7 +70,7 @@ impl Replicat {
             applier: Applier::new(
                 TrailDirectory(settings.trail.clone()),
                 PostgresTarget::new(settings.clone()),
-                settings.grouping,
+                settings.grouping_in_force(),
             ),
             storage,
             settings,
@@ -203,6 +203,7 @@ impl Run<'_> {
             status.counters.transactions = totals.transactions;
             status.counters.messages = totals.messages;
             status.counters.errors = totals.errors;
+            status.counters.conflicts = totals.conflicts;
             status.counters.bytes = totals.bytes;
             let sum =
                 |of: fn(&irongate_checkpoint::TableCounters) -> u64| totals.tables.values().map(of).sum();

@@ -18,6 +18,7 @@ use irongate_postgres::Session;
 use irongate_trail::Lsn;
 use tokio_postgres::types::{PgLsn, Type};
 
+use super::resolve::prepared_for_conflicts;
 use super::{Failure, Mode, Outcome, Target};
 use crate::batch::{Batch, Change};
 use crate::compile::{SetKind, Step, compile};
@@ -68,6 +69,8 @@ pub(crate) struct Connection {
     /// By the address of the relation, which the plan keeps alive.
     plans: HashMap<usize, Arc<Plan>>,
     statements: HashMap<String, tokio_postgres::Statement>,
+    /// Rows may be waiting to be sent back.
+    pub(super) owes: bool,
 }
 
 impl PostgresTarget {
@@ -102,6 +105,7 @@ impl Target for PostgresTarget {
                 none.insert(Connection::open(&self.settings, origin, true).await?)
             }
         };
+        connection.send_back(&self.settings).await?;
         let client = connection.session.client();
         let applied = connection.checkpoint.load(client).await?;
         let applied = applied.ok_or_else(|| Error::NotInstantiated { flow: self.settings.flow.clone() })?;
@@ -117,9 +121,18 @@ impl Target for PostgresTarget {
     async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
         let Some(connection) = &mut self.connection else { return Err(Failure::Lost(not_loaded())) };
         let result = match mode {
+            Mode::Grouped if self.settings.conflicts.is_some() => {
+                connection.apply_resolving(batch, &self.settings, end).await
+            }
             Mode::Grouped => connection.apply_grouped(batch, &self.settings, end).await,
             Mode::Exact => connection.apply_exact(batch, &self.settings, end).await,
             Mode::Queue => connection.apply_queued(batch, &self.settings, end).await,
+        };
+        let result = match result {
+            Ok(outcome) if end.is_some() => {
+                connection.send_back(&self.settings).await.map(|()| outcome).map_err(Failure::Lost)
+            }
+            other => other,
         };
         match result {
             Err(Failure::Lost(error)) => {
@@ -193,7 +206,11 @@ impl Connection {
         origin.create_if_missing(session.client()).await?;
         let origin = origin.session_setup(session.client()).await?;
         let (plans, statements) = (HashMap::new(), HashMap::new());
-        Ok(Self { session, checkpoint, origin, open: None, plans, statements })
+        let owes = settings.conflicts.is_some();
+        if owes {
+            prepared_for_conflicts(&session).await?;
+        }
+        Ok(Self { session, checkpoint, origin, open: None, plans, statements, owes })
     }
 
     /// The target's insert and flush LSN.
@@ -243,7 +260,9 @@ impl Connection {
                 Err(error) => return Err(Failure::Refused(error)),
             };
             let plan =
-                Plan::new(relation, table, settings.key_columns.get(&source)).map_err(Failure::Refused)?;
+                Plan::new(relation, table, settings.key_columns.get(&source), settings.conflicts.as_ref())
+                    .map_err(Failure::Refused)?;
+            self.has_tombstones(&plan).await?;
             let plan = Arc::new(plan);
             self.plans.insert(address, Arc::clone(&plan));
             plans.push(plan);
@@ -271,7 +290,7 @@ impl Connection {
         Ok(prepared)
     }
 
-    async fn apply_grouped(
+    pub(super) async fn apply_grouped(
         &mut self,
         batch: &Batch,
         settings: &ReplicatSettings,
