@@ -20,7 +20,7 @@ use irongate_postgres::{Session, catalog};
 use tokio_postgres::Client;
 
 pub use run::{Report, Setup, begin_anew, setup};
-pub(crate) use run::{first_checkpoint, has_rows, import_snapshot, patience};
+pub(crate) use run::{Sessions, first_checkpoint, has_rows, import_snapshot, patience};
 pub(crate) use start::{Started, blocking, lock_groups, refuse_foreign, start};
 pub use teardown::{teardown, teardown_plan};
 
@@ -185,7 +185,7 @@ fn does_the_same(configuration: &Configuration, one: &Statement, other: &Stateme
 }
 
 /// How a session for reading is opened: as the administrator if there is one.
-async fn reading(end: &End<'_>) -> Result<Session, Error> {
+pub(crate) async fn reading(end: &End<'_>) -> Result<Session, Error> {
     let who = if end.address.admin.is_some() { As::Admin } else { end.own() };
     end.connect(who, "irongate setup").await
 }

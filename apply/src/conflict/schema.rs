@@ -11,7 +11,7 @@ use super::VERSION_PREFIX;
 /// The trigger that remembers deleted keys.
 pub(crate) const DELETED: &str = "irongate_deleted";
 /// The trigger that remembers keys that rows have left.
-const MOVED: &str = "irongate_moved";
+pub(crate) const MOVED: &str = "irongate_moved";
 /// The trigger that says which version a change replaces. It must be the last before the change, and triggers fire in
 /// the order of their names.
 const VERSION: &str = "~irongate_version";

@@ -24,7 +24,7 @@ use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};
 use crate::conflict::decide::{Decision, Found, Incoming, Operation, Writer, decide};
 use crate::conflict::record::Local;
-use crate::conflict::schema::DELETED;
+use crate::conflict::schema::{DELETED, MOVED};
 use crate::conflict::{Base, Rule};
 use crate::error::{Error, RowError};
 use crate::parameters;
@@ -336,24 +336,29 @@ impl Connection {
         const SQL: &str = "SELECT g.tgargs FROM pg_catalog.pg_trigger AS g \
              JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid \
              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-             WHERE n.nspname = $1 AND c.relname = $2 AND g.tgname = $3 AND g.tgenabled IN ('O', 'A')";
+             WHERE n.nspname = $1 AND c.relname = $2 AND g.tgname = ANY ($3) AND g.tgenabled IN ('O', 'A')";
         let Some(resolving) = &plan.conflict else { return Ok(()) };
         if matches!(resolving.terms.rule, Rule::Overwrite) {
             return Ok(());
         }
         let (schema, table) = (&plan.table.schema, &plan.table.name);
-        let trigger = self.session.query_opt(SQL, &[schema, table, &DELETED]).await.map_err(sort)?;
+        let names = &[DELETED, MOVED][..];
+        let triggers = self.session.query(SQL, &[schema, table, &names]).await.map_err(sort)?;
         let mut wanted: Vec<&[u8]> = vec![schema.as_bytes(), table.as_bytes()];
         wanted.extend(plan.key_names().map(str::as_bytes));
         wanted[2..].sort_unstable();
-        let said: Option<Vec<u8>> = trigger.map(|row| row.try_get(0)).transpose().map_err(sort)?;
-        let mut said: Vec<&[u8]> = said.as_deref().unwrap_or_default().split(|byte| *byte == 0).collect();
-        // Each name ends with a zero.
-        said.pop();
-        if let Some(key) = said.get_mut(2..) {
-            key.sort_unstable();
+        let mut sound = 0;
+        for trigger in &triggers {
+            let said: &[u8] = trigger.try_get(0).map_err(sort)?;
+            let mut said: Vec<&[u8]> = said.split(|byte| *byte == 0).collect();
+            // Each name ends with a zero.
+            said.pop();
+            if let Some(key) = said.get_mut(2..) {
+                key.sort_unstable();
+            }
+            sound += usize::from(said == wanted);
         }
-        if said == wanted {
+        if sound == names.len() {
             return Ok(());
         }
         let reason =

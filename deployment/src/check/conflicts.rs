@@ -5,8 +5,9 @@ use irongate_postgres::Error;
 use irongate_postgres::catalog::{self, Table};
 use irongate_trail::ReplicaIdentity;
 
-use super::{Findings, Severity, Side};
+use super::{Findings, Severity, Side, listed};
 use crate::configuration::{Configuration, Flow, TableName};
+use crate::interleave;
 use crate::setup::Survey;
 use crate::setup::conflicts::{self, Ruled};
 use crate::setup::rights::Lack;
@@ -122,6 +123,7 @@ async fn examine(
     report(target, conflicts::tables(&target.session, role).await?, findings);
     report(target, conflicts::lacking_at_target(&target.session, flow, &ruled).await?, findings);
     report(source, conflicts::lacking_at_source(&source.session, flow, &ruled).await?, findings);
+    sequences(source, target, flow, findings).await?;
     for table in &ruled {
         let described = targets.iter().find(|described| {
             described.summary.schema == table.target.schema && described.summary.name == table.target.name
@@ -225,6 +227,27 @@ async fn examine_table(
                 "make its values the site's own, or drop the constraint where the sites may collide"
                     .to_owned(),
             ),
+        );
+    }
+    Ok(())
+}
+
+/// Sequences that both sites count alike make the same keys.
+async fn sequences(
+    source: &Side<'_>,
+    target: &Side<'_>,
+    flow: &Flow,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let pairs = interleave::pairs(&source.session, &target.session, flow).await?;
+    let collide: Vec<&TableName> =
+        pairs.iter().filter(|pair| !interleave::is_interleaved(pair)).map(|pair| &pair.names[0]).collect();
+    if !collide.is_empty() {
+        findings.warning(
+            &source.end,
+            format!("sequences {}", listed(collide)),
+            format!("both sites of flow \"{}\" may take the same values from them", flow.name),
+            format!("run \"irongate sequences {} --apply\"", flow.name),
         );
     }
     Ok(())

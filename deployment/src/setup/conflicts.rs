@@ -121,7 +121,9 @@ pub(crate) async fn lacking_at_target(
         let Some(key) = &table.key else { continue };
         let name = &table.target;
         let sql = tombstone_triggers(&name.schema, &name.name, key);
-        if has_trigger(client, name, "irongate_deleted", name, key).await? {
+        if has_trigger(client, name, "irongate_deleted", key).await?
+            && has_trigger(client, name, "irongate_moved", key).await?
+        {
             continue;
         }
         lacks.push(Lack {
@@ -146,7 +148,7 @@ pub(crate) async fn lacking_at_source(
         let Some(key) = &table.key else { continue };
         let name = TableName::new(&table.source.summary.schema, &table.source.summary.name);
         let sql = version_triggers(&name.schema, &name.name, key);
-        if has_trigger(client, &name, "~irongate_version", &name, key).await? {
+        if has_trigger(client, &name, "~irongate_version", key).await? {
             continue;
         }
         lacks.push(Lack {
@@ -204,12 +206,11 @@ pub(crate) async fn plan(
     Ok(statements)
 }
 
-/// Whether a trigger is there with just these arguments.
+/// Whether a trigger of a table is there, with the table's name and this key as its arguments.
 async fn has_trigger(
     client: &Client,
     table: &TableName,
     trigger: &str,
-    named: &TableName,
     key: &[String],
 ) -> Result<bool, irongate_postgres::Error> {
     const SQL: &str = "SELECT g.tgargs FROM pg_catalog.pg_trigger g
@@ -220,7 +221,7 @@ async fn has_trigger(
     };
     let said: Vec<u8> = row.try_get(0)?;
     let mut wanted = Vec::new();
-    for name in [&named.schema, &named.name].into_iter().chain(key) {
+    for name in [&table.schema, &table.name].into_iter().chain(key) {
         wanted.extend_from_slice(name.as_bytes());
         wanted.push(0);
     }
