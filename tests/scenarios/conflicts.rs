@@ -4,6 +4,8 @@
 mod histories;
 #[path = "conflict_kinds.rs"]
 mod kinds;
+#[path = "conflict_needs.rs"]
+mod needs;
 
 use std::time::Duration;
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::SinkExt;
@@ -38,6 +39,9 @@ const GUARDED_ROWS: usize = 100;
 /// Prepared statements that are kept. More are only made by rows without a key, each with nulls in other places.
 const MOST_STATEMENTS: usize = 2000;
 
+/// How often tombstones are looked for that are too old to matter.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+
 /// Settings of the session. The planner's are there because a set always finds its rows by an index: an estimate of the
 /// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat, nor is
 /// what keeps others from writing to a standby by default.
@@ -58,6 +62,8 @@ pub struct PostgresTarget {
     settings: ReplicatSettings,
     connection: Option<Connection>,
     watermarks: Option<Watermarks>,
+    /// When old tombstones were last removed.
+    purged: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -76,7 +82,7 @@ pub(crate) struct Connection {
 impl PostgresTarget {
     /// A target that connects when it is first loaded.
     pub fn new(settings: ReplicatSettings) -> Self {
-        Self { settings, connection: None, watermarks: None }
+        Self { settings, connection: None, watermarks: None, purged: None }
     }
 }
 
@@ -152,6 +158,12 @@ impl Target for PostgresTarget {
         let (Some(connection), Some(watermarks)) = (&self.connection, &mut self.watermarks) else {
             return Err(not_loaded());
         };
+        if let Some(conflicts) = &self.settings.conflicts
+            && self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY.min(conflicts.tombstone_age))
+        {
+            connection.purge_tombstones(conflicts.tombstone_age).await?;
+            self.purged = Some(Instant::now());
+        }
         if self.settings.synchronous_commit {
             watermarks.applied_durably(applied);
             return Ok(watermarks.low());

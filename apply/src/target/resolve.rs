@@ -15,6 +15,7 @@ mod act;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use irongate_checkpoint::{Applied, Origin};
 use irongate_trail::{Old, Row, Timestamp, Tuple, TupleBuilder, Value};
@@ -318,18 +319,33 @@ impl Connection {
 
 /// What every rule needs of the server.
 pub(super) async fn prepared_for_conflicts(session: &irongate_postgres::Session) -> Result<(), Error> {
-    const SQL: &str = "SELECT pg_catalog.current_setting('track_commit_timestamp')";
-    let setting: String = session.query_one(SQL, &[]).await?.try_get(0)?;
-    if setting == "on" {
-        return Ok(());
-    }
-    let reason =
-        "track_commit_timestamp is off at the target, so that no row says when it was written".to_owned();
-    let fix = "ALTER SYSTEM SET track_commit_timestamp = on, then restart the server".to_owned();
+    const SQL: &str = "SELECT pg_catalog.current_setting('track_commit_timestamp'), \
+         pg_catalog.to_regclass('irongate.conflict') IS NOT NULL AND \
+         pg_catalog.to_regclass('irongate.tombstone') IS NOT NULL AND \
+         pg_catalog.to_regclass('irongate.send_back') IS NOT NULL";
+    let row = session.query_one(SQL, &[]).await?;
+    let (setting, has_tables): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let (reason, fix) = match (setting.as_str(), has_tables) {
+        ("on", true) => return Ok(()),
+        ("on", false) => ("the target has no tables for them", "run \"irongate setup\", then start again"),
+        _ => (
+            "track_commit_timestamp is off at the target, so that no row says when it was written",
+            "ALTER SYSTEM SET track_commit_timestamp = on, then restart the server",
+        ),
+    };
+    let (reason, fix) = (reason.to_owned(), fix.to_owned());
     Err(Error::NotPrepared { reason, fix })
 }
 
 impl Connection {
+    /// Removes tombstones that are too old to matter, some at a time. Twice the age, because a change that comes from the
+    /// other site late must find there what it would have found here.
+    pub(super) async fn purge_tombstones(&self, age: Duration) -> Result<(), Error> {
+        const SQL: &str = "DELETE FROM irongate.tombstone WHERE ctid = ANY (ARRAY(SELECT b.ctid FROM irongate.tombstone AS b \
+             WHERE b.at < pg_catalog.clock_timestamp() - $1 * pg_catalog.make_interval(secs => 2) LIMIT 10000))";
+        Ok(self.session.execute(SQL, &[&age.as_secs_f64()]).await.map(drop)?)
+    }
+
     /// Refuses a table whose deletes are not remembered as its rule needs: a delete that nobody remembers comes to life
     /// again.
     pub(super) async fn has_tombstones(&self, plan: &Plan) -> Result<(), Failure> {
