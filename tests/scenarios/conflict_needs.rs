@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use irongate_apply::{
     Action, ColumnRule, Error, Policies, Policy, RowError, Rule, TableRule, tombstone_triggers,
+    version_triggers,
 };
 use irongate_tests::{Settings, wait_for};
 
@@ -215,4 +216,52 @@ async fn old_tombstones_go_and_another_constraint_is_a_matter_of_its_policy() {
         "23505"
     );
     sites.there.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_key_is_remembered_whatever_its_types_and_whatever_the_session_prints() {
+    for pair in pairs() {
+        let mut sites = Sites::new("keys", pair).await;
+        let table = "CREATE DOMAIN name AS text CHECK (VALUE <> '');
+            CREATE TABLE \"Odd keys\" (at timestamptz, day date, \"q'\"\"k\" name, fixed char(5), code varchar(9), bytes bytea,
+              amount numeric(12, 3), id uuid, flag bool, small smallint, f float8, d interval, v text,
+              PRIMARY KEY (at, day, \"q'\"\"k\", fixed, code, bytes, amount, id, flag, small, f, d));
+            ALTER TABLE \"Odd keys\" REPLICA IDENTITY FULL";
+        sites.there.at_both(table).await;
+        let key = ["at", "day", "q'\"k", "fixed", "code", "bytes", "amount", "id", "flag", "small", "f", "d"];
+        let key = key.map(str::to_owned);
+        for sql in tombstone_triggers("public", "Odd keys", &key) {
+            sites.there.at_target(&sql).await;
+        }
+        for sql in version_triggers("public", "Odd keys", &key) {
+            sites.there.at_source(&sql).await;
+        }
+        let rule = ("public.Odd keys".to_owned(), TableRule::of(Rule::Keep));
+        sites.there.replicat.conflicts.as_mut().unwrap().tables.push(rule);
+        sites.there.start().await;
+        sites
+            .there
+            .at_source(
+                "INSERT INTO \"Odd keys\" VALUES ('2026-03-01 12:00:00.123456+02', '2026-03-01', E'it''s \u{FC}\"\\\\', 'ab', 'c ',
+                   '\\x00ff5c', 1.500, 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', true, -7, 0.1, '1 mon 2 days 03:04:05', 'first')",
+            )
+            .await;
+        sites.there.drain().await;
+        sites.there.stop_replicat().await;
+        sites.there.at_source("UPDATE \"Odd keys\" SET v = 'came'").await;
+        sites
+            .there
+            .at_target(
+                "SET timezone = 'Asia/Tokyo'; SET datestyle = 'SQL, DMY'; SET intervalstyle = 'iso_8601';
+                 SET bytea_output = 'escape'; SET extra_float_digits = 0; DELETE FROM \"Odd keys\"",
+            )
+            .await;
+        sites.there.start_replicat().await;
+        sites.there.drain().await;
+        assert_eq!(sites.there.target_says("SELECT count(*) FROM \"Odd keys\"").await, "0");
+        let recorded =
+            "SELECT kind || ' ' || decision || ' ' || (local_time IS NOT NULL) FROM irongate.conflict";
+        assert_eq!(sites.there.target_says(recorded).await, "update missing local true");
+        sites.there.end().await;
+    }
 }

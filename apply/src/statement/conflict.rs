@@ -52,9 +52,9 @@ impl Plan {
         format!("pg_catalog.jsonb_build_object({})", pairs.join(", "))
     }
 
-    /// Locks and describes the row under a key: its version, whether it has the values of `full`, itself as JSON, and its
+    /// Locks the row under a key, so far as a delete or an update would, and describes it: its version, whether it has the values of `full`, itself as JSON, and its
     /// version by a mark if a change was merged into it.
-    pub(crate) fn look_for_row(&self, key: Tuple<'_>, full: Option<Tuple<'_>>) -> Statement {
+    pub(crate) fn look_for_row(&self, key: Tuple<'_>, full: Option<Tuple<'_>>, deletes: bool) -> Statement {
         let mut parameters = Vec::new();
         let found = self.find(key, &mut parameters);
         let merged = if self.is_additive() {
@@ -73,9 +73,10 @@ impl Plan {
         };
         let sql = format!(
             "SELECT {}, {same} AS same, pg_catalog.to_json(t)::pg_catalog.text AS image, {merged} AS merged \
-             FROM {} AS t WHERE {found} FOR UPDATE OF t",
+             FROM {} AS t WHERE {found} FOR {} OF t",
             version("t.xmin"),
-            self.existing()
+            self.existing(),
+            if deletes { "UPDATE" } else { "NO KEY UPDATE" }
         );
         Statement { sql, parameters }
     }

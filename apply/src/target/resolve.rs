@@ -231,7 +231,7 @@ impl Connection {
                 if !seen.insert((relation, key_bytes(plan, piece.key))) {
                     continue;
                 }
-                let look = plan.look_for_row(piece.key, piece.full);
+                let look = plan.look_for_row(piece.key, piece.full, piece.operation == Operation::Delete);
                 let prepared = self.prepare(&look.sql, None).await.map_err(sort)?;
                 let tombstone = match piece.operation {
                     Operation::Insert => {
@@ -281,7 +281,7 @@ impl Connection {
         piece: &Piece<'_>,
         settings: &ReplicatSettings,
     ) -> Result<(Found, Local), Stop> {
-        let row = plan.look_for_row(piece.key, piece.full);
+        let row = plan.look_for_row(piece.key, piece.full, piece.operation == Operation::Delete);
         let row_answer = self.ask(&row, of_tuple(piece.key)).await?;
         if let Some(found) = row_answer.first() {
             return Ok(row_found(found, &settings.flow)?);
