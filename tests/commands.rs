@@ -3,6 +3,8 @@
 #[path = "commands/deployment.rs"]
 mod deployment;
 
+#[path = "commands/conflicts.rs"]
+mod conflicts;
 #[path = "commands/demo.rs"]
 mod demo;
 #[path = "commands/flow.rs"]

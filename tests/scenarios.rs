@@ -8,6 +8,8 @@
 #[path = "scenarios/support.rs"]
 mod support;
 
+#[path = "scenarios/conflicts.rs"]
+mod conflicts;
 #[path = "scenarios/constraints.rs"]
 mod constraints;
 #[path = "scenarios/crashes.rs"]

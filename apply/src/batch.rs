@@ -9,6 +9,7 @@ use std::sync::Arc;
 use irongate_checkpoint::MARKER_PREFIX;
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
+use crate::conflict::{Base, VERSION_PREFIX};
 use crate::settings::Grouping;
 
 /// A piece of a large transaction is handed over when it has so many times the changes of a group.
@@ -76,6 +77,10 @@ pub struct Batch {
     /// See [`Batch::marker`].
     marker: Option<String>,
     progress: Option<ResumeLsn>,
+    /// Which version a change replaces, by its index, where the source says so.
+    bases: Vec<(usize, Base)>,
+    /// The same of the next change of the table.
+    next_base: Option<(Base, String)>,
 }
 
 impl Batch {
@@ -87,6 +92,7 @@ impl Batch {
         self.known.clear();
         self.changes.clear();
         self.parts.clear();
+        self.bases.clear();
         (self.commit, self.commits, self.messages, self.progress) = (None, 0, 0, None);
         if self.open.is_none() {
             self.marker = None;
@@ -98,12 +104,13 @@ impl Batch {
     pub fn follow(&mut self, earlier: &Self) {
         self.open.clone_from(&earlier.open);
         self.marker.clone_from(&earlier.marker);
+        self.next_base.clone_from(&earlier.next_base);
         self.clear();
     }
 
     /// Forgets everything, for a source that begins anew.
     pub fn reset(&mut self) {
-        self.open = None;
+        (self.open, self.next_base) = (None, None);
         self.clear();
     }
 
@@ -156,6 +163,7 @@ impl Batch {
             && let Some(part) = self.parts.pop()
         {
             self.changes.truncate(part.first);
+            self.bases.retain(|(index, _)| *index < part.first);
         }
         self.commits > 0 && !self.is_continued()
     }
@@ -164,9 +172,14 @@ impl Batch {
         match item {
             Item::Begin(begin) => {
                 self.parts.push(Part { begin: begin.clone(), first: self.changes.len(), before: 0 });
-                self.open = Some((begin, 0));
+                (self.open, self.next_base) = (Some((begin, 0)), None);
             }
             Item::Row { relation, row } => {
+                if let Some((base, table)) = self.next_base.take()
+                    && table == format!("{}.{}", relation.schema, relation.name)
+                {
+                    self.bases.push((self.changes.len(), base));
+                }
                 let relation = self.relation(relation);
                 let kind = match row {
                     Row::Insert { .. } => Kind::Insert,
@@ -189,6 +202,9 @@ impl Batch {
                     *count += 1;
                     if message.prefix == MARKER_PREFIX {
                         self.marker = Some(String::from_utf8_lossy(message.content).into_owned());
+                    } else if message.prefix == VERSION_PREFIX {
+                        let said = Base::parse(message.content);
+                        self.next_base = said.map(|(base, table)| (base, table.to_owned()));
                     }
                 }
                 self.messages += 1;
@@ -320,6 +336,12 @@ impl Batch {
                 Change::Truncate { relations, cascade, restart_identity }
             }
         }
+    }
+
+    /// Which version the change at `index` replaces, if its source says so.
+    pub fn base(&self, index: usize) -> Option<Base> {
+        let at = self.bases.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        Some(self.bases[at].1)
     }
 
     /// All changes in order.

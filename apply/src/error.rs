@@ -55,6 +55,28 @@ pub enum Error {
         /// The column.
         column: String,
     },
+    /// A rule for conflicts cannot work on a table.
+    #[error("conflicts in table \"{table}\" cannot be resolved: {reason}")]
+    Rule {
+        /// At the source.
+        table: String,
+        /// Why.
+        reason: String,
+    },
+    /// The target does not keep what a rule for conflicts needs.
+    #[error("conflicts cannot be resolved: {reason}")]
+    NotPrepared {
+        /// What is lacking.
+        reason: String,
+        /// What mends it.
+        fix: String,
+    },
+    /// A transaction of the source was committed in the future.
+    #[error("the source's clock is {seconds} s ahead")]
+    ClockAhead {
+        /// By so much at the least.
+        seconds: i64,
+    },
     /// The target refused a row.
     #[error(
         "{operation} of table \"{table}\" refused by the target: {reason} (commit {commit}, change {ordinal})"
@@ -80,6 +102,10 @@ pub enum RowError {
     Missing,
     /// More than one row fits.
     Ambiguous(u64),
+    /// A conflict, of which the rule says that it goes to the error queue.
+    Conflict(crate::conflict::Kind),
+    /// The change does not have the whole row, and there is none here that could be changed.
+    Incomplete,
     /// The server's refusal.
     Server {
         /// SQLSTATE.
@@ -95,6 +121,8 @@ impl RowError {
         match self {
             Self::Missing => crate::MISSING,
             Self::Ambiguous(_) => "21000",
+            Self::Conflict(_) => crate::CONFLICT,
+            Self::Incomplete => "incomplete",
             Self::Server { code, .. } => code,
         }
     }
@@ -109,6 +137,8 @@ impl std::fmt::Display for RowError {
         match self {
             Self::Missing => f.write_str("no row has that key"),
             Self::Ambiguous(rows) => write!(f, "{rows} rows have that key"),
+            Self::Conflict(kind) => write!(f, "conflict: {kind}"),
+            Self::Incomplete => f.write_str("the source did not send the whole row"),
             Self::Server { code, message } => write!(f, "{message} (SQLSTATE {code})"),
         }
     }
@@ -176,6 +206,7 @@ impl Error {
             Self::Trail(error) => error.is_transient(),
             Self::Target(error) => error.is_transient(),
             Self::Checkpoint(error) => error.is_transient(),
+            Self::ClockAhead { .. } => true,
             _ => false,
         }
     }
@@ -194,6 +225,16 @@ impl Error {
             Self::MissingColumns { fix, .. } => format!("run \"{fix}\" at the target, then start again"),
             Self::KeyColumn { .. } => {
                 "name columns of the replica identity, or set REPLICA IDENTITY FULL at the source".to_owned()
+            }
+            Self::Rule { .. } => {
+                "irongate check says what the table needs; or give it another policy in [flows.NAME.conflicts]".to_owned()
+            }
+            Self::NotPrepared { fix, .. } => fix.clone(),
+            Self::ClockAhead { .. } => {
+                "set the clocks of both sites by the same time servers; it goes on when this one has caught up".to_owned()
+            }
+            Self::Row { reason: RowError::Incomplete, .. } => {
+                "set REPLICA IDENTITY FULL on the table at both sites".to_owned()
             }
             Self::Row { reason: RowError::Missing, .. } => {
                 "the target differs from the source: compare and repair, or set a policy for the class \"missing\", then start again".to_owned()

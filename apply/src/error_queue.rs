@@ -3,7 +3,7 @@
 //! A change is put there by the same target transaction that goes on without it, so that it is either applied or queued.
 //! Images are JSON objects of column and text value; a value that the source did not send is left out.
 
-use irongate_trail::{Old, Relation, Row, Tuple, Value};
+use irongate_trail::{Begin, Old, Relation, Row, Tuple, Value};
 use serde_json::{Map, Value as Json};
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
@@ -66,54 +66,79 @@ pub(crate) async fn put(
     whole: bool,
 ) -> Result<(), tokio_postgres::Error> {
     let Some((begin, ordinal)) = batch.place(index) else { return Ok(()) };
-    let (relations, operation, old, new) = match batch.change(index) {
+    match batch.change(index) {
         Change::Row { relation, row } => {
             let table = &batch.relations()[relation];
-            let old = row.old().map(|old| image(table, old.tuple(), matches!(old, Old::Key(_))));
-            let new = row.new().map(|new| image(table, new, false));
-            let operation = match row {
-                Row::Insert { .. } => "insert",
-                Row::Update { .. } => "update",
-                Row::Delete { .. } => "delete",
-            };
-            (vec![table], operation, old, new)
+            put_row(client, flow, table, (begin, ordinal), row, reason, whole).await
         }
         Change::Truncate { relations, .. } => {
-            let tables = relations.iter().map(|relation| &batch.relations()[*relation as usize]).collect();
-            (tables, "truncate", None, None)
+            for relation in relations {
+                let (table, what) = (&batch.relations()[*relation as usize], ("truncate", None, None));
+                put_images(client, flow, table, (begin, ordinal), what, reason, whole).await?;
+            }
+            Ok(())
         }
-    };
-    for table in relations {
-        let key = |column: &irongate_trail::Column| column.key.then(|| column.name.clone());
-        let keys: Vec<String> = table.columns.iter().filter_map(key).collect();
-        client
-            .execute(
-                PUT,
-                &[
-                    &flow,
-                    &PgLsn::from(begin.commit_lsn.0.0),
-                    &i64::try_from(ordinal).unwrap_or(i64::MAX),
-                    &i64::from(begin.xid),
-                    &begin.commit_time.0,
-                    &table.schema,
-                    &table.name,
-                    &operation,
-                    &keys,
-                    &old.as_ref().map(Json::to_string),
-                    &new.as_ref().map(Json::to_string),
-                    &whole,
-                    &reason.class(),
-                    &reason.to_string(),
-                ],
-            )
-            .await?;
     }
-    Ok(())
+}
+
+/// Puts what happened to a row into the queue.
+pub(crate) async fn put_row(
+    client: &Client,
+    flow: &str,
+    table: &Relation,
+    place: (&Begin, u64),
+    row: Row<'_>,
+    reason: &RowError,
+    whole: bool,
+) -> Result<(), tokio_postgres::Error> {
+    let old = row.old().map(|old| image(table, old.tuple(), matches!(old, Old::Key(_))));
+    let new = row.new().map(|new| image(table, new, false));
+    let operation = match row {
+        Row::Insert { .. } => "insert",
+        Row::Update { .. } => "update",
+        Row::Delete { .. } => "delete",
+    };
+    put_images(client, flow, table, place, (operation, old, new), reason, whole).await
+}
+
+async fn put_images(
+    client: &Client,
+    flow: &str,
+    table: &Relation,
+    (begin, ordinal): (&Begin, u64),
+    (operation, old, new): (&str, Option<Json>, Option<Json>),
+    reason: &RowError,
+    whole: bool,
+) -> Result<(), tokio_postgres::Error> {
+    let key = |column: &irongate_trail::Column| column.key.then(|| column.name.clone());
+    let keys: Vec<String> = table.columns.iter().filter_map(key).collect();
+    client
+        .execute(
+            PUT,
+            &[
+                &flow,
+                &PgLsn::from(begin.commit_lsn.0.0),
+                &i64::try_from(ordinal).unwrap_or(i64::MAX),
+                &i64::from(begin.xid),
+                &begin.commit_time.0,
+                &table.schema,
+                &table.name,
+                &operation,
+                &keys,
+                &old.as_ref().map(Json::to_string),
+                &new.as_ref().map(Json::to_string),
+                &whole,
+                &reason.class(),
+                &reason.to_string(),
+            ],
+        )
+        .await
+        .map(drop)
 }
 
 /// A tuple as JSON: text as a string, binary as an object with its hexadecimal digits. Of a key tuple only the key's
 /// columns mean something.
-fn image(relation: &Relation, tuple: Tuple<'_>, key_only: bool) -> Json {
+pub(crate) fn image(relation: &Relation, tuple: Tuple<'_>, key_only: bool) -> Json {
     let mut object = Map::new();
     for (column, value) in relation.columns.iter().zip(tuple.values()) {
         if key_only && !column.key {

@@ -4,6 +4,7 @@
 
 mod batch;
 mod compile;
+mod conflict;
 mod error;
 mod error_queue;
 mod parameters;
@@ -15,9 +16,13 @@ mod table;
 mod target;
 
 pub use batch::{Batch, Change};
+pub use conflict::{
+    Base, ColumnRule, Conflict, Conflicts, Kind as ConflictKind, Rule, TableRule, conflict, conflict_objects,
+    conflict_setup, conflict_teardown, conflicts, purge_conflicts, tombstone_triggers, version_triggers,
+};
 pub use error::{Error, RowError};
 pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, replay, show, skip};
-pub use policy::{Action, MISSING, Policies, Policy};
+pub use policy::{Action, CONFLICT, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
 pub use settings::{Grouping, Names, ReplicatSettings, Retry};
 pub use target::{Failure, Mode, Outcome, PostgresTarget, Target};

@@ -37,6 +37,9 @@ pub struct Policy {
 /// Class of a row that is not there.
 pub const MISSING: &str = "missing";
 
+/// Class of a queued change that was in conflict with what was at the target.
+pub const CONFLICT: &str = "conflict";
+
 /// Rules in order: the first that fits decides; without one, [`Action::Abend`].
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Policies(pub Vec<Policy>);
@@ -57,7 +60,7 @@ impl Policies {
 }
 
 /// Whether `text` fits a pattern in which `*` stands for any run of characters.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };
     let mut parts = rest.split('*').peekable();

@@ -66,6 +66,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Changes put into the error queue or left out by a policy.
     pub errors: u64,
+    /// Conflicts with what was at the target.
+    pub conflicts: u64,
     /// Groups that the target refused and that were applied change by change.
     pub refused: u64,
     /// By source table.
@@ -269,6 +271,7 @@ impl<O: Open, T: Target> Applier<O, T> {
     fn account(&mut self, outcome: Outcome, end: Option<Applied>, mode: Mode) {
         let errors = outcome.queued + outcome.ignored;
         self.totals.errors += errors;
+        self.totals.conflicts += outcome.conflicts;
         self.totals.messages += self.batch.messages();
         self.totals.bytes += self.batch.bytes() as u64;
         self.totals.transactions += self.batch.commits();

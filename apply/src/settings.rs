@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use irongate_postgres::Endpoint;
 
+use crate::conflict::Conflicts;
 use crate::policy::Policies;
 
 /// Settings of one Replicat.
@@ -34,8 +35,19 @@ pub struct ReplicatSettings {
     pub synchronous_commit: bool,
     /// What to do about errors that a retry cannot help.
     pub policies: Policies,
+    /// What to do where both sites have changed the same key; `None` where only one site writes. With it a target
+    /// transaction holds one source transaction, whose commit time it carries.
+    pub conflicts: Option<Conflicts>,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
+}
+
+impl ReplicatSettings {
+    /// How source transactions are grouped: not at all where each row is to have its own commit's time.
+    pub fn grouping_in_force(&self) -> Grouping {
+        let transactions = if self.conflicts.is_some() { 1 } else { self.grouping.transactions };
+        Grouping { transactions, ..self.grouping }
+    }
 }
 
 /// How many changes go into one target transaction. Source transactions are never split: a larger one is applied in

@@ -4,10 +4,14 @@
 //! with an array of texts for each column, one element a row, cast to the column's base type. The cast names no length
 //! or precision: the assignment to the column checks those, and refuses what an explicit cast would cut off.
 
+mod conflict;
+
 use irongate_postgres::sql::{qualified, quote_identifier, quote_literal};
 use irongate_trail::{Column, Old, Row, Tuple, Value};
 
 use crate::table::{Key, Plan, TargetColumn};
+
+pub(crate) use conflict::touch;
 
 /// Where a parameter's value comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 mod catalog;
 mod plan;
 
-pub(crate) use plan::{Key, Plan};
+pub(crate) use plan::{Key, Plan, Resolving};
 
 /// A table at the target.
 #[derive(Clone, PartialEq, Eq, Debug)]

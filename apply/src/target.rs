@@ -2,6 +2,7 @@
 
 mod exact;
 mod postgres;
+mod resolve;
 
 use std::future::Future;
 
@@ -43,6 +44,8 @@ pub struct Outcome {
     pub queued: u64,
     /// Changes left out by a policy.
     pub ignored: u64,
+    /// Conflicts with what was at the target, however they were resolved.
+    pub conflicts: u64,
 }
 
 /// Takes batches and applies them exactly once.

@@ -126,6 +126,8 @@ pub struct Counters {
     pub messages: u64,
     /// Changes that went to the error queue.
     pub errors: u64,
+    /// Changes that were in conflict with what was at the target, however that was resolved.
+    pub conflicts: u64,
     /// Trail bytes written or read.
     pub bytes: u64,
 }

@@ -132,6 +132,11 @@ pub(crate) enum Command {
     /// See to the changes that the target refused
     #[command(subcommand)]
     Errors(Errors),
+    /// Look at the conflicts between two sites that both write
+    #[command(subcommand)]
+    Conflicts(Conflicts),
+    /// Interleave the sequences of a flow's tables, so that two sites never make the same key
+    Sequences(Sequences),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -445,6 +450,43 @@ pub(crate) struct Queued {
     /// All that are queued
     #[arg(long, conflicts_with = "ids")]
     pub(crate) all: bool,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Conflicts {
+    /// List the newest conflicts of a flow
+    List {
+        /// The flow
+        flow: String,
+        /// So many at the most
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: u32,
+    },
+    /// Show one conflict with the rows that met
+    Show {
+        /// The flow
+        flow: String,
+        /// Its number
+        id: i64,
+    },
+    /// Remove what was recorded longer ago
+    Purge {
+        /// The flow
+        flow: String,
+        /// Keep what was recorded in the last so many days
+        #[arg(long, value_name = "DAYS")]
+        keep_days: u32,
+    },
+}
+
+/// What `sequences` takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Sequences {
+    /// The flow, in either direction
+    pub(crate) flow: String,
+    /// Run the statements, instead of printing them
+    #[arg(long)]
+    pub(crate) apply: bool,
 }
 
 #[derive(Subcommand, Clone, Debug)]

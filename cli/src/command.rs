@@ -3,6 +3,7 @@
 mod certs;
 mod check;
 mod completions;
+mod conflicts;
 mod errors;
 mod fence;
 mod info;
@@ -12,6 +13,7 @@ mod lag;
 mod manager;
 mod position;
 mod run;
+mod sequences;
 mod setup;
 mod sites;
 mod stats;
@@ -55,6 +57,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Position(options) => position::run(&global, &options).await,
         Command::Trail(trail) => trail::run(&global, trail).await,
         Command::Errors(errors) => errors::run(&global, errors).await,
+        Command::Conflicts(conflicts) => conflicts::run(&global, conflicts).await,
+        Command::Sequences(options) => sequences::run(&global, &options).await,
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { directory } => completions::man(&directory),
     }

@@ -7,6 +7,7 @@
 //! Nothing is changed. Questions are asked as the flow's own roles, which proves that they get in; where they do not,
 //! the administrator is asked instead, so that one missing password does not hide everything else.
 
+mod conflicts;
 mod counterpart;
 mod encoding;
 mod link;
@@ -28,6 +29,7 @@ use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
 use crate::setup::Survey;
+pub(crate) use tables::identity_index;
 
 /// The name under which the preflight's sessions are shown.
 const APPLICATION: &str = "irongate check";
@@ -166,6 +168,7 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
             roles::target(target, flow, &survey, &mut findings).await;
             counterpart::target(&source, target, flow, &survey, &mut findings).await;
             encoding::pair(&source, target, &mut findings);
+            conflicts::pair(&source, target, configuration, flow, &survey, &mut findings).await;
         }
     }
     findings.0.sort_by_key(|finding| finding.severity);

@@ -6,6 +6,7 @@
 //! it is complete, names agree, and nothing in it must be checked again.
 
 mod access;
+mod conflicts;
 mod database;
 mod flow;
 mod keys;

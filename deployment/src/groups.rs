@@ -157,6 +157,7 @@ impl Configuration {
             grouping: options.grouping,
             synchronous_commit: options.synchronous_commit,
             policies: options.policies.clone(),
+            conflicts: flow.conflicts.clone(),
             retry: options.retry,
         })
     }

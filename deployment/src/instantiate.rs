@@ -144,6 +144,7 @@ async fn load(
     import_snapshot(&at_source, &started.snapshot, options.slot_limit)
         .await
         .map_err(|error| source.failed("import the slot's snapshot", error))?;
+    let taken = source_time(&at_source).await.map_err(|error| source.failed("ask for the time", error))?;
     let tables = copied(&at_source, &at_target.session, flow, [source, target]).await?;
     copy::lock(&at_source, &tables).await.map_err(|error| source.failed("lock the tables", error))?;
     let transaction = at_target.begin().await?;
@@ -172,7 +173,7 @@ async fn load(
             bytes += done.bytes;
         }
         let sequences = copy_sequences(&at_source, &at_target.session, flow, [source, target]).await?;
-        at_target.finish(started, &transaction).await?;
+        at_target.finish(started, taken, &transaction).await?;
         Ok(Instantiated {
             lineage: started.lineage,
             consistent_point: started.consistent_point,
@@ -264,11 +265,17 @@ impl<'a> Target<'a> {
         self.session.batch_execute(&sql).await.map_err(|error| self.end.failed("empty the tables", error))
     }
 
-    /// Replaces the checkpoint and commits. The origin's position is given last: a rollback would move it too.
-    async fn finish(&self, started: &Started, transaction: &OriginTransaction) -> Result<(), Error> {
+    /// Replaces the checkpoint and commits. The origin's position is given last: a rollback would move it too. The rows
+    /// get the time of the snapshot, by the source's clock: what is later at the source is not in them.
+    async fn finish(
+        &self,
+        started: &Started,
+        taken: Timestamp,
+        transaction: &OriginTransaction,
+    ) -> Result<(), Error> {
         self.checkpoint.remove(&self.session).await?;
         self.checkpoint.initialise(&self.session, &first_checkpoint(started)).await?;
-        transaction.xact_setup(&self.session, started.consistent_point, Timestamp::now()).await?;
+        transaction.xact_setup(&self.session, started.consistent_point, taken).await?;
         self.session.batch_execute("COMMIT").await.map_err(|error| self.end.failed("commit", error))
     }
 }
@@ -282,6 +289,13 @@ pub async fn carry_sequences(configuration: &Configuration, flow: &Flow) -> Resu
     let at_source = source.connect(As::Extract, "irongate sequences").await?;
     let at_target = target.connect(As::Replicat, "irongate sequences").await?;
     copy_sequences(&at_source, &at_target, flow, [&source, &target]).await
+}
+
+/// The present time of the source's clock.
+async fn source_time(session: &Session) -> Result<Timestamp, irongate_postgres::Error> {
+    const SQL: &str =
+        "SELECT (EXTRACT(epoch FROM clock_timestamp()) * 1000000)::pg_catalog.int8 - 946684800000000";
+    Ok(Timestamp(session.query_one(SQL, &[]).await?.try_get(0)?))
 }
 
 /// Sets the target's sequences to the source's values, those at the moment of the question: later ones do no harm.

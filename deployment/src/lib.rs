@@ -14,6 +14,7 @@ mod end;
 mod error;
 pub mod groups;
 mod instantiate;
+mod interleave;
 mod lag;
 mod position;
 mod selection;
@@ -28,6 +29,7 @@ pub use end::As;
 pub use error::Error;
 pub use groups::Group;
 pub use instantiate::{Instantiate, Instantiated, Progress, carry_sequences, instantiate};
+pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};
 pub use setup::{

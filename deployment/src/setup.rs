@@ -6,6 +6,7 @@
 //! before the slot (a slot older than its publication can never decode it), and the slot before the trail and the
 //! checkpoint, which record where it begins.
 
+pub(crate) mod conflicts;
 pub(crate) mod publication;
 pub(crate) mod rights;
 mod run;
@@ -19,7 +20,7 @@ use irongate_postgres::{Session, catalog};
 use tokio_postgres::Client;
 
 pub use run::{Report, Setup, begin_anew, setup};
-pub(crate) use run::{first_checkpoint, has_rows, import_snapshot, patience};
+pub(crate) use run::{Sessions, first_checkpoint, has_rows, import_snapshot, patience};
 pub(crate) use start::{Started, blocking, lock_groups, refuse_foreign, start};
 pub use teardown::{teardown, teardown_plan};
 
@@ -184,7 +185,7 @@ fn does_the_same(configuration: &Configuration, one: &Statement, other: &Stateme
 }
 
 /// How a session for reading is opened: as the administrator if there is one.
-async fn reading(end: &End<'_>) -> Result<Session, Error> {
+pub(crate) async fn reading(end: &End<'_>) -> Result<Session, Error> {
     let who = if end.address.admin.is_some() { As::Admin } else { end.own() };
     end.connect(who, "irongate setup").await
 }
@@ -214,6 +215,7 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
         }
     }
     plan.extend(at_target(&target, flow, &survey).await?);
+    plan.extend(conflicts::plan(&source, &target, flow, &survey).await?);
     if catalog::slot(&session, &flow.slot).await.map_err(ask)?.is_none() {
         // Run through the replication connection, which also exports the slot's snapshot.
         let facts = catalog::server_facts(&session).await.map_err(ask)?;

@@ -386,3 +386,75 @@ fn a_file_that_is_not_there_is_said_with_what_makes_one() {
     );
     assert!(error.hint().unwrap().contains("irongate init"));
 }
+
+#[test]
+fn the_policies_of_conflicts_are_read_per_flow_table_and_column() {
+    use irongate_apply::{ColumnRule, Rule};
+
+    let section = "[flows.f.conflicts]\npolicy = \"latest\"\ntombstone_age = \"2d\"\n\
+        [[flows.f.conflicts.table]]\ntable = \"public.account\"\npolicy = \"site\"\nsite = \"b\"\n\
+        columns = { balance = \"difference\", note = \"keep\" }\n\
+        [[flows.f.conflicts.table]]\ntable = \"public.log_*\"\npolicy = \"abend\"\n";
+    let configuration = parse(&format!("{SOUND}{section}")).unwrap();
+    let flow = configuration.flow("f").unwrap();
+    let conflicts = flow.conflicts.as_ref().unwrap();
+    assert_eq!((conflicts.here.as_str(), conflicts.there.as_str()), ("b", "a"));
+    assert_eq!(conflicts.tombstone_age, Duration::from_secs(2 * 24 * 60 * 60));
+    let rule = |table| conflicts.rule_of("public", table);
+    assert_eq!(rule("t").unwrap().rule, Rule::Latest);
+    assert_eq!(rule("account").unwrap().rule, Rule::Site("b".into()));
+    assert_eq!(rule("account").unwrap().columns["balance"], ColumnRule::Difference);
+    assert_eq!(rule("log_x"), None);
+    let settings = configuration.replicat_settings(flow).unwrap();
+    assert_eq!(settings.grouping_in_force().transactions, 1);
+    for idle in ["", "[flows.f.conflicts]\n", "[flows.f.conflicts]\npolicy = \"abend\"\n"] {
+        let configuration = parse(&format!("{SOUND}{idle}")).unwrap();
+        let flow = configuration.flow("f").unwrap();
+        assert_eq!(flow.conflicts, None, "{idle}");
+        assert!(configuration.replicat_settings(flow).unwrap().grouping_in_force().transactions > 1);
+    }
+    let reference = parse(Configuration::reference()).unwrap();
+    for (flow, rule) in [("msp", Some(Rule::Latest)), ("mss", Some(Rule::Latest)), ("csp", None)] {
+        let conflicts = &reference.flow(flow).unwrap().conflicts;
+        assert_eq!(conflicts.as_ref().map(|conflicts| conflicts.default.rule.clone()), rule, "{flow}");
+    }
+}
+
+#[test]
+fn policies_of_conflicts_that_cannot_be_are_refused_with_key_and_remedy() {
+    for (section, reason, remedy) in [
+        ("policy = \"site\"\n", "does not say which site goes first", "add site = \"a\" or site = \"b\""),
+        ("policy = \"site\"\nsite = \"c\"\n", "neither end of the flow", "use \"a\" or \"b\""),
+        ("policy = \"latest\"\nsite = \"a\"\n", "only the policy \"site\" has a site", "leave it out"),
+        ("site = \"a\"\n", "only the policy \"site\" has a site", "leave it out"),
+        ("policy = \"newest\"\n", "unknown variant \"newest\"", "irongate init --stdout"),
+        ("policy = \"latest\"\ntombstone_age = \"0s\"\n", "would not be remembered", "\"7d\""),
+        ("polcy = \"latest\"\n", "unknown field \"polcy\"", "correct the spelling"),
+        (
+            "[[flows.f.conflicts.table]]\ntable = \"t\"\npolicy = \"keep\"\n",
+            "not of the form",
+            "schema.table",
+        ),
+        (
+            "[[flows.f.conflicts.table]]\ntable = \"s.t\"\ncolumns = { n = \"difference\" }\n",
+            "conflicts are not looked for",
+            "give the table a policy",
+        ),
+        (
+            "policy = \"queue\"\n[[flows.f.conflicts.table]]\ntable = \"s.t\"\ncolumns = { n = \"keep\" }\n",
+            "goes there whole",
+            "leave columns out",
+        ),
+    ] {
+        let text = format!("{SOUND}[flows.f.conflicts]\n{section}");
+        let Err(Error::Configuration(problems)) = parse(&text) else { panic!("accepted: {section}") };
+        let problem = problems.first().unwrap();
+        assert!(problem.reason.contains(reason), "{section}: {problem}");
+        assert!(
+            problem.remedy.as_ref().is_some_and(|text| text.contains(remedy)),
+            "{section}: {:?}",
+            problem.remedy
+        );
+        assert!(problem.line > 16, "{problem}");
+    }
+}

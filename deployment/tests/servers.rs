@@ -8,6 +8,8 @@
 
 #[path = "servers/check.rs"]
 mod check;
+#[path = "servers/conflicts.rs"]
+mod conflicts;
 #[path = "servers/faults.rs"]
 mod faults;
 #[path = "servers/instantiate.rs"]

@@ -94,6 +94,11 @@ pub const METRICS: &[Metric] = &[
         "Changes that went to the error queue since the group's process started.",
     ),
     counter(
+        "irongate_group_conflicts_total",
+        GROUP,
+        "Changes that were in conflict with what was at the target since the group's process started.",
+    ),
+    counter(
         "irongate_group_trail_bytes_total",
         GROUP,
         "Bytes of the trail written or read since the group's process started.",
@@ -222,6 +227,7 @@ fn add_group(page: &mut Page, site: &str, group: &GroupInfo) {
         page.add("irongate_group_rows_total", &labels, count as f64);
     }
     page.add("irongate_group_errors_total", &labels, counters.errors as f64);
+    page.add("irongate_group_conflicts_total", &labels, counters.conflicts as f64);
     page.add("irongate_group_trail_bytes_total", &labels, counters.bytes as f64);
 }
 

@@ -32,6 +32,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 grouping: Grouping::default(),
                 synchronous_commit: *synchronous == "on",
                 policies: Policies::default(),
+                conflicts: None,
                 retry: Retry::default(),
             };
             spawned(Replicat::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)

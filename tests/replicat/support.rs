@@ -108,6 +108,7 @@ impl Bench {
             grouping: Grouping::default(),
             synchronous_commit: false,
             policies: Policies::default(),
+            conflicts: None,
             retry: Retry::default(),
         }
     }

@@ -121,6 +121,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         grouping: Grouping::default(),
         synchronous_commit: false,
         policies: Policies::default(),
+        conflicts: None,
         retry: Retry { longest: Duration::from_secs(1), ..Retry::default() },
     }
 }

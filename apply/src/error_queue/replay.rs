@@ -14,6 +14,7 @@ use tokio_postgres::types::PgLsn;
 
 use crate::batch::Batch;
 use crate::error::Error;
+use crate::policy::CONFLICT;
 use crate::settings::ReplicatSettings;
 use crate::target::{Connection, connection_for_replay};
 
@@ -127,7 +128,8 @@ async fn replay_on(
     ids: Option<&[i64]>,
 ) -> Result<u64, Error> {
     const WANTED: &str = "SELECT id, table_schema, table_name, operation, key_columns, old_row::text, new_row::text, \
-         commit_lsn, xid FROM irongate.error_queue \
+         commit_lsn, xid, class, \
+         (EXTRACT(epoch FROM commit_time) * 1000000)::pg_catalog.int8 - 946684800000000 FROM irongate.error_queue \
          WHERE flow = $1 AND state = 'queued' AND ($2::bigint[] IS NULL OR id = ANY ($2)) ORDER BY id";
     const DONE: &str = "UPDATE irongate.error_queue SET state = 'replayed', resolved_at = clock_timestamp() \
          WHERE id = $1 AND state = 'queued'";
@@ -135,15 +137,24 @@ async fn replay_on(
     for row in connection.session.query(WANTED, &[&settings.flow, &ids]).await? {
         let id: i64 = row.try_get(0)?;
         let batch = batch_of(&row)?;
+        let force = row.try_get::<_, &str>(9)? == CONFLICT;
+        // A row that is brought here late is nevertheless the version that it is at its source.
+        let lsn = ResumeLsn(Lsn(row.try_get::<_, PgLsn>(7)?.into()));
+        let commit_time = Timestamp(row.try_get(10)?);
+        let transaction = connection.origin.begin()?;
         connection.session.batch_execute("BEGIN").await?;
-        match connection.apply_single(&batch, settings).await {
+        match connection.apply_single(&batch, settings, force).await {
             Ok(()) => {
                 connection.session.execute(DONE, &[&id]).await?;
+                transaction.xact_setup(connection.session.client(), lsn, commit_time).await?;
                 connection.session.batch_execute("COMMIT").await?;
+                transaction.committed();
                 applied += 1;
             }
             Err(error) => {
                 connection.session.batch_execute("ROLLBACK").await?;
+                transaction.rolled_back();
+                connection.origin.reset(connection.session.client()).await?;
                 return Err(error);
             }
         }
@@ -163,7 +174,9 @@ fn batch_of(row: &tokio_postgres::Row) -> Result<Batch, Error> {
     let keys: Vec<String> = row.try_get(4)?;
     let operation: String = row.try_get(3)?;
     let names: BTreeSet<&String> = old.iter().chain(new.iter()).flat_map(Map::keys).collect();
-    let is_full = old.as_ref().is_some_and(|old| old.keys().any(|name| !keys.contains(name)));
+    // With the identity FULL every column counts as one of the key.
+    let all_key = names.iter().all(|name| keys.contains(name));
+    let is_full = all_key || old.as_ref().is_some_and(|old| old.keys().any(|name| !keys.contains(name)));
     let column = |name: &&String| Column {
         name: (*name).clone(),
         key: is_full || keys.contains(name),

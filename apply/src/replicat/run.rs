@@ -70,7 +70,7 @@ impl Replicat {
             applier: Applier::new(
                 TrailDirectory(settings.trail.clone()),
                 PostgresTarget::new(settings.clone()),
-                settings.grouping,
+                settings.grouping_in_force(),
             ),
             storage,
             settings,
@@ -139,8 +139,7 @@ impl Run<'_> {
         loop {
             // A transaction that has been sent in part is finished first.
             if !self.applier.is_within_transaction() && is_done(shutdown.as_mut()).await {
-                self.settle().await?;
-                return Ok(());
+                return self.settle_last().await;
             }
             match self.applier.step().await? {
                 Step::Applied => self.publish("applying"),
@@ -149,8 +148,7 @@ impl Run<'_> {
                     tokio::select! {
                         biased;
                         () = shutdown.as_mut() => {
-                            self.settle().await?;
-                            return Ok(());
+                            return self.settle_last().await;
                         }
                         result = self.applier.wait() => result?,
                     }
@@ -161,6 +159,17 @@ impl Run<'_> {
             {
                 self.settle().await?;
             }
+        }
+    }
+
+    /// The same when it is to stop: whoever stops need not wait for a target that has gone just then.
+    async fn settle_last(&mut self) -> Result<(), Error> {
+        match self.settle().await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(group = %self.settings.group, %error, "stopped without the trail's being told how far");
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -203,6 +212,7 @@ impl Run<'_> {
             status.counters.transactions = totals.transactions;
             status.counters.messages = totals.messages;
             status.counters.errors = totals.errors;
+            status.counters.conflicts = totals.conflicts;
             status.counters.bytes = totals.bytes;
             let sum =
                 |of: fn(&irongate_checkpoint::TableCounters) -> u64| totals.tables.values().map(of).sum();

@@ -7,6 +7,8 @@ use irongate_postgres::sql::qualified;
 use irongate_trail::{Relation, ReplicaIdentity};
 
 use super::TargetTable;
+use crate::conflict::decide::Terms;
+use crate::conflict::{ColumnRule, Conflicts};
 use crate::error::Error;
 
 /// What finds the row of an update or delete.
@@ -23,6 +25,16 @@ pub(crate) enum Key {
     WholeRow,
     /// Nothing: the source sends no updates and deletes.
     Nothing,
+}
+
+/// How conflicts in a table are resolved.
+#[derive(Debug)]
+pub(crate) struct Resolving {
+    /// The rule as it is configured.
+    pub(crate) name: &'static str,
+    pub(crate) terms: Terms,
+    /// What becomes of each source column, where that is not the row's rule.
+    pub(crate) columns: Vec<Option<ColumnRule>>,
 }
 
 /// A source table's way to the target.
@@ -49,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) ordered: bool,
     /// Triggers or rules see each row: nothing of the batch may pass it.
     pub(crate) barrier: bool,
+    /// Both sites write the table.
+    pub(crate) conflict: Option<Resolving>,
 }
 
 impl Plan {
@@ -60,6 +74,7 @@ impl Plan {
         relation: &Arc<Relation>,
         table: TargetTable,
         key_columns: Option<&Vec<String>>,
+        conflicts: Option<&Conflicts>,
     ) -> Result<Self, Error> {
         let places: HashMap<&str, usize> =
             table.columns.iter().enumerate().map(|(place, column)| (column.name.as_str(), place)).collect();
@@ -95,6 +110,8 @@ impl Plan {
             !in_key[column] && columns[column].is_some_and(|place| table.columns[place].identity_always)
         };
         let replaces = (0..columns.len()).any(is_hidden);
+        let conflict =
+            conflicts.map(|conflicts| resolving(relation, &key, &in_key, conflicts)).transpose()?.flatten();
         Ok(Self {
             relation: Arc::clone(relation),
             table,
@@ -107,13 +124,56 @@ impl Plan {
             replaces,
             ordered,
             barrier,
+            conflict,
         })
+    }
+
+    /// Whether differences are added in some column.
+    pub(crate) fn is_additive(&self) -> bool {
+        self.conflict.as_ref().is_some_and(|resolving| resolving.terms.additive)
     }
 
     /// The source's name of the table.
     pub(crate) fn source(&self) -> String {
         format!("{}.{}", self.relation.schema, self.relation.name)
     }
+}
+
+fn resolving(
+    relation: &Relation,
+    key: &Key,
+    in_key: &[bool],
+    conflicts: &Conflicts,
+) -> Result<Option<Resolving>, Error> {
+    let Some(rule) = conflicts.rule_of(&relation.schema, &relation.name) else { return Ok(None) };
+    let refused = |reason: String| Err(Error::Rule { table: table_name(relation), reason });
+    if !matches!(key, Key::Columns { unique: true, .. }) {
+        return refused("no unique key of the target tells its rows apart".to_owned());
+    }
+    for (name, rule) in &rule.columns {
+        match relation.columns.iter().position(|column| column.name == *name) {
+            None => return refused(format!("it has no column \"{name}\"")),
+            Some(column) if in_key[column] => {
+                return refused(format!("column \"{name}\" belongs to the key"));
+            }
+            Some(_)
+                if *rule == ColumnRule::Difference && relation.replica_identity != ReplicaIdentity::Full =>
+            {
+                return refused(format!(
+                    "differences of column \"{name}\" need the old values, and its replica identity is not FULL"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let columns = relation.columns.iter().map(|column| rule.columns.get(&column.name).copied()).collect();
+    let terms = Terms {
+        rule: rule.rule.at(&conflicts.here),
+        tie_to_incoming: conflicts.there < conflicts.here,
+        additive: rule.columns.values().any(|rule| *rule == ColumnRule::Difference),
+        tombstone_age: conflicts.tombstone_age,
+    };
+    Ok(Some(Resolving { name: rule.rule.name(), terms, columns }))
 }
 
 fn key_of(

@@ -11,8 +11,9 @@ use irongate_checkpoint::Applied;
 use irongate_trail::CommitLsn;
 
 use super::postgres::{Alone, Connection, execute_alone, sort};
+use super::resolve::{Resolved, Stop};
 use super::{Failure, Outcome};
-use crate::batch::Batch;
+use crate::batch::{Batch, Change};
 use crate::error::{Error, RowError};
 use crate::error_queue;
 use crate::policy::Action;
@@ -21,6 +22,8 @@ use crate::table::Plan;
 
 /// Changes between two savepoints.
 const WINDOW: usize = 256;
+/// How often a change is looked at again because a local writer was quicker. More is no race but another constraint.
+const RACES: u32 = 20;
 
 impl Connection {
     pub(super) async fn apply_exact(
@@ -30,15 +33,15 @@ impl Connection {
         end: Option<&Applied>,
     ) -> Result<Outcome, Failure> {
         let plans = self.plans(batch, settings).await?;
-        if self.begin()? {
-            self.simple("BEGIN").await?;
-        }
+        self.start(batch, settings).await?;
         let mut outcome = Outcome::default();
+        // Where a table has a rule, each change depends on what the one before has made.
+        let resolves = plans.iter().any(|plan| plan.conflict.is_some());
         let mut from = 0;
         while from < batch.len() {
             let to = batch.len().min(from + WINDOW);
             self.simple("SAVEPOINT irongate").await?;
-            if self.window(batch, from..to, &plans).await? {
+            if !resolves && self.window(batch, from..to, &plans).await? {
                 self.simple("RELEASE irongate").await?;
             } else {
                 self.simple("ROLLBACK TO irongate; RELEASE irongate").await?;
@@ -81,11 +84,13 @@ impl Connection {
         Ok(outcome)
     }
 
-    /// Applies the only change of a batch within the transaction that the caller began.
+    /// Applies the only change of a batch within the transaction that the caller began; with `force` over whatever is
+    /// there.
     pub(crate) async fn apply_single(
         &mut self,
         batch: &Batch,
         settings: &ReplicatSettings,
+        force: bool,
     ) -> Result<(), Error> {
         let unsorted = |failure: Failure| match failure {
             Failure::Lost(error) | Failure::Refused(error) => error,
@@ -94,6 +99,15 @@ impl Connection {
             }
         };
         let plans = self.plans(batch, settings).await.map_err(unsorted)?;
+        if let (true, true, Change::Row { relation, .. }) =
+            (force, resolves(batch, 0, &plans), batch.change(0))
+        {
+            return match self.resolve(batch, 0, &plans[relation], settings, true).await {
+                Ok(_) => Ok(()),
+                Err(Stop::Refused(reason)) => Err(refusal(batch, 0, &Alone::of(batch, 0, &plans), reason)),
+                Err(Stop::Failed(failure)) => Err(unsorted(failure)),
+            };
+        }
         let alone = Alone::of(batch, 0, &plans);
         match self.attempt(batch, 0, &alone).await.map_err(unsorted)? {
             None => Ok(()),
@@ -147,14 +161,24 @@ impl Connection {
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
         let alone = Alone::of(batch, index, plans);
-        let mut attempt = 0;
+        let (mut attempt, mut races) = (0, 0);
         loop {
             self.simple("SAVEPOINT irongate").await?;
-            let reason = match self.attempt(batch, index, &alone).await? {
-                None => return self.simple("RELEASE irongate").await,
-                Some(reason) => reason,
+            let reason = match self.resolve_or_attempt(batch, index, plans, &alone, settings).await? {
+                Ok(resolved) => {
+                    outcome.conflicts += resolved.conflicts;
+                    outcome.queued += resolved.queued;
+                    return self.simple("RELEASE irongate").await;
+                }
+                Err(reason) => reason,
             };
             self.simple("ROLLBACK TO irongate; RELEASE irongate").await?;
+            // Somebody inserted the key after it was looked for, or took the row away: it is looked at again.
+            let has_raced = matches!(reason.class(), "23505" | crate::MISSING);
+            if resolves(batch, index, plans) && has_raced && races < RACES {
+                races += 1;
+                continue;
+            }
             let (schema, table) = &alone.schema_and_name;
             match settings.policies.action(schema, table, reason.class()) {
                 Action::Retry { attempts, delay } if attempt < attempts => {
@@ -183,6 +207,28 @@ impl Connection {
         }
     }
 
+    /// Does with one change what the rule of its table says, or without one tries it; the reason if it was refused.
+    async fn resolve_or_attempt(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        plans: &[Arc<Plan>],
+        alone: &Alone,
+        settings: &ReplicatSettings,
+    ) -> Result<Result<Resolved, RowError>, Failure> {
+        if let (true, Change::Row { relation, .. }) = (resolves(batch, index, plans), batch.change(index)) {
+            return match self.resolve(batch, index, &plans[relation], settings, false).await {
+                Ok(resolved) => Ok(Ok(resolved)),
+                Err(Stop::Refused(reason)) => Ok(Err(reason)),
+                Err(Stop::Failed(failure)) => Err(failure),
+            };
+        }
+        Ok(match self.attempt(batch, index, alone).await? {
+            None => Ok(Resolved::default()),
+            Some(reason) => Err(reason),
+        })
+    }
+
     /// Tries one change; the reason if it was refused.
     async fn attempt(
         &mut self,
@@ -209,6 +255,11 @@ impl Connection {
             },
         }
     }
+}
+
+/// Whether the table of a change has a rule for conflicts.
+fn resolves(batch: &Batch, index: usize, plans: &[Arc<Plan>]) -> bool {
+    matches!(batch.change(index), Change::Row { relation, .. } if plans[relation].conflict.is_some())
 }
 
 fn refusal(batch: &Batch, index: usize, alone: &Alone, reason: RowError) -> Error {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::SinkExt;
@@ -18,6 +19,7 @@ use irongate_postgres::Session;
 use irongate_trail::Lsn;
 use tokio_postgres::types::{PgLsn, Type};
 
+use super::resolve::prepared_for_conflicts;
 use super::{Failure, Mode, Outcome, Target};
 use crate::batch::{Batch, Change};
 use crate::compile::{SetKind, Step, compile};
@@ -36,6 +38,9 @@ const COPY_PIECE: usize = 256 * 1024;
 const GUARDED_ROWS: usize = 100;
 /// Prepared statements that are kept. More are only made by rows without a key, each with nulls in other places.
 const MOST_STATEMENTS: usize = 2000;
+
+/// How often tombstones are looked for that are too old to matter.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
 
 /// Settings of the session. The planner's are there because a set always finds its rows by an index: an estimate of the
 /// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat, nor is
@@ -57,6 +62,8 @@ pub struct PostgresTarget {
     settings: ReplicatSettings,
     connection: Option<Connection>,
     watermarks: Option<Watermarks>,
+    /// When old tombstones were last removed.
+    purged: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -68,12 +75,14 @@ pub(crate) struct Connection {
     /// By the address of the relation, which the plan keeps alive.
     plans: HashMap<usize, Arc<Plan>>,
     statements: HashMap<String, tokio_postgres::Statement>,
+    /// Rows may be waiting to be sent back.
+    pub(super) owes: bool,
 }
 
 impl PostgresTarget {
     /// A target that connects when it is first loaded.
     pub fn new(settings: ReplicatSettings) -> Self {
-        Self { settings, connection: None, watermarks: None }
+        Self { settings, connection: None, watermarks: None, purged: None }
     }
 }
 
@@ -102,6 +111,7 @@ impl Target for PostgresTarget {
                 none.insert(Connection::open(&self.settings, origin, true).await?)
             }
         };
+        connection.send_back(&self.settings).await?;
         let client = connection.session.client();
         let applied = connection.checkpoint.load(client).await?;
         let applied = applied.ok_or_else(|| Error::NotInstantiated { flow: self.settings.flow.clone() })?;
@@ -117,9 +127,18 @@ impl Target for PostgresTarget {
     async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
         let Some(connection) = &mut self.connection else { return Err(Failure::Lost(not_loaded())) };
         let result = match mode {
+            Mode::Grouped if self.settings.conflicts.is_some() => {
+                connection.apply_resolving(batch, &self.settings, end).await
+            }
             Mode::Grouped => connection.apply_grouped(batch, &self.settings, end).await,
             Mode::Exact => connection.apply_exact(batch, &self.settings, end).await,
             Mode::Queue => connection.apply_queued(batch, &self.settings, end).await,
+        };
+        let result = match result {
+            Ok(outcome) if end.is_some() => {
+                connection.send_back(&self.settings).await.map(|()| outcome).map_err(Failure::Lost)
+            }
+            other => other,
         };
         match result {
             Err(Failure::Lost(error)) => {
@@ -139,6 +158,12 @@ impl Target for PostgresTarget {
         let (Some(connection), Some(watermarks)) = (&self.connection, &mut self.watermarks) else {
             return Err(not_loaded());
         };
+        if let Some(conflicts) = &self.settings.conflicts
+            && self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY.min(conflicts.tombstone_age))
+        {
+            connection.purge_tombstones(conflicts.tombstone_age).await?;
+            self.purged = Some(Instant::now());
+        }
         if self.settings.synchronous_commit {
             watermarks.applied_durably(applied);
             return Ok(watermarks.low());
@@ -193,7 +218,11 @@ impl Connection {
         origin.create_if_missing(session.client()).await?;
         let origin = origin.session_setup(session.client()).await?;
         let (plans, statements) = (HashMap::new(), HashMap::new());
-        Ok(Self { session, checkpoint, origin, open: None, plans, statements })
+        let owes = settings.conflicts.is_some();
+        if owes {
+            prepared_for_conflicts(&session).await?;
+        }
+        Ok(Self { session, checkpoint, origin, open: None, plans, statements, owes })
     }
 
     /// The target's insert and flush LSN.
@@ -243,7 +272,9 @@ impl Connection {
                 Err(error) => return Err(Failure::Refused(error)),
             };
             let plan =
-                Plan::new(relation, table, settings.key_columns.get(&source)).map_err(Failure::Refused)?;
+                Plan::new(relation, table, settings.key_columns.get(&source), settings.conflicts.as_ref())
+                    .map_err(Failure::Refused)?;
+            self.has_tombstones(&plan).await?;
             let plan = Arc::new(plan);
             self.plans.insert(address, Arc::clone(&plan));
             plans.push(plan);
@@ -271,7 +302,7 @@ impl Connection {
         Ok(prepared)
     }
 
-    async fn apply_grouped(
+    pub(super) async fn apply_grouped(
         &mut self,
         batch: &Batch,
         settings: &ReplicatSettings,

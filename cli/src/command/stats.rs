@@ -74,16 +74,17 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
         output::text("no group has ever been started here")?;
     }
     for (index, group) in groups.iter().enumerate() {
-        let Counters { transactions, messages, errors, .. } = group.counters;
+        let Counters { transactions, messages, errors, conflicts, .. } = group.counters;
         let gap = if index > 0 { "\n" } else { "" };
         output::text(format_args!(
-            "{gap}{} ({}, {}): {} transactions, {} messages, {} errors since its last start",
+            "{gap}{} ({}, {}): {} transactions, {} messages, {} errors, {} conflicts since its last start",
             group.name,
             group.program,
             group.state,
             output::count(transactions),
             output::count(messages),
             output::count(errors),
+            output::count(conflicts),
         ))?;
         if group.tables.is_empty() {
             continue;

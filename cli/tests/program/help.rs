@@ -70,6 +70,11 @@ fn every_command_has_help_and_no_command_is_an_empty_promise() {
         "errors show",
         "errors replay",
         "errors skip",
+        "conflicts",
+        "conflicts list",
+        "conflicts show",
+        "conflicts purge",
+        "sequences",
         "completions",
         "man",
     ];

@@ -42,7 +42,7 @@ fn name(table: &Table) -> TableName {
 }
 
 /// The index by which the table's updates and deletes name their row, if they do.
-pub(super) fn identity_index(table: &Table) -> Option<&Index> {
+pub(crate) fn identity_index(table: &Table) -> Option<&Index> {
     match table.summary.replica_identity {
         ReplicaIdentity::Default => table.primary_key().filter(|index| index.identifies_rows()),
         ReplicaIdentity::Index => {

@@ -5,10 +5,12 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use irongate_apply::Conflicts;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use toml::Spanned;
 
+use super::conflicts::{ConflictSection, Ends};
 use super::link::{PumpOptions, PumpSection, SiteOptions};
 use super::names;
 use super::problem::Problems;
@@ -46,6 +48,7 @@ pub(super) struct FlowSection {
     #[serde(default)]
     trail: TrailSection,
     pump: Option<Spanned<PumpSection>>,
+    conflicts: Option<ConflictSection>,
     autostart: Option<bool>,
 }
 
@@ -257,6 +260,8 @@ pub struct Flow {
     pub extract: ExtractOptions,
     /// Replicat's settings.
     pub replicat: ReplicatOptions,
+    /// What to do where both sites have changed the same key; `None` where only one site writes.
+    pub conflicts: Option<Conflicts>,
     /// When the trail's files go.
     pub purge: PurgeOptions,
 }
@@ -335,6 +340,8 @@ impl FlowSection {
         let or_stable =
             |given: Option<Spanned<String>>| given.map_or_else(|| stable.clone(), Spanned::into_inner);
         let (from, to) = (self.from.into_inner(), self.to.into_inner());
+        let ends = Ends { from: &from, to: &to };
+        let conflicts = self.conflicts.and_then(|section| section.review(&ends, problems));
         let pump = self.pump.map(|pump| pump.into_inner().review(problems));
         let flow = Flow {
             name: name.get_ref().clone(),
@@ -358,6 +365,7 @@ impl FlowSection {
             key_columns: key_columns(self.key_columns, problems),
             extract: self.extract.review(problems),
             replicat: self.replicat.review(problems),
+            conflicts,
             purge: self.trail.into_options(),
         };
         (flow, spans)

@@ -252,13 +252,13 @@ pub async fn begin_anew(
 }
 
 /// Sessions by place, opened when they are first needed.
-pub(super) struct Sessions<'a> {
+pub(crate) struct Sessions<'a> {
     configuration: &'a Configuration,
     open: BTreeMap<(String, String, As), Session>,
 }
 
 impl<'a> Sessions<'a> {
-    pub(super) fn new(configuration: &'a Configuration) -> Self {
+    pub(crate) fn new(configuration: &'a Configuration) -> Self {
         Self { configuration, open: BTreeMap::new() }
     }
 
@@ -268,7 +268,7 @@ impl<'a> Sessions<'a> {
     }
 
     /// Runs one statement, as its own transaction.
-    pub(super) async fn run(&mut self, statement: &Statement) -> Result<(), Error> {
+    pub(crate) async fn run(&mut self, statement: &Statement) -> Result<(), Error> {
         let address = self.configuration.address(&statement.database, &statement.site)?;
         let end = End::anonymous(&statement.site, &statement.database, address);
         let key = (statement.site.clone(), statement.database.clone(), statement.connection);

@@ -196,9 +196,10 @@ async fn of_database(
     };
     if end.own() == As::Replicat && !ends.iter().any(|other| shared(&other)) {
         let mut drops = Vec::new();
-        for table in ["checkpoint", "error_queue"] {
+        for table in ["conflict", "checkpoint", "error_queue"] {
             if has_table(&session, end, table).await? {
                 drops.extend(match table {
+                    "conflict" => irongate_apply::conflict_teardown(),
                     "checkpoint" => checkpoint_teardown(),
                     _ => irongate_apply::error_queue_teardown(),
                 });
