@@ -85,8 +85,10 @@ impl Replicat {
                 Ok(()) => return Ok(Stopped { applied: *run.applier.applied() }),
                 Err(error) => error,
             };
-            if settings.trail_may_come && matches!(error, Error::Trail(irongate_trail::Error::Missing(_))) {
-                publisher.state(State::Starting, "waiting for the collector to make the trail");
+            if settings.trail_may_come
+                && let Some(what) = still_to_come(&error)
+            {
+                publisher.state(State::Starting, what);
                 run.applier.begin_again();
                 tokio::select! {
                     () = tokio::time::sleep(TRAIL_EVERY) => continue,
@@ -110,6 +112,22 @@ impl Replicat {
                 () = shutdown.as_mut() => return Ok(Stopped { applied: *run.applier.applied() }),
             }
         }
+    }
+}
+
+/// What is waited for where a pump carries the trail, if that can be all that is wrong.
+fn still_to_come(error: &Error) -> Option<&'static str> {
+    let Error::Trail(error) = error else { return None };
+    match error {
+        irongate_trail::Error::Missing(_) => Some("waiting for the collector to make the trail"),
+        // The flow was instantiated again, from a new slot of the same server; the trail here still ends with an older one.
+        irongate_trail::Error::Lineage { found, expected, .. }
+            if found.system_identifier == expected.system_identifier
+                && found.slot_incarnation < expected.slot_incarnation =>
+        {
+            Some("waiting for the pump to bring what follows the last initial load")
+        }
+        _ => None,
     }
 }
 
