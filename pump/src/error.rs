@@ -202,6 +202,10 @@ impl Error {
             Self::Tls { reason, .. } => reason.is_transient(),
             Self::Refused { refused, .. } | Self::Refusing { refused } => refused.transient,
             Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            // The next connection begins with the new history.
+            Self::Trail(irongate_trail::Error::Lineage { found, expected, .. }) => {
+                found.is_anew_after(expected)
+            }
             Self::Trail(error) => error.is_transient(),
             Self::Checkpoint(error) => error.is_transient(),
             _ => false,

@@ -96,6 +96,13 @@ impl Lineage {
             && self.slot_incarnation == earlier.slot_incarnation
             && self.timeline > earlier.timeline
     }
+
+    /// Whether this is a later slot of the same cluster: the flow was instantiated again. Nothing goes on from before; only
+    /// whoever was loaded from the later one's snapshot can begin with it.
+    pub fn is_anew_after(&self, earlier: &Self) -> bool {
+        self.system_identifier == earlier.system_identifier
+            && self.slot_incarnation > earlier.slot_incarnation
+    }
 }
 
 impl fmt::Display for Lineage {

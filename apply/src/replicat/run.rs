@@ -121,10 +121,7 @@ fn still_to_come(error: &Error) -> Option<&'static str> {
     match error {
         irongate_trail::Error::Missing(_) => Some("waiting for the collector to make the trail"),
         // The flow was instantiated again, from a new slot of the same server; the trail here still ends with an older one.
-        irongate_trail::Error::Lineage { found, expected, .. }
-            if found.system_identifier == expected.system_identifier
-                && found.slot_incarnation < expected.slot_incarnation =>
-        {
+        irongate_trail::Error::Lineage { found, expected, .. } if expected.is_anew_after(found) => {
             Some("waiting for the pump to bring what follows the last initial load")
         }
         _ => None,

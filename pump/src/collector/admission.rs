@@ -86,6 +86,10 @@ const INSTANTIATE: &str = "instantiate the flow again";
 
 /// Whether the pump's trail goes on where the one here ends; `own` is `None` where there is none yet. Returns with what a new
 /// trail begins.
+///
+/// A history of a later slot of the same cluster is let in from its very beginning, and returned: the flow was instantiated
+/// again, and the trail here holds one behind the other as the pump's does. No reader can slip from one to the other: it
+/// is bound to the history that its target was loaded from, and stops where that ends.
 pub(super) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused> {
     let flow = &hello.flow;
     let Some(first) = hello.histories.first() else {
@@ -108,6 +112,9 @@ pub(super) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused
     };
     check_epoch(hello, own.epoch)?;
     let Some(history) = hello.histories.iter().find(|history| history.lineage == own.lineage) else {
+        if first.lineage.is_anew_after(&own.lineage) && first.previous.0 == Lsn::ZERO {
+            return Ok(*first);
+        }
         let Lineage { system_identifier, .. } = own.lineage;
         let last = hello.histories.last().unwrap_or(first).lineage;
         let what = if last.system_identifier == system_identifier {
@@ -241,6 +248,11 @@ mod tests {
         assert_eq!(code_of(place(&hello(), Some(&other))), Code::Lineage);
         let anew = Own { lineage: Lineage { slot_incarnation: Lsn(6), ..LINEAGE }, ..own(at(0, 10)) };
         assert_eq!(code_of(place(&hello(), Some(&anew))), Code::Lineage);
+        // A later slot: from its beginning, or not at all.
+        let before = Own { lineage: Lineage { slot_incarnation: Lsn(4), ..LINEAGE }, ..own(at(5000, 5100)) };
+        assert_eq!(place(&hello(), Some(&before)).unwrap(), history(LINEAGE, 0, 10));
+        assert_eq!(code_of(place(&purged, Some(&before))), Code::Lineage);
+        assert_eq!(code_of(place(&hello(), Some(&Own { epoch: 4, ..before }))), Code::Epoch);
         assert_eq!(code_of(place(&hello(), Some(&Own { epoch: 4, ..own(at(0, 10)) }))), Code::Epoch);
     }
 

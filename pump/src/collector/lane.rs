@@ -168,6 +168,20 @@ impl Trail {
         Accepted { lineage, epoch, place, last_message: self.last_message, held }
     }
 
+    /// Goes on with another history, from its beginning. Durable on return. Blocks.
+    pub(super) fn begin_anew(
+        &mut self,
+        from: &History,
+        server_version: u32,
+    ) -> Result<(), irongate_trail::Error> {
+        self.rollback()?;
+        self.writer.set_server_version(server_version);
+        self.writer.begin_lineage(from.lineage, from.start)?;
+        self.writer.sync()?;
+        self.last_message = Lsn::ZERO;
+        Ok(())
+    }
+
     /// Takes back the unfinished transaction, if there is one.
     pub(super) fn rollback(&mut self) -> Result<(), irongate_trail::Error> {
         self.open = None;

@@ -276,6 +276,13 @@ impl Holding<'_> {
             self.lane.trail = Some(made.map_err(|error| storage(&error, true))?);
             tracing::info!(flow = %self.flow.settings.flow, start = %from.start, "trail created");
         }
+        if let Some(mut trail) = self.lane.trail.take_if(|trail| trail.own().lineage != from.lineage) {
+            let version = hello.server_version;
+            let begun =
+                tokio::task::spawn_blocking(move || trail.begin_anew(&from, version).map(|()| trail)).await?;
+            self.lane.trail = Some(begun.map_err(|error| storage(&error, false))?);
+            tracing::info!(flow = %self.flow.settings.flow, lineage = %from.lineage, "instantiated again");
+        }
         Ok(())
     }
 

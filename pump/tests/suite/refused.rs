@@ -78,9 +78,9 @@ async fn a_trail_of_another_history_is_told_apart_from_a_gap_and_a_fork() {
     let (cluster, mut source) = another(Lineage { system_identifier: 8, ..LINEAGE }, START, "cluster");
     source.write(3);
     refused(&world, cluster, Code::Lineage, &["another database cluster", "system 8"]).await;
-    let (slot, mut source) = another(Lineage { slot_incarnation: Lsn(6), ..LINEAGE }, START, "slot");
+    let (slot, mut source) = another(Lineage { slot_incarnation: Lsn(4), ..LINEAGE }, START, "slot");
     source.write(3);
-    refused(&world, slot, Code::Lineage, &["another history", "slot created at 0/6"]).await;
+    refused(&world, slot, Code::Lineage, &["another history", "slot created at 0/4"]).await;
     let (gap, mut source) = another(LINEAGE, ResumeLsn(Lsn(5_000)), "gap");
     source.transaction(3);
     source.sync();

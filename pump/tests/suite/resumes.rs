@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use irongate_trail::{Lineage, Lsn, ResumeLsn};
+
 use crate::relay::{Fault, Relay, Way};
 use crate::support::{World, collector, listener, pump, until};
-use crate::trail::{Source, content};
+use crate::trail::{LINEAGE, Source, content};
 
 const ROWS: u64 = 200;
 const ROW: usize = 50_000;
@@ -112,5 +114,42 @@ async fn a_pump_takes_over_from_its_own_connection_that_the_collector_still_beli
     assert_eq!(relay.connections(), 2);
     assert!(relay.up() < ALL * 12 / 10, "and it has gone on in the middle");
     running.stop().await.unwrap();
+    collector.stop().await.unwrap();
+}
+
+/// From a later slot, with the pump running or not, and with transactions left of the history before or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flow_that_was_instantiated_again_goes_on_behind_what_is_there() {
+    let world = World::new();
+    let mut source = Source::create(&world.near(), 1);
+    source.write(10);
+    let (listening, address) = listener().await;
+    let collector = collector(world.collector_settings(), Some(listening));
+    let mut running = Some(pump(world.pump_settings(address)));
+    world.arrives().await;
+    for round in 1..=4 {
+        if round % 2 == 0 {
+            running.take().unwrap().stop().await.unwrap();
+            // What the pump has not carried of the old history nobody can use any more.
+            source.write(3);
+        }
+        let before = content(&world.far());
+        let lineage = Lineage { slot_incarnation: Lsn(5 + round), ..LINEAGE };
+        source.writer.begin_lineage(lineage, ResumeLsn(Lsn(source.next * 1000))).unwrap();
+        source.next += 1;
+        source.write(5);
+        let running = running.get_or_insert_with(|| pump(world.pump_settings(address)));
+        let name = lineage.to_string();
+        let new = || {
+            let of_lineage = |items: Vec<String>| -> Vec<String> {
+                items.into_iter().filter(|item| item.starts_with(&name)).collect()
+            };
+            [world.near(), world.far()].map(|trail| of_lineage(content(&trail)))
+        };
+        until("it arrives", || new()[0] == new()[1]).await;
+        assert!(new()[0].len() > 5 && !running.has_ended());
+        assert!(content(&world.far()).starts_with(&before), "what was there stays");
+    }
+    running.unwrap().stop().await.unwrap();
     collector.stop().await.unwrap();
 }
