@@ -273,7 +273,7 @@ fn new_heading(configuration: &Configuration, to: &str, databases: &[String]) ->
     }
     from.dedup();
     let [from] = from[..] else { return Err(Error::Scattered { to: to.to_owned() }) };
-    let digits: String = Timestamp::now().to_string().chars().filter(char::is_ascii_digit).take(14).collect();
+    let digits: String = Timestamp::now().to_string().chars().filter(char::is_ascii_digit).take(20).collect();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let user =
         std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "somebody".into());

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use irongate_tests::{Server, Tables, compare, wait_until};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::deployment::{PATIENCE, stop};
@@ -179,5 +182,73 @@ async fn a_switchover_and_back_loses_nothing_and_repeats_nothing() {
         for manager in managers {
             stop(manager).await;
         }
+    }
+}
+
+/// Everything that a fence takes away, at one site.
+async fn rights(server: &Server) -> String {
+    let sql = "SELECT string_agg(line, ' ' ORDER BY line) FROM (
+        SELECT format('%s:%s', relname, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a))
+          FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')
+        UNION ALL SELECT format('%s:%s', rolname, rolcanlogin) FROM pg_roles WHERE rolname = 'app') s (line)";
+    server.scalar("config", sql).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_anywhere_is_gone_on_with_or_taken_back() {
+    let seed = irongate_tests::seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let major = *Server::majors().choose(&mut random).expect("a version");
+    let reference = reference(major).await;
+    let managers = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    let (mut live, mut books_kept, mut cut, mut taken_back) = (0, Vec::new(), 0, 0);
+    for round in 0..irongate_tests::Tier::pick(2, 4, 100) {
+        let to = 1 - live;
+        let words = ["switchover", "--to", SITES[to]];
+        let before = rights(&reference.servers[live]).await;
+        let application = Application::start(&reference.servers, 1_000_000 * (round + 1));
+        let mut run = reference.start(SITES[to], &words);
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1500))).await;
+        run.kill();
+        let runs = reference.json(SITES[to], &["runs"]).await;
+        let last = runs["runs"].as_array().and_then(|runs| runs.last()).cloned().unwrap_or_default();
+        if last["result"] == "unfinished" {
+            cut += 1;
+            // A second run is refused as long as the first is not over.
+            let second = reference.expect(SITES[to], 3, &words).await.stderr;
+            assert!(second.contains("is not over"), "{second}");
+            let abort = [&words[..], &["--abort"]].concat();
+            if random.random_bool(0.4) {
+                let finished = reference.start(SITES[to], &abort).finish(PATIENCE).await;
+                match finished.code() {
+                    0 => {
+                        taken_back += 1;
+                        assert_eq!(rights(&reference.servers[live]).await, before, "given back exactly");
+                        let reverse = slots(&reference, to).await;
+                        assert!(!reverse.contains(["css", "csp"][usize::from(to == 0)]), "{reverse}");
+                        reference.expect(SITES[to], 0, &words).await;
+                    }
+                    // Behind the point of no return there is one way only.
+                    3 => drop(reference.expect(SITES[to], 0, &[&words[..], &["--resume"]].concat()).await),
+                    code => panic!("exit code {code}: {}", finished.stderr),
+                }
+            } else {
+                reference.expect(SITES[to], 0, &[&words[..], &["--resume"]].concat()).await;
+            }
+        } else if last["result"] != "done" || last["to"] != SITES[to] {
+            // Killed before it had begun.
+            reference.expect(SITES[to], 0, &words).await;
+        }
+        live = to;
+        // The application finds the open site by itself.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        books_kept.extend(application.stop().await);
+        books(&reference.servers[live], &books_kept).await;
+        follows(&reference, live, round + 1).await;
+    }
+    println!("seed {seed}, PostgreSQL {major}: {cut} runs cut off, {taken_back} taken back");
+    for manager in managers {
+        stop(manager).await;
     }
 }
