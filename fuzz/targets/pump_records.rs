@@ -17,7 +17,9 @@ fn records<'a>(batches: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, bool) {
             match records.next() {
                 Ok(Some(record)) => {
                     if let Record::Row { operation, tuples, .. } = &record.record {
-                        look_at_row(Row::decode(*operation, tuples).expect("it was checked when it was read"));
+                        look_at_row(
+                            Row::decode(*operation, tuples).expect("it was checked when it was read"),
+                        );
                     }
                     let _ = record.digested();
                     found.push(format!("{:?}", record.record));

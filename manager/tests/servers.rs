@@ -24,11 +24,16 @@ struct Site {
     control: Control,
     stop: tokio::sync::oneshot::Sender<()>,
     run: tokio::task::JoinHandle<Result<(), irongate_manager::Error>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Site {
     async fn start(endpoint: Endpoint) -> Self {
+        Self::made(endpoint, false).await
+    }
+
+    /// Of a flow that waits for its day, if it `waits`.
+    async fn made(endpoint: Endpoint, waits: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = ManagerSettings::new("main", dir.path());
         settings.watch_interval = Duration::from_millis(100);
@@ -43,12 +48,12 @@ impl Site {
             slot: Some(SLOT.into()),
             purge: None,
             heartbeat: Some(Duration::from_millis(100)),
-            waits: false,
+            waits,
         }];
         let control = Control::of(dir.path(), "main");
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let run = tokio::spawn(Manager::new(settings).run(async { drop(stopped.await) }));
-        let site = Self { control, stop, run, _dir: dir };
+        let site = Self { control, stop, run, dir };
         until("the manager answers", async || site.control.ping().await.ok()).await;
         site
     }
@@ -184,4 +189,48 @@ async fn heartbeats_take_ids_and_reach_the_slot_and_a_slot_and_its_server_are_wa
         assert!(kinds.contains(&Kind::Alarm) && kinds.contains(&Kind::Cleared), "{kinds:?}");
         site.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_that_is_started_by_hand_is_watched_from_then_on() {
+    let major = *majors().last().unwrap();
+    let server = Server::start(major, "");
+    let session = server.session().await;
+    session.batch_execute("CREATE ROLE irongate_extract LOGIN REPLICATION").await.unwrap();
+    let site = Site::made(server.endpoint("irongate_extract"), true).await;
+    let looked = async || {
+        let before = site.control.info().await.unwrap().seen.time;
+        until("it is looked again", async || {
+            let time = site.control.info().await.unwrap().seen.time;
+            (time.is_some() && time != before).then_some(())
+        })
+        .await;
+        site.flow().await.unwrap()
+    };
+    let flow = looked().await;
+    assert!(flow.slot.is_none() && flow.heartbeat.is_none() && flow.source_silent.is_none(), "{flow:?}");
+    site.until_good().await;
+    // A slot that is there keeps log, whoever waits for what; a standby is not written to for it.
+    let create = "SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')";
+    session.execute(create, &[&SLOT]).await.unwrap();
+    let seen = until("the slot is seen", async || looked().await.slot).await;
+    assert!(seen.exists && seen.lost.is_none(), "{seen:?}");
+    assert_eq!(looked().await.heartbeat, None);
+    session.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&SLOT]).await.unwrap();
+    until("it is gone without an alarm", async || looked().await.slot.is_none().then_some(())).await;
+    site.until_good().await;
+    // Its Extract runs: now the slot must be there, and there are heartbeats.
+    let state = site.dir.path().to_owned();
+    let lock = irongate_checkpoint::GroupLock::acquire(&state, "f-extract").unwrap();
+    let status =
+        irongate_checkpoint::Status::starting("f-extract", "f", irongate_checkpoint::Program::Extract);
+    let publisher = irongate_checkpoint::Publisher::start(&state, status).unwrap();
+    let said = site.until_alarm(AlarmKind::SlotState).await;
+    assert!(said.contains("there is no such slot"), "{said}");
+    until("it beats", async || site.flow().await.and_then(|flow| flow.heartbeat)).await;
+    publisher.state(irongate_checkpoint::State::Stopped, "stopped as asked");
+    drop((publisher, lock));
+    site.until_good().await;
+    until("the heart rests", async || looked().await.heartbeat.is_none().then_some(())).await;
+    site.stop().await;
 }

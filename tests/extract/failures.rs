@@ -247,3 +247,26 @@ async fn a_full_disk_holds_up_the_trail_and_loses_nothing() {
         assert_eq!(ids, expected, "{major}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stays_away_is_given_up_after_so_many_attempts() {
+    let mut site = Site::new(Server::majors()[0], &Settings::new(), TABLE).await;
+    let mut settings = site.settings();
+    settings.retry_attempts = Some(3);
+    (settings.retry_first, settings.retry_longest) = (Duration::from_millis(10), Duration::from_millis(20));
+    let extract = Running::start(settings.clone());
+    site.server.batch("INSERT INTO t VALUES (1, 'before')").await;
+    site.wait_for_transactions(1).await;
+    site.server.stop(Mode::Immediate).await;
+    let error = extract.fails().await;
+    assert!(error.is_transient(), "whoever supervises may try again later: {error}");
+    let status = irongate_checkpoint::read_status(&site.dir.path().join("state"), "csp_e").unwrap().unwrap();
+    assert_eq!(status.state, irongate_checkpoint::State::Abended);
+    assert!(status.error.unwrap().transient);
+    // It is there again, and nothing is lost.
+    site.server.start_again().await;
+    let extract = Running::start(settings);
+    site.server.batch("INSERT INTO t VALUES (2, 'after')").await;
+    site.wait_for_transactions(2).await;
+    extract.stop().await;
+}

@@ -168,12 +168,18 @@ impl Alarms {
             "the target is behind by",
         );
         let slot = view.slot.as_ref();
-        let retained = bytes(slot.and_then(|slot| slot.retained_bytes));
+        // A flow that waits for its day, at a source that was asked: its slot is gone, and with it what was wrong with it.
+        let is_without = flow.waits && slot.is_none() && view.source_silent.is_none();
+        let (retained, safe) = if is_without {
+            (Some(0.0), Some(f64::INFINITY))
+        } else {
+            (bytes(slot.and_then(|slot| slot.retained_bytes)), slot.map(safe_bytes))
+        };
         value(SlotRetained, retained, thresholds.slot_retained_bytes, More, "its slot keeps log of");
-        value(SlotSafe, slot.map(safe_bytes), thresholds.slot_safe_bytes, Less, "its slot is lost after");
+        value(SlotSafe, safe, thresholds.slot_safe_bytes, Less, "its slot is lost after");
         let free = bytes(view.trail.as_ref().and_then(|trail| trail.free_bytes));
         value(TrailDisk, free, thresholds.trail_free_bytes, Less, "the disk of its trail has room for");
-        let (state, text) = slot_state(view);
+        let (state, text) = if is_without { (Some(0), String::new()) } else { slot_state(view) };
         self.set(&flow.name, SlotState, state, 1, &text, &mut changes);
         let silent = view.source_silent.as_ref();
         let text = format!("the source does not answer: {}", silent.map_or("", String::as_str));
