@@ -50,6 +50,9 @@ target = "b.*"
 [flows.f.replicat]
 [[flows.f.replicat.on_error]]
 action = "retry"
+[flows.f.conflicts]
+[[flows.f.conflicts.table]]
+table = "a.b"
 [flows.f.trail]
 [flows.f.pump]
 [manager.restart]
@@ -149,6 +152,7 @@ fn the_page_has_every_key_and_no_other() {
         &["flows"],
         &["flows", "f", "map"],
         &["flows", "f", "replicat", "on_error"],
+        &["flows", "f", "conflicts", "table"],
     ] {
         sections.remove(&free.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>());
     }
