@@ -122,7 +122,7 @@ impl RowError {
             Self::Missing => crate::MISSING,
             Self::Ambiguous(_) => "21000",
             Self::Conflict(_) => crate::CONFLICT,
-            Self::Incomplete => "incomplete",
+            Self::Incomplete => crate::INCOMPLETE,
             Self::Server { code, .. } => code,
         }
     }

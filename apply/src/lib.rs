@@ -22,7 +22,7 @@ pub use conflict::{
 };
 pub use error::{Error, RowError};
 pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, replay, show, skip};
-pub use policy::{Action, CONFLICT, MISSING, Policies, Policy};
+pub use policy::{Action, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
 pub use settings::{Grouping, Names, ReplicatSettings, Retry};
 pub use target::{Failure, Mode, Outcome, PostgresTarget, Target};

@@ -37,6 +37,9 @@ pub struct Policy {
 /// Class of a row that is not there.
 pub const MISSING: &str = "missing";
 
+/// Class of a change that needs the whole row and does not have it.
+pub const INCOMPLETE: &str = "incomplete";
+
 /// Class of a queued change that was in conflict with what was at the target.
 pub const CONFLICT: &str = "conflict";
 

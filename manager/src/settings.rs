@@ -93,6 +93,8 @@ pub struct FlowWatch {
     pub replicat: Option<String>,
     /// The database that is captured, with Extract's role; only where Extract runs here.
     pub source: Option<Endpoint>,
+    /// The site, if one site writes the database at a time: where it is another's turn, no slot is missed.
+    pub site: Option<String>,
     /// The replication slot at the source.
     pub slot: Option<String>,
     /// Which files of the trail go; none if `None`.

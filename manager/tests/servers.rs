@@ -45,6 +45,7 @@ impl Site {
             pump: None,
             replicat: None,
             source: Some(endpoint),
+            site: None,
             slot: Some(SLOT.into()),
             purge: None,
             heartbeat: Some(Duration::from_millis(100)),

@@ -1,8 +1,8 @@
 //! Conflicts and sequences, as an operator looks at them.
 
-use irongate_tests::Server;
+use irongate_tests::{Server, wait_until};
 
-use super::deployment::{Deployment, stop};
+use super::deployment::{Deployment, PATIENCE, stop};
 
 const RULES: &str = "[flows.csp.conflicts]\npolicy = \"latest\"\n";
 
@@ -82,8 +82,10 @@ async fn conflicts_are_listed_shown_counted_and_purged() {
     let text = deployment.expect(0, &["conflicts", "show", "csp", &id]).await.stdout;
     assert!(text.contains("local secret") && text.contains("person 1"), "{text}");
     deployment.expect(2, &["conflicts", "show", "csp", "999"]).await;
-    let stats = deployment.json(&["stats", "csp-replicat"]).await;
-    assert_eq!(stats["groups"][0]["conflicts"], 2, "{stats}");
+    wait_until(PATIENCE, "the conflicts to be counted", async || {
+        deployment.json(&["stats", "csp-replicat"]).await["groups"][0]["conflicts"] == 2
+    })
+    .await;
     assert!(!replicat.stderr().contains("secret"), "a row value in a log");
     assert_eq!(deployment.json(&["conflicts", "purge", "csp", "--keep-days", "1"]).await["purged"], 0);
     assert_eq!(deployment.json(&["conflicts", "purge", "csp", "--keep-days", "0"]).await["purged"], 2);

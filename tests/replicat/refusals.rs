@@ -1,10 +1,14 @@
 //! Changes that the target refuses: found to the row, and treated as their policy says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use irongate_apply::{Action, Error, MISSING, Policies, Policy, RowError};
+use irongate_apply::{
+    Action, Conflicts, Error, MISSING, Policies, Policy, ReplicatSettings, RowError, Rule, TableRule,
+    conflict_setup, tombstone_triggers,
+};
 use irongate_tests::Server;
-use irongate_trail::{CommitLsn, Lsn, Relation, ReplicaIdentity};
+use irongate_trail::{CommitLsn, Lsn, Relation, ReplicaIdentity, Timestamp};
 
 use super::support::{Bench, Op, relation, tuple};
 
@@ -136,4 +140,35 @@ async fn a_missing_table_stops_and_names_it() {
     bench.transaction(&[Op::Insert(gone, tuple(&[Some("1")]))]);
     let error = bench.apply(bench.settings()).await.unwrap_err();
     assert!(error.to_string().contains("public.gone"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_both_sites_write_a_commit_of_the_future_is_waited_for_and_a_wrong_clock_is_an_error() {
+    let mut bench = bench().await;
+    for sql in
+        conflict_setup("postgres").into_iter().chain(tombstone_triggers("public", "t", &["id".to_owned()]))
+    {
+        bench.server.batch_in("target", &sql).await;
+    }
+    let conflicts = Conflicts {
+        here: "b".to_owned(),
+        there: "a".to_owned(),
+        default: TableRule::of(Rule::Latest),
+        tables: Vec::new(),
+        tombstone_age: Duration::from_secs(3600),
+    };
+    let settings = ReplicatSettings { conflicts: Some(conflicts), ..bench.settings() };
+    let later = |micros: i64| Timestamp(Timestamp::now().0 + micros);
+    bench.transaction_at(later(1_500_000), &[insert("1", "soon")]);
+    bench.apply(settings.clone()).await.unwrap();
+    // A local change of the row is later than the row, whatever the two clocks say.
+    bench.server.batch_in("target", "UPDATE t SET a = 'local' WHERE id = 1").await;
+    bench.transaction_at(later(120_000_000), &[insert("2", "late")]);
+    let error = bench.apply(settings).await.unwrap_err();
+    assert!(matches!(error, Error::ClockAhead { seconds: 110..=120 }), "{error}");
+    assert!(error.is_transient() && error.hint().unwrap().contains("clocks"), "{error}");
+    assert_eq!(bench.rows("t").await, ["(1,local)"]);
+    let waited =
+        "SELECT pg_xact_commit_timestamp(xmin) > (SELECT commit_time FROM irongate.checkpoint) FROM t";
+    assert_eq!(bench.server.scalar("target", waited).await, "t");
 }

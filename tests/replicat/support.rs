@@ -119,10 +119,14 @@ impl Bench {
 
     /// Writes one transaction and makes it durable.
     pub(crate) fn transaction(&mut self, ops: &[Op]) {
+        self.transaction_at(Timestamp::now(), ops);
+    }
+
+    /// The same, committed at a time of its own.
+    pub(crate) fn transaction_at(&mut self, time: Timestamp, ops: &[Op]) {
         let commit_lsn = CommitLsn(Lsn(self.next));
         let end_lsn = ResumeLsn(Lsn(self.next + 0x10));
         self.next += 0x100;
-        let time = Timestamp::now();
         let previous = CommitLsn::default();
         let begin = Begin { xid: 1, commit_lsn, commit_time: time, origin: None, previous };
         self.writer.begin(&begin).unwrap();

@@ -14,8 +14,8 @@ use super::{Sites, TABLES};
 
 /// Keys of one history.
 const KEYS: i32 = 4;
-/// Transactions of one history at each site.
-const LENGTH: usize = 4;
+/// Transactions of one history at each site, in each of two waves: the second begins while the first is being applied.
+const LENGTH: usize = 3;
 /// Sessions that write at each site.
 const WRITERS: usize = 4;
 
@@ -57,10 +57,11 @@ fn transaction(random: &mut StdRng, table: &str, history: i32, site: &str, numbe
 }
 
 /// Writes all histories at one site; transactions that the site itself refuses are taken back there.
-async fn write(flow: &Flow, site: &'static str, seed: u64, histories: i32) -> usize {
+async fn write(flow: &Flow, site: &'static str, seed: u64, histories: i32, wave: usize) -> usize {
     let mut order: Vec<(i32, &str)> =
         (0..histories).flat_map(|history| TABLES.map(|table| (history, table))).collect();
     // The same at both sites, so that they meet.
+    let seed = seed.wrapping_add(wave as u64);
     order.shuffle(&mut StdRng::seed_from_u64(seed));
     let order = Arc::new(order);
     let mut writers = Vec::new();
@@ -72,7 +73,7 @@ async fn write(flow: &Flow, site: &'static str, seed: u64, histories: i32) -> us
                 let place = TABLES.iter().position(|name| name == table).unwrap_or_default() as u64;
                 let own = seed ^ (*history as u64) << 8 ^ place << 1 ^ u64::from(site == "a");
                 let mut random = StdRng::seed_from_u64(own);
-                for number in 0..LENGTH {
+                for number in wave * LENGTH..(wave + 1) * LENGTH {
                     let sql = transaction(&mut random, table, *history, site, number);
                     match session.batch_execute(&sql).await {
                         Ok(()) => committed += 1,
@@ -118,16 +119,20 @@ async fn histories_of_both_sites_end_the_same_under_every_rule() {
                 .await;
         }
         sites.drain().await;
-        let (a, b) =
-            tokio::join!(write(&sites.there, "a", seed, histories), write(&sites.back, "b", seed, histories));
-        println!("{a} and {b} transactions at the sites");
-        // With much still to be applied, both are killed: nothing is decided twice.
-        for _ in 0..3 {
-            sites.there.kill_replicat().await;
-            sites.back.kill_replicat().await;
-            sites.there.start_replicat().await;
-            sites.back.start_replicat().await;
-            tokio::time::sleep(Duration::from_millis(150)).await;
+        for wave in 0..2 {
+            let (a, b) = tokio::join!(
+                write(&sites.there, "a", seed, histories, wave),
+                write(&sites.back, "b", seed, histories, wave)
+            );
+            println!("{a} and {b} transactions at the sites");
+            // With much still to be applied, both are killed: nothing is decided twice.
+            for _ in 0..2 {
+                sites.there.kill_replicat().await;
+                sites.back.kill_replicat().await;
+                sites.there.start_replicat().await;
+                sites.back.start_replicat().await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
         }
         sites.drain().await;
         println!("drained");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use irongate_apply::{
-    Action, ColumnRule, Error, Policies, Policy, RowError, Rule, TableRule, tombstone_triggers,
+    Action, ColumnRule, Error, INCOMPLETE, Policies, Policy, RowError, Rule, TableRule, tombstone_triggers,
     version_triggers,
 };
 use irongate_tests::{Settings, wait_for};
@@ -79,11 +79,8 @@ async fn a_row_of_which_a_part_was_not_sent_is_not_made_up() {
     assert_eq!(sites.there.target_says("SELECT count(*) FROM pair").await, "0");
     assert_eq!(sites.there.target_says("SELECT count(*) FROM irongate.conflict").await, "0");
     // All of it is there when it changes.
-    sites.there.replicat.policies = Policies(vec![Policy {
-        table: None,
-        class: Some("incomplete".to_owned()),
-        action: Action::QueueRow,
-    }]);
+    sites.there.replicat.policies =
+        Policies(vec![Policy { table: None, class: Some(INCOMPLETE.to_owned()), action: Action::QueueRow }]);
     sites.there.start_replicat().await;
     sites.there.at_source("UPDATE pair SET big = 'small'").await;
     sites.there.drain().await;

@@ -106,6 +106,7 @@ pub(super) fn concern(key: &str) -> &'static [Concern] {
         ["flows", _, "extract", "file_size"] => &[Extract, Collector],
         ["flows", _, "extract", ..] => &[Extract],
         ["flows", _, "replicat", ..] => &[Replicat],
+        ["flows", _, "conflicts", ..] => &[Replicat, Setup],
         ["flows", _, "pump", "listen" | "address"] => &[Pump, Collector],
         ["flows", _, "pump", ..] => &[Pump],
         ["flows", _, "map" | "key_columns", ..] => &[Replicat],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use irongate_apply::{Action, Grouping, MISSING, Policies, Policy, Retry};
+use irongate_apply::{Action, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -153,5 +153,5 @@ impl RuleSection {
 fn is_class(text: &str) -> bool {
     let sqlstate =
         matches!(text.len(), 2 | 5) && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
-    sqlstate || text == MISSING
+    sqlstate || text == MISSING || text == INCOMPLETE
 }

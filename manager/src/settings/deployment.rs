@@ -162,6 +162,7 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         waits: !flow.autostart,
         extract,
         source,
+        site: configuration.active_passive().contains(&flow.database.as_str()).then(|| flow.from.clone()),
         purge: flow.purge.purge.then(keep),
     })
 }

@@ -367,6 +367,7 @@ mod tests {
             pump: Some("csp-pump".into()),
             replicat: None,
             source: None,
+            site: None,
             slot: Some("s".into()),
             purge: None,
             heartbeat: None,

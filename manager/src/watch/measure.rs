@@ -38,7 +38,8 @@ struct Files {
 
 impl Flow {
     pub(super) fn new(settings: FlowWatch) -> Self {
-        let source = settings.source.clone().map(Source::new);
+        let site = settings.site.clone();
+        let source = settings.source.clone().map(|endpoint| Source::new(endpoint, site));
         let mut flow = Self { settings, source, heartbeat: None, purge_trouble: None, notices: Vec::new() };
         flow.beat(!flow.settings.waits);
         flow
@@ -233,6 +234,7 @@ mod tests {
             pump: None,
             replicat: None,
             source: None,
+            site: None,
             slot: None,
             purge: None,
             heartbeat: None,

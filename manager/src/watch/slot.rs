@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use irongate_checkpoint::Role;
 use irongate_postgres::{Endpoint, Session, catalog};
 use irongate_trail::Lsn;
 
@@ -14,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Source {
     endpoint: Endpoint,
+    site: Option<String>,
     session: Option<Session>,
 }
 
@@ -25,8 +27,9 @@ pub(super) struct Answer {
 }
 
 impl Source {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, session: None }
+    /// At `site`, where one site writes the database at a time.
+    pub(super) fn new(endpoint: Endpoint, site: Option<String>) -> Self {
+        Self { endpoint, site, session: None }
     }
 
     /// Asks. After an error, the next time begins with a new connection. Cancelling does the same.
@@ -43,9 +46,17 @@ impl Source {
                 Some(slot) => catalog::slot(&session, slot).await?,
                 None => None,
             };
-            Ok::<_, irongate_postgres::Error>((session, end, facts))
+            // Where it is another site's turn there is no slot, and none is lost.
+            let turn = match (slot, &facts, &self.site) {
+                (Some(_), None, Some(site)) => {
+                    let role = Role::load(&session).await.ok().flatten();
+                    role.is_none_or(|role| role.admits(site).is_some())
+                }
+                _ => true,
+            };
+            Ok::<_, irongate_postgres::Error>((session, end, facts, turn))
         };
-        let (session, end, facts) = match tokio::time::timeout(PATIENCE, asked).await {
+        let (session, end, facts, turn) = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(answer) => answer.map_err(|error| error.to_string())?,
             Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
         };
@@ -61,6 +72,7 @@ impl Source {
         };
         let view = match (slot, facts) {
             (None, _) => None,
+            (Some(_), None) if !turn => None,
             (Some(name), None) => Some(missing(name)),
             (Some(_), Some(facts)) => Some(SlotView {
                 retained_bytes: facts.restart_lsn.map(|restart| end.bytes_since(restart)),

@@ -151,6 +151,7 @@ fn settings(file: &Path) -> Result<ManagerSettings, Error> {
         heartbeat: play.source.as_ref().map(|_| Duration::from_millis(200)),
         waits: false,
         source: play.source.map(|uri| irongate_postgres::Endpoint::parse(&uri).unwrap()),
+        site: None,
         purge: None,
     }];
     settings.thresholds = Thresholds { trail_free_bytes: None, patience: 1, ..Thresholds::default() };
