@@ -172,9 +172,21 @@ async fn a_slot_near_its_limit_is_alarmed_about_and_one_that_is_lost_says_what_t
     for (site, group) in [("main", "msp-extract"), ("secondary", "mss-extract"), ("main", "mss-replicat")] {
         assert_eq!(reference.json(site, &["info", group]).await["groups"][0]["state"], "RUNNING", "{group}");
     }
-    for manager in managers {
-        stop(manager).await;
-    }
+    // What the hint says, and all is well.
+    reference.servers[0].batch_in("config", "INSERT INTO entry VALUES ('missed', 1, 'by the slot')").await;
+    reference.expect("main", 0, &["stop", "csp"]).await;
+    reference.expect("secondary", 0, &["stop", "csp-replicat"]).await;
+    reference.expect("main", 0, &["instantiate", "csp", "--truncate"]).await;
+    // What it needs is not there yet: it waits, rather than give up.
+    reference.expect("secondary", 4, &["start", "csp-replicat", "--wait", "2"]).await;
+    let waits = reference.json("secondary", &["info", "csp-replicat"]).await["groups"][0].clone();
+    assert!(
+        waits["state"] == "STARTING" && waits["doing"].to_string().contains("waiting for the pump"),
+        "{waits}"
+    );
+    reference.expect("main", 0, &["start", "csp"]).await;
+    told(&reference, "main", &[("alarm", "error", "is lost ("), ("cleared", "info", "is lost (")]).await;
+    end(&reference, managers, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -499,7 +499,11 @@ mod tests {
         let mut alarms = Alarms::default();
         let mut see = |view: FlowView| told(&alarms.observe(&flow(), &view, &thresholds));
         assert_eq!(see(slot(Some(50), None)), [(Severity::Error, Kind::Alarm)]);
-        assert_eq!(see(slot(None, Some("wal_removed"))), [(Severity::Error, Kind::Alarm)], "only that it is lost");
+        assert_eq!(
+            see(slot(None, Some("wal_removed"))),
+            [(Severity::Error, Kind::Alarm)],
+            "only that it is lost"
+        );
         let new = [(Severity::Info, Kind::Cleared), (Severity::Info, Kind::Cleared)];
         assert_eq!(see(slot(None, None)), new, "instantiated again");
     }
