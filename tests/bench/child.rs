@@ -73,6 +73,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 trail_directory: trails.into(),
                 state_directory: state.into(),
                 file_size: 64 << 20,
+                keep_free: None,
             };
             spawned(Collector::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
         }

@@ -233,7 +233,8 @@ impl Reference {
                 flow != "css"
             );
         }
-        fs::write(self.directory.path().join("irongate.toml"), text + more.as_str()).expect("the directory is ours");
+        fs::write(self.directory.path().join("irongate.toml"), text + more.as_str())
+            .expect("the directory is ours");
     }
 
     /// The network of a site, if it has one.
