@@ -9,6 +9,8 @@ mod conflicts;
 mod demo;
 #[path = "commands/flow.rs"]
 mod flow;
+#[path = "commands/link.rs"]
+mod link;
 #[path = "commands/position.rs"]
 mod position;
 #[path = "commands/readme.rs"]

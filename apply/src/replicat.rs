@@ -200,8 +200,11 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.begin_again();
         self.applied = self.target.load().await?;
         let Applied { lineage, commit_lsn: commit, end_lsn: resume, .. } = self.applied;
-        self.source = Some(self.opener.open(Begins::After { lineage, commit, resume })?);
-        self.high = Mark { position: self.applied.position, resume_lsn: resume };
+        let source = self.opener.open(Begins::After { lineage, commit, resume })?;
+        // Of this trail, and not what the target remembers: that may be a place in the trail at the source's site, where the
+        // initial load began.
+        self.high = Mark { position: source.position(), resume_lsn: resume };
+        self.source = Some(source);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ fn records(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let header = file[..at].to_vec();
     let mut records = Vec::new();
     while at + 8 < file.len() {
-        let length = number(at);
+        let length = number(at + 4);
         records.push(file[at + 8..at + 8 + length].to_vec());
         at += 8 + length;
     }
@@ -22,7 +22,7 @@ fn records(file: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
 fn frame(record: &[u8]) -> Vec<u8> {
     let length = (record.len() as u32).to_be_bytes();
     let crc = crc32c::crc32c_append(crc32c::crc32c(&length), record).to_be_bytes();
-    [&length, &crc, record].concat()
+    [&crc, &length, record].concat()
 }
 
 fn edit(memory: &Memory, name: &str, edits: &[[u8; 4]]) {

@@ -1,9 +1,16 @@
-//! Extract and Replicat as processes of their own, so that each one's CPU seconds and memory can be read.
+//! Extract, Replicat, pump and collector as processes of their own, so that each one's CPU seconds and memory can be read.
+
+use std::path::Path;
+use std::time::Duration;
 
 use irongate_apply::{Grouping, Names, Policies, Replicat, ReplicatSettings, Retry};
 use irongate_capture::{Extract, Settings, Source};
+use irongate_pump::{
+    AcceptedFlow, Collector, CollectorSettings, Credentials, LinkSettings, Meeting, Pump, PumpSettings,
+};
 
-/// `child extract URI SLOT PUBLICATION TRAIL STATE` or `child replicat URI FLOW TRAIL STATE on|off`.
+/// `child extract URI SLOT PUBLICATION TRAIL STATE`, `child replicat URI FLOW TRAIL STATE on|off`,
+/// `child pump ADDRESS TRAIL STATE CERTIFICATES LEVEL` or `child collector ADDRESS TRAILS STATE CERTIFICATES`.
 pub(crate) async fn main(arguments: &[String]) -> i32 {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let stop = async {
@@ -37,6 +44,39 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
             };
             spawned(Replicat::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
         }
+        ["pump", address, trail, state, certificates, level] => {
+            let settings = PumpSettings {
+                group: "pump".to_owned(),
+                deployment: "bench".to_owned(),
+                flow: "csp".to_owned(),
+                site: "main".to_owned(),
+                peer: "secondary".to_owned(),
+                meeting: Meeting::Connect((*address).to_owned()),
+                link: link(certificates, "main"),
+                trail: trail.into(),
+                state_directory: state.into(),
+                epoch: 1,
+                bandwidth: None,
+                compression: level.parse().ok().filter(|level| *level > 0),
+            };
+            spawned(Pump::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
+        }
+        ["collector", address, trails, state, certificates] => {
+            let settings = CollectorSettings {
+                group: "collector".to_owned(),
+                deployment: "bench".to_owned(),
+                site: "secondary".to_owned(),
+                flows: vec![AcceptedFlow { flow: "csp".to_owned(), from: "main".to_owned(), epoch: 1 }],
+                listen: Some((*address).to_owned()),
+                connect: Vec::new(),
+                link: link(certificates, "secondary"),
+                trail_directory: trails.into(),
+                state_directory: state.into(),
+                file_size: 64 << 20,
+                keep_free: None,
+            };
+            spawned(Collector::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
+        }
         _ => Err(anyhow::anyhow!("unknown child")),
     };
     match result {
@@ -46,6 +86,17 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
             1
         }
     }
+}
+
+fn link(certificates: &str, site: &str) -> LinkSettings {
+    let file = |name: String| Path::new(certificates).join(name);
+    let credentials = Credentials::Certificates {
+        authority: file("ca.crt".to_owned()),
+        certificate: file(format!("{site}.crt")),
+        key: file(format!("{site}.key")),
+    };
+    // The collector may be there a moment later.
+    LinkSettings { retry_first: Duration::from_millis(20), ..LinkSettings::new(credentials) }
 }
 
 /// Runs on the runtime's own threads: those wait for sockets themselves, the main thread has to be woken by them.

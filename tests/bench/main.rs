@@ -3,12 +3,15 @@
 //! What is compared: native replicates from the source into one database of the target server, Irongate into another, by
 //! a slot of its own. Only one of them runs at a time, and they take turns, because a machine's speed drifts within
 //! minutes. So the figure is the median of the turns' ratios; the medians of each are shown to give a feeling.
+//!
+//! With `--wan`, no server: a pump over lines of several lengths.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own that prints its figures")]
 
 mod child;
 mod pair;
 mod processes;
 mod report;
+mod wan;
 mod work;
 
 use std::time::Duration;
@@ -18,13 +21,16 @@ use pair::Pair;
 use report::Report;
 
 const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N] [--only catchup|bulk|latency|extract] [--synchronous-commit]
+       bench --wan [--quick] [--json] [--runs N]
 
   --quick    fewer rows and runs, one major: under 3 minutes
   --json     one JSON document on standard output
   --majors   versions of the servers (15,17)
-  --runs     turns of each work (5; 1 with --quick)
+  --runs     turns of each work (5, with --wan 3; 1 with --quick)
   --only     one kind of work
-  --synchronous-commit   both appliers commit durably at the target (default: neither, as native's default is)";
+  --synchronous-commit   both appliers commit durably at the target (default: neither, as native's default is)
+  --wan      a pump over a line of 5 MB/s at round trips of 0, 10, 50 and 100 ms (needs the right to make network
+             namespaces); about 3 minutes a turn, 90 s with --quick";
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -35,6 +41,7 @@ pub(crate) struct Options {
     runs: usize,
     only: Option<String>,
     synchronous_commit: bool,
+    wan: bool,
 }
 
 impl Options {
@@ -46,6 +53,7 @@ impl Options {
             runs: 0,
             only: None,
             synchronous_commit: false,
+            wan: false,
         };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
@@ -53,6 +61,7 @@ impl Options {
             match argument.as_str() {
                 "--quick" => options.quick = true,
                 "--json" => options.json = true,
+                "--wan" => options.wan = true,
                 "--synchronous-commit" => options.synchronous_commit = true,
                 "--majors" => {
                     let majors = value()?.split(',').map(str::parse).collect::<Result<_, _>>();
@@ -67,7 +76,11 @@ impl Options {
             options.majors.truncate(1);
         }
         if options.runs == 0 {
-            options.runs = if options.quick { 1 } else { 5 };
+            options.runs = match (options.quick, options.wan) {
+                (true, _) => 1,
+                (false, true) => 3,
+                (false, false) => 5,
+            };
         }
         let known = ["catchup", "bulk", "latency", "extract"];
         if let Some(only) = &options.only
@@ -112,6 +125,9 @@ async fn main() {
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
+    if options.wan {
+        return wan::wan(options).await;
+    }
     let mut report = Report::new(options);
     for &major in &options.majors {
         let scale = if options.quick { 2 } else { 10 };

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use irongate_tests::{Server, Tables, compare, wait_until};
+use irongate_tests::{Plan, Reference, SITES, Server, Tables, compare, wait_until};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::deployment::{PATIENCE, stop};
-use super::two_sites::{Reference, SITES};
 
 const ACCESS: &str = "[access.config]\nroles = [\"app\"]\n";
 
@@ -59,7 +58,7 @@ impl Application {
 }
 
 async fn reference(major: u32) -> Reference {
-    let reference = Reference::made(major, ACCESS, true).await;
+    let reference = Plan::new(major).more(ACCESS).control().make().await;
     for server in &reference.servers {
         let rights = "CREATE ROLE app LOGIN; CREATE SEQUENCE numbers; GRANT ALL ON entry, numbers TO app";
         server.batch_in("config", rights).await;

@@ -1,10 +1,9 @@
 //! The reference deployment: two sites with a manager each, a database that one site writes and one that both write.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use irongate_tests::{Finished, Process, Server, Settings, Tables, TempDir, compare, seed, wait_until};
+use irongate_tests::{Plan, SITES, Server, seed, wait_until};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -12,186 +11,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::deployment::{PATIENCE, stop};
-
-pub(super) const SITES: [&str; 2] = ["main", "secondary"];
-/// Keys of the log do not collide: each site has its own numbers.
-const TABLES: &str = "CREATE TABLE entry (site text, n bigint, word text, at timestamptz DEFAULT now(),
-                                          PRIMARY KEY (site, n))";
-
-pub(super) struct Reference {
-    /// In the order of [`SITES`].
-    pub(super) servers: [Server; 2],
-    directory: TempDir,
-}
-
-impl Reference {
-    /// Set up, instantiated, and its managers not yet started.
-    pub(super) async fn new(major: u32, more: &str) -> Self {
-        Self::made(major, more, false).await
-    }
-
-    /// The same, with managers that other sites reach, if they are to have `control`.
-    pub(super) async fn made(major: u32, more: &str, control: bool) -> Self {
-        let (main, secondary) = Server::start_two((major, major), &Settings::new()).await;
-        for server in [&main, &secondary] {
-            for database in ["config", "log"] {
-                server.create_database(database).await;
-                server.batch_in(database, TABLES).await;
-            }
-        }
-        let rows = "INSERT INTO entry SELECT 'before', n, 'word ' || n FROM generate_series(1, 500) n";
-        main.batch_in("config", rows).await;
-        main.batch_in("log", rows).await;
-        let directory = TempDir::new();
-        let password = directory.path().join("password");
-        fs::write(&password, "a secret of its own").expect("the directory is ours");
-        fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).expect("the file is ours");
-        let reference = Self { servers: [main, secondary], directory };
-        reference.configure(more, control);
-        reference.expect("main", 0, &["certs", "certs"]).await;
-        reference.expect("main", 3, &["certs", "certs"]).await;
-        reference.expect("main", 0, &["setup", "csp", "msp"]).await;
-        reference.expect("secondary", 0, &["setup", "mss", "--start-here"]).await;
-        reference.expect("main", 0, &["instantiate", "csp"]).await;
-        reference.expect("main", 0, &["instantiate", "msp"]).await;
-        reference
-    }
-
-    fn configure(&self, more: &str, control: bool) {
-        let ports = [free_port(), free_port()];
-        let mut text = "[deployment]\nname = \"shop\"\nstate_directory = \"state-{site}\"\n".to_owned();
-        text +=
-            "[link]\ncertificates = \"certs\"\nretry_delay = \"100ms\"\nretry_longest_delay = \"500ms\"\n";
-        for ((site, server), port) in SITES.iter().zip(&self.servers).zip(ports) {
-            text +=
-                &format!("[sites.{site}]\nlisten = \"127.0.0.1:{port}\"\naddress = \"localhost:{port}\"\n");
-            if control {
-                let port = free_port();
-                text += &format!(
-                    "control_listen = \"127.0.0.1:{port}\"\ncontrol_address = \"localhost:{port}\"\n"
-                );
-            }
-            for database in ["config", "log"] {
-                text += &format!(
-                    "[databases.{database}.{site}]\nuri = \"postgresql://127.0.0.1:{}/{database}\"\n\
-                     password_file = \"password\"\nadmin_uri = \"{}\"\n",
-                    server.port(),
-                    server.uri("postgres", database)
-                );
-            }
-        }
-        for (flow, database, from, to) in [
-            ("csp", "config", "main", "secondary"),
-            ("css", "config", "secondary", "main"),
-            ("msp", "log", "main", "secondary"),
-            ("mss", "log", "secondary", "main"),
-        ] {
-            text += &format!(
-                "[flows.{flow}]\ndatabase = \"{database}\"\nfrom = \"{from}\"\nto = \"{to}\"\n\
-                 tables = [\"public.*\"]\nautostart = {}\n[flows.{flow}.pump]\n[flows.{flow}.extract]\n\
-                 retry_delay = \"100ms\"\nprogress_interval = \"200ms\"\n",
-                flow != "css"
-            );
-        }
-        fs::write(self.directory.path().join("irongate.toml"), text + more).expect("the directory is ours");
-    }
-
-    pub(super) fn start(&self, site: &str, arguments: &[&str]) -> Process {
-        Process::irongate(self.directory.path(), &[&["--site", site], arguments].concat())
-    }
-
-    pub(super) async fn expect(&self, site: &str, code: i32, arguments: &[&str]) -> Finished {
-        let finished = self.start(site, arguments).finish(PATIENCE).await;
-        let (out, err) = (&finished.stdout, &finished.stderr);
-        assert_eq!(finished.code(), code, "irongate {} at {site}\n{out}\n{err}", arguments.join(" "));
-        finished
-    }
-
-    /// Runs one of the scripts for operators, and expects this exit code.
-    async fn script(&self, site: &str, code: i32, name: &str, arguments: &[&str]) -> Finished {
-        let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts").join(name);
-        let mut command = std::process::Command::new(script);
-        command.args(arguments).current_dir(self.directory.path());
-        command.env("IRONGATE_BIN", Process::binary()).env("IRONGATE_SITE", site);
-        let finished = Process::spawn(command).finish(PATIENCE).await;
-        let (out, err) = (&finished.stdout, &finished.stderr);
-        assert_eq!(finished.code(), code, "{name} {} at {site}\n{out}\n{err}", arguments.join(" "));
-        finished
-    }
-
-    pub(super) async fn json(&self, site: &str, arguments: &[&str]) -> Value {
-        self.expect(site, 0, &[arguments, &["--json"]].concat()).await.json()
-    }
-
-    /// What info says of the groups of a site.
-    pub(super) async fn groups(&self, site: &str) -> Vec<Value> {
-        let info = self.json(site, &["info"]).await;
-        info["groups"].as_array().expect("groups are a list").clone()
-    }
-
-    /// Waits until everything runs that should, and looks that nothing else does.
-    pub(super) async fn runs(&self) {
-        for site in SITES {
-            wait_until(PATIENCE, &format!("all groups of {site} to run"), async || {
-                let groups = self.groups(site).await;
-                let (reverse, others): (Vec<_>, Vec<_>) =
-                    groups.iter().partition(|group| group["flow"] == "css");
-                assert!(reverse.iter().all(|group| group["doing"] == "never started"), "{reverse:?}");
-                others.len() == 6 - usize::from(site == "secondary")
-                    && others.iter().all(|g| g["state"] == "RUNNING")
-            })
-            .await;
-        }
-    }
-
-    /// Waits until what was written at each site by now is at the other, and compares.
-    async fn same(&self, mark: i64) {
-        for (database, from) in [("config", 0), ("log", 0), ("log", 1)] {
-            let site = SITES[from];
-            let sql = format!("INSERT INTO entry VALUES ('mark {site}', {mark})");
-            self.servers[from].batch_in(database, &sql).await;
-            let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark {site}' AND n = {mark}");
-            wait_until(PATIENCE, &format!("mark {mark} of {database} at {site}"), async || {
-                self.servers[1 - from].scalar(database, &seen).await == "1"
-            })
-            .await;
-        }
-        for database in ["config", "log"] {
-            let [one, other] = self.servers.each_ref().map(|server| server.uri("postgres", database));
-            compare(&one, &other, &Tables::All).await.assert_same();
-        }
-    }
-}
-
-impl Drop for Reference {
-    /// A test that fails leaves managers and groups that outlive it.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        for site in SITES {
-            let ask = |words: &[&str]| {
-                let arguments = [&["--site", site, "--json"], words].concat();
-                let answer = Process::command(self.directory.path(), &arguments).output();
-                answer.ok().and_then(|answer| serde_json::from_slice::<Value>(&answer.stdout).ok())
-            };
-            let kill = |pid: &Value| {
-                if let Some(pid) = pid.as_i64().and_then(|pid| Pid::from_raw(pid as i32)) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            };
-            // The manager first, or it would start the groups again.
-            kill(&ask(&["health"]).unwrap_or_default()["pid"]);
-            let groups = ask(&["info"]).unwrap_or_default();
-            groups["groups"].as_array().into_iter().flatten().for_each(|group| kill(&group["pid"]));
-        }
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
 
 /// Writes a site's entries until it is dropped.
 struct Writer(tokio::task::JoinHandle<()>);
@@ -228,7 +47,7 @@ async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     for major in Server::majors() {
-        let reference = Reference::new(major, "").await;
+        let reference = Plan::new(major).make().await;
         let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
         reference.runs().await;
         reference.same(0).await;
@@ -260,15 +79,7 @@ async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
         reference.same(1).await;
 
         // What came from the other site does not go back: the log stands still.
-        let sent = async |site: &str, group: &str| {
-            reference.json(site, &["stats", group]).await["groups"][0]["tables"].to_string()
-        };
-        // Each tells of itself once a second.
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let before = [sent("main", "msp-extract").await, sent("secondary", "mss-extract").await];
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let after = [sent("main", "msp-extract").await, sent("secondary", "mss-extract").await];
-        assert_eq!(before, after, "something goes round");
+        reference.nothing_goes_round().await;
 
         for manager in managers {
             stop(manager).await;
@@ -283,7 +94,7 @@ async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_operator_stops_stays_stopped_until_it_is_started() {
     let major = Server::majors()[0];
-    let reference = Reference::new(major, "").await;
+    let reference = Plan::new(major).make().await;
     let finished = reference.expect("secondary", 1, &["stop", "csp-replicat"]).await;
     assert!(finished.stderr.contains("no manager"), "{}", finished.stderr);
     let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
@@ -319,7 +130,7 @@ async fn what_an_operator_stops_stays_stopped_until_it_is_started() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_of_an_operator_start_show_and_stop_a_site() {
-    let reference = Reference::new(*Server::majors().last().expect("a version"), "").await;
+    let reference = Plan::new(*Server::majors().last().expect("a version")).make().await;
     reference.script("main", 2, "replication-status", &[]).await;
     reference.script("main", 1, "stop-replication", &[]).await;
     for site in SITES {
@@ -351,7 +162,7 @@ async fn the_scripts_of_an_operator_start_show_and_stop_a_site() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_terminal_sees_and_commands_both_sites() {
-    let reference = Reference::made(*Server::majors().last().expect("a version"), "", true).await;
+    let reference = Plan::new(*Server::majors().last().expect("a version")).control().make().await;
     let main = |code: i32, words: &'static [&'static str]| reference.expect("main", code, words);
     let managers = SITES.map(|site| reference.start(site, &["manager"]));
     wait_until(PATIENCE, "all groups of both sites to run", async || {

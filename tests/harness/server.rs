@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::binaries::{Binaries, majors};
+use crate::binaries::{Binaries, majors, server_user};
+use crate::network::Site;
 use crate::settings::Settings;
 use crate::tempdir::TempDir;
-use crate::template::{as_server, give_to_server};
+use crate::template::{as_server, give_to_server, plain_environment};
 use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::{say, tail, template};
@@ -37,6 +38,8 @@ pub enum Mode {
 pub struct Server {
     major: u32,
     port: u16,
+    host: String,
+    site: Option<Site>,
     binaries: Binaries,
     tls: Option<Tls>,
     process: Option<Child>,
@@ -96,7 +99,9 @@ impl Server {
             own.push(("ssl_ca_file", tls.server_file("ca.crt")));
         }
         let watchdog = Watchdog::over_server(dir.path());
-        let mut server = Server { major, port: 0, binaries, tls, process: None, _watchdog: watchdog, dir };
+        let (host, site) = (settings.host(), settings.site.clone());
+        let mut server =
+            Server { major, port: 0, host, site, binaries, tls, process: None, _watchdog: watchdog, dir };
         server.write("pg_hba.conf", &settings.hba_file());
         server.write("harness.conf", &settings.conf_file(&own));
         server.append("postgresql.conf", "include 'harness.conf'\n");
@@ -118,7 +123,7 @@ impl Server {
         self.major
     }
 
-    /// The TCP port on 127.0.0.1.
+    /// The TCP port, on 127.0.0.1 unless the server is at a site of a network.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -148,7 +153,7 @@ impl Server {
 
     /// An address by TCP, without a password: the superuser `postgres` needs none.
     pub fn uri(&self, role: &str, database: &str) -> String {
-        format!("postgresql://{role}@127.0.0.1:{}/{database}", self.port)
+        format!("postgresql://{role}@{}:{}/{database}", self.host, self.port)
     }
 
     /// An address by unix socket: no role needs a password there.
@@ -393,11 +398,19 @@ impl Server {
             .open(&log)
             .unwrap_or_else(|error| panic!("cannot open {log:?}: {error}"));
         let mut command = Command::new(self.binaries.program("postgres"));
-        as_server(&mut command)
-            .arg("-D")
-            .arg(self.data())
-            .arg("-p")
-            .arg(self.port.to_string())
+        command.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+        let mut command = match &self.site {
+            Some(site) => {
+                let mut command = site.enter_as(command.current_dir("/"), server_user());
+                plain_environment(&mut command);
+                command
+            }
+            None => {
+                as_server(&mut command);
+                command
+            }
+        };
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap_or_else(|error| panic!("cannot use the log twice: {error}")))
             .stderr(log);

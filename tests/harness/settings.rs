@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::network::Site;
+
 /// Settings of a server: what differs from the harness's own.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -10,6 +12,7 @@ pub struct Settings {
     pub(crate) hba_only: bool,
     pub(crate) tls: bool,
     pub(crate) on_disk: bool,
+    pub(crate) site: Option<Site>,
 }
 
 impl Settings {
@@ -62,6 +65,19 @@ impl Settings {
         self
     }
 
+    /// Puts the server at a site of a network: it listens at the site's address, where both sites may come in. The test
+    /// itself reaches it by its unix socket only.
+    #[must_use]
+    pub fn at(mut self, site: &Site) -> Self {
+        self.site = Some(site.clone());
+        self
+    }
+
+    /// The address that the server listens on.
+    pub(crate) fn host(&self) -> String {
+        self.site.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |site| site.address().to_string())
+    }
+
     pub(crate) fn hba_file(&self) -> String {
         // The first line is the harness's way in, whatever a test forbids.
         let mut lines = vec!["local all postgres trust".to_owned()];
@@ -78,13 +94,21 @@ impl Settings {
                 ]
                 .map(str::to_owned),
             );
+            if self.site.is_some() {
+                lines.extend(
+                    ["host all postgres samenet trust", "host all all samenet scram-sha-256"]
+                        .map(str::to_owned),
+                );
+                lines.push("host replication all samenet scram-sha-256".to_owned());
+            }
         }
         lines.join("\n") + "\n"
     }
 
     pub(crate) fn conf_file(&self, own: &[(&str, String)]) -> String {
+        let host = self.host();
         let mut parameters: BTreeMap<&str, &str> = BTreeMap::from([
-            ("listen_addresses", "127.0.0.1"),
+            ("listen_addresses", host.as_str()),
             ("wal_level", "logical"),
             ("max_wal_senders", "20"),
             ("max_replication_slots", "20"),

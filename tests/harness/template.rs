@@ -35,6 +35,11 @@ pub(crate) fn as_server(command: &mut Command) -> &mut Command {
     if let Some((uid, gid)) = server_user() {
         command.uid(uid).gid(gid);
     }
+    plain_environment(command)
+}
+
+/// A server inherits nothing that could change what it does.
+pub(crate) fn plain_environment(command: &mut Command) -> &mut Command {
     command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").current_dir("/")
 }
 

@@ -143,3 +143,34 @@ async fn regression_7_a_connection_that_is_lost_after_an_idle_time_is_made_again
         flow.end_same().await;
     }
 }
+
+/// 8. With a pump, the initial load writes into the checkpoint table where the trail stands at the *source's* site. At the
+///    other site Replicat took that for a place in its own trail and let everything before it go: purge removed files
+///    that were not applied, and Replicat could not go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_8_a_place_in_another_trail_lets_nothing_go() {
+    for pair in pairs() {
+        let mut flow = Flow::new("r8", pair).await;
+        flow.at_both("CREATE TABLE t (id int PRIMARY KEY)").await;
+        flow.set_up().await;
+        flow.at_target("UPDATE irongate.checkpoint SET trail_seqno = 7, trail_offset = 99").await;
+        flow.start_replicat().await;
+        flow.start_extract().await;
+        let storage = irongate_trail::Directory::new(&flow.extract.trail);
+        let seen = || irongate_trail::readers(&storage).unwrap_or_default();
+        wait_until(PATIENCE, "Replicat to say how far it is", async || !seen().is_empty()).await;
+        for _ in 0..3 {
+            assert!(seen()[0].1.position.seqno <= 1, "there is no other file: {:?}", seen());
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        flow.at_source("INSERT INTO t VALUES (1)").await;
+        flow.drain().await;
+        wait_until(PATIENCE, "Replicat to let go of what it has applied", async || {
+            let position = seen()[0].1.position;
+            assert!(position.seqno <= 1, "{position}");
+            position.seqno == 1 && flow.status(&flow.replicat.group).unwrap().position == Some(position)
+        })
+        .await;
+        flow.end_same().await;
+    }
+}

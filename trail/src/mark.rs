@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::format::{self, Mark};
-use crate::storage::{File, Storage, read_full_at, replace};
+use crate::storage::{File, Storage, new_name, read_full_at, replace};
 
 /// Name of the file that says how far the trail is durable.
 pub(crate) const DURABLE: &str = "durable";
@@ -128,16 +128,32 @@ impl DurableView {
 /// Says that the reader `name` needs nothing before `mark` any more. Its veto holds back purge until it is removed. The
 /// first time that is durable on return; later a power cut may bring back an earlier mark, which holds back more.
 ///
+/// Works on a full disk, too, once the reader is registered: what it lets go of may be all that can make room.
+///
 /// # Errors
 /// [`Error::Io`]; [`Error::Misuse`] for a name of other characters than letters, digits, `-` and `_`.
 pub fn register_reader(storage: &dyn Storage, name: &str, mark: &Mark) -> Result<(), Error> {
     let file = reader_file(name)?;
     let is_new = open(storage, &file)?.is_none();
-    replace(storage, &file, &format::encode_mark(mark)).map_err(Error::io("write", storage.path(&file)))?;
+    let bytes = format::encode_mark(mark);
+    let written = match replace(storage, &file, &bytes) {
+        // There is no room for a new file, but the old one has its own. One that a power cut leaves half written cannot be
+        // read, and holds back everything until it is written again.
+        Err(error) if is_full(&error) && !is_new => {
+            let _ = storage.remove(&new_name(&file));
+            storage.open(&file, true).and_then(|old| old.write_all_at(&bytes, 0))
+        }
+        other => other,
+    };
+    written.map_err(Error::io("write", storage.path(&file)))?;
     if is_new {
         storage.sync_directory().map_err(Error::io("sync", storage.path("")))?;
     }
     Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Takes a reader's veto away.

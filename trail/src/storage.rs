@@ -226,9 +226,14 @@ pub(crate) fn read_full_at(file: &dyn File, buffer: &mut [u8], offset: u64) -> i
     Ok(filled)
 }
 
+/// Where the next content of a file is written before it takes the name.
+pub(crate) fn new_name(name: &str) -> String {
+    format!("{name}.new")
+}
+
 /// Replaces a small file as a whole: a reader sees the old content or the new one.
 pub(crate) fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{name}.new");
+    let temporary = new_name(name);
     match storage.remove(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

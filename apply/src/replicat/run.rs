@@ -192,7 +192,7 @@ impl Run<'_> {
     async fn settle(&mut self) -> Result<(), Error> {
         let low = self.applier.settle().await?;
         self.settled = Some(Instant::now());
-        if self.registered != Some(low) {
+        if self.registered != Some(low) && (low.position.seqno > 0 || !self.is_registered()?) {
             let applied = self.applier.applied();
             let mark = Mark {
                 position: low.position,
@@ -205,6 +205,12 @@ impl Run<'_> {
             self.registered = Some(low);
         }
         Ok(())
+    }
+
+    /// Whether an earlier Replicat of this group has said how far it is. Until more is known, that holds.
+    fn is_registered(&self) -> Result<bool, Error> {
+        let readers = irongate_trail::readers(&*self.storage)?;
+        Ok(readers.iter().any(|(name, _)| *name == self.settings.group))
     }
 
     fn publish(&self, doing: &str) {

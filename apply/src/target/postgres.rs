@@ -16,7 +16,7 @@ use irongate_checkpoint::{
     Applied, CheckpointTable, Mark, Origin, OriginSession, OriginTransaction, Watermarks,
 };
 use irongate_postgres::Session;
-use irongate_trail::Lsn;
+use irongate_trail::{Lsn, Position};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::resolve::prepared_for_conflicts;
@@ -116,7 +116,8 @@ impl Target for PostgresTarget {
         let applied = connection.checkpoint.load(client).await?;
         let applied = applied.ok_or_else(|| Error::NotInstantiated { flow: self.settings.flow.clone() })?;
         let (insert, _) = connection.log_positions().await?;
-        let mark = Mark { position: applied.position, resume_lsn: applied.end_lsn };
+        // The place in the trail is the reader's to say: the one in the table may be in another trail.
+        let mark = Mark { position: Position::default(), resume_lsn: applied.end_lsn };
         match &mut self.watermarks {
             Some(watermarks) => watermarks.reconnected(mark, insert)?,
             none => *none = Some(Watermarks::new(mark, insert, Mark::default())),

@@ -93,7 +93,7 @@ pub(crate) async fn start(
     let begun = Begin {
         directory: configuration.trail(flow),
         flow: flow.name.clone(),
-        reader: group_name(&flow.name, Program::Replicat),
+        reader: reader(flow),
         lineage,
         start: consistent_point,
         epoch,
@@ -177,6 +177,13 @@ async fn create_slot(
     }
 }
 
+/// Who reads the trail that Extract writes: where a pump carries it away, Replicat never does, and its veto would hold
+/// back purge for ever.
+fn reader(flow: &Flow) -> String {
+    let program = if flow.pump.is_some() { Program::Pump } else { Program::Replicat };
+    group_name(&flow.name, program)
+}
+
 /// What is needed to begin a trail, apart from a thread that may block.
 struct Begin {
     directory: PathBuf,
@@ -218,7 +225,7 @@ impl Begin {
             Err(error) => return Err(error.into()),
         };
         let mark = writer.durable();
-        // Until Replicat says how far it is, it needs everything from here on.
+        // Until it says how far it is, it needs everything from here on.
         irongate_trail::register_reader(&*storage, &self.reader, &mark)?;
         Ok(mark.position)
     }

@@ -173,7 +173,9 @@ impl Alarms {
         let (retained, safe) = if is_without {
             (Some(0.0), Some(f64::INFINITY))
         } else {
-            (bytes(slot.and_then(|slot| slot.retained_bytes)), slot.map(safe_bytes))
+            // A slot that is lost has no room any more, which is not to say that it has room again.
+            let safe = slot.filter(|slot| slot.lost.is_none()).map(safe_bytes);
+            (bytes(slot.and_then(|slot| slot.retained_bytes)), safe)
         };
         value(SlotRetained, retained, thresholds.slot_retained_bytes, More, "its slot keeps log of");
         value(SlotSafe, safe, thresholds.slot_safe_bytes, Less, "its slot is lost after");
@@ -271,10 +273,12 @@ impl Alarms {
         }
         state.worse = (0, 0);
         state.grade = new;
+        // What is said of a slot's state has no number in it: other words are news, though they are no graver.
+        let is_news = new != before || kind == AlarmKind::SlotState && new > 0 && state.text != text;
         if new > 0 {
             text.clone_into(&mut state.text);
         }
-        if new == before {
+        if !is_news {
             return;
         }
         if before == 0 {
@@ -457,7 +461,11 @@ mod tests {
         assert_eq!(see(slot("extended", None)), []);
         assert_eq!(see(slot("unreserved", None)), [(Severity::Error, Kind::Alarm)]);
         assert_eq!(see(slot("reserved", None)), [(Severity::Info, Kind::Cleared)]);
+        assert_eq!(see(slot("unreserved", None)), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(see(slot("unreserved", None)), []);
+        // No graver, and yet something else.
         assert_eq!(see(slot("lost", Some("wal_removed"))), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(see(slot("lost", Some("wal_removed"))), []);
         let raised = alarms.raised();
         assert!(raised.len() == 1 && raised[0].text.contains("instantiated again"), "{raised:?}");
     }
@@ -478,6 +486,34 @@ mod tests {
             slot.safe_bytes = Some(safe);
             assert_eq!(safe_bytes(&slot), expected);
         }
+    }
+
+    #[test]
+    fn a_slot_that_is_lost_is_not_said_to_have_room_again() {
+        let slot = |safe_bytes, lost: Option<&str>| FlowView {
+            slot: Some(SlotView {
+                exists: true,
+                name: "s".into(),
+                active: false,
+                wal_status: None,
+                retained_bytes: Some(5000),
+                safe_bytes,
+                lost: lost.map(str::to_owned),
+            }),
+            ..FlowView::default()
+        };
+        let safe = Some(Threshold { warning: 1000.0, critical: 100.0 });
+        let thresholds = Thresholds { slot_safe_bytes: safe, patience: 1, ..Thresholds::default() };
+        let mut alarms = Alarms::default();
+        let mut see = |view: FlowView| told(&alarms.observe(&flow(), &view, &thresholds));
+        assert_eq!(see(slot(Some(50), None)), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(
+            see(slot(None, Some("wal_removed"))),
+            [(Severity::Error, Kind::Alarm)],
+            "only that it is lost"
+        );
+        let new = [(Severity::Info, Kind::Cleared), (Severity::Info, Kind::Cleared)];
+        assert_eq!(see(slot(None, None)), new, "instantiated again");
     }
 
     #[test]

@@ -43,6 +43,8 @@ impl Server {
         let standby = Self {
             major: self.major,
             port,
+            host: self.host.clone(),
+            site: self.site.clone(),
             binaries: self.binaries.clone(),
             tls: None,
             process: None,

@@ -94,6 +94,24 @@ fn a_reader_that_stands_behind_the_end_of_the_trail_keeps_everything() {
     assert!(report.findings.iter().any(|finding| finding.file == "reader-astray"));
 }
 
+/// What a reader lets go of may be all that can make room.
+#[test]
+fn a_full_disk_does_not_keep_a_reader_from_letting_go() {
+    let disk = ten();
+    stands(&disk, "slow", 1);
+    disk.set_capacity(Some(disk.used()));
+    stands(&disk, "slow", 8);
+    let storage = disk.storage();
+    assert!(!storage.list().unwrap().iter().any(|name| name.ends_with(".new")), "nothing is left over");
+    assert_eq!(purge(&*storage, &ALL).unwrap().kept_by.unwrap().1.seqno, 8);
+    assert_eq!(mains(&disk)[0], 8);
+    // One that is new takes room, and has to wait for it.
+    disk.set_capacity(Some(disk.used()));
+    let mark = Mark { position: Position { seqno: 9, offset: 120 }, ..Mark::default() };
+    assert!(register_reader(&*storage, "new", &mark).unwrap_err().is_disk_full());
+    assert_eq!(readers(&*storage).unwrap().len(), 1);
+}
+
 #[test]
 fn the_policy_keeps_a_number_of_files_and_young_ones() {
     let disk = ten();
