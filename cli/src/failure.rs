@@ -112,6 +112,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 Switchover::NoAdmin { .. }
                 | Switchover::NotSetUp { .. }
                 | Switchover::NoRole { .. }
+                | Switchover::NotByHand { .. }
                 | Switchover::OtherIsOpen { .. } => 3,
                 // The fence stands, and does not hold.
                 Switchover::Leaks { .. } | Switchover::Writers { .. } | Switchover::StillClosed { .. } => 4,

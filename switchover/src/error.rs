@@ -101,6 +101,8 @@ pub enum Error {
         run: String,
         /// The step.
         step: &'static str,
+        /// It can still be taken back.
+        can_abort: bool,
         /// Why.
         source: Box<Error>,
     },
@@ -119,6 +121,20 @@ pub enum Error {
     OnlyBack {
         /// The run.
         run: String,
+    },
+    /// A run has a database in hand, or another site writes it.
+    #[error("{end} is not to be opened by hand: {reason}")]
+    NotByHand {
+        /// The database and its site.
+        end: String,
+        /// Why.
+        reason: String,
+    },
+    /// The fence of the site that wrote is not this run's any more.
+    #[error("the fence of {end} has been opened since this run closed it")]
+    Reopened {
+        /// The database and its site.
+        end: String,
     },
     /// Somebody else has the database in hand.
     #[error("{end} is in the hands of run \"{run}\" of {holder} since {since}")]
@@ -293,12 +309,17 @@ impl Error {
             Self::OtherRun { to, .. } => format!("--to {to}"),
             Self::NothingOpen => "irongate runs lists them".to_owned(),
             Self::Refused { .. } => "mend it; --dry-run checks again".to_owned(),
-            Self::Unfinished { source, .. } => {
+            Self::Unfinished { source, can_abort, .. } => {
                 let first = source.hint().map(|hint| hint + "; then ").unwrap_or_default();
-                format!("{first}go on with --resume, or take the run back with --abort")
+                let abort = if *can_abort { ", or take the run back with --abort" } else { "" };
+                format!("{first}go on with --resume{abort}")
             }
             Self::NoReturn { .. } => "go on with --resume; a switchover back is a run of its own".to_owned(),
             Self::OnlyBack { .. } => "take it back with --abort to its end".to_owned(),
+            Self::NotByHand { .. } => "go on with the run, or take it back; --force opens nevertheless".to_owned(),
+            Self::Reopened { .. } => {
+                "applications may have written there: find out, fence that site again, and compare before the run is gone on with".to_owned()
+            }
             Self::Held { .. } => "ask who has it; a run is gone on with or taken back where it began".to_owned(),
             Self::Roles { .. } => "irongate runs shows what was done; compare table irongate.role at both sites".to_owned(),
             Self::Manager { source, .. } => return source.hint(),

@@ -16,6 +16,7 @@ mod writers;
 
 use std::time::{Duration, Instant};
 
+use irongate_checkpoint::Role;
 use irongate_deployment::Configuration;
 use serde::Serialize;
 use tokio_postgres::error::SqlState;
@@ -108,6 +109,17 @@ pub async fn roles_exist(place: &Place) -> Result<(), Error> {
     proof::roles_exist(place).await
 }
 
+/// Shows again that a fence stands and holds.
+///
+/// # Errors
+/// [`Error::Reopened`], [`Error::Leaks`], [`Error::Database`].
+pub async fn still_closed(place: &Place) -> Result<(), Error> {
+    if standing(place).await?.is_none() {
+        return Err(Error::Reopened { end: place.to_string() });
+    }
+    proof::closed(place).await.map(drop)
+}
+
 /// What is known of a database's fence.
 ///
 /// # Errors
@@ -168,10 +180,12 @@ async fn take(place: &Place, how: &Close, found: &Saved) -> Result<(), Error> {
     session.batch_execute(&begin).await.map_err(failed())?;
     let taken = async {
         let (mut all, standby) = load(place).await?.unwrap_or_default();
-        all.extend(found.clone());
+        let mut found = found.clone();
         if place.keep_login {
-            all.logins.clear();
+            // What an earlier fence took stays saved.
+            found.logins.clear();
         }
+        all.extend(found.clone());
         let text = serde_json::to_string(&all).map_err(|error| unreadable(place, &error))?;
         const SAVE: &str = "INSERT INTO irongate.fence (run, standby, saved) VALUES ($1, $2, $3)
              ON CONFLICT (one) DO UPDATE SET standby = excluded.standby, saved = excluded.saved,
@@ -255,6 +269,17 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
 /// # Errors
 /// [`Error::OtherIsOpen`], also for a site that cannot be asked; [`Error::Deployment`].
 pub async fn others_are_closed(configuration: &Configuration, place: &Place) -> Result<(), Error> {
+    let role = Role::load(&place.session).await.map_err(irongate_deployment::Error::from)?;
+    if let Some(role) = role {
+        let reason = match &role.run {
+            Some(holder) => format!("run \"{}\" of {} has it in hand", holder.run, holder.holder),
+            None if role.live != place.site => format!("site \"{}\" writes it", role.live),
+            None => String::new(),
+        };
+        if !reason.is_empty() {
+            return Err(Error::NotByHand { end: place.to_string(), reason });
+        }
+    }
     let sites = configuration.databases.get(&place.database).into_iter().flat_map(|sites| sites.keys());
     for site in sites.filter(|site| **site != place.site) {
         let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
@@ -331,7 +356,10 @@ async fn drop_what_is_gone(place: &Place, mut saved: Saved) -> Result<Saved, Err
 fn lacking(saved: &Saved, now: &Saved) -> Vec<String> {
     let mut lacking: Vec<String> =
         saved.rights.difference(&now.rights).map(|right| format!("{right} is lacking")).collect();
-    lacking.extend(now.rights.difference(&saved.rights).map(|right| format!("{right} is new")));
+    // What was made behind the fence has rights of its own, which nobody took.
+    let known = |object: &Object| saved.rights.iter().any(|right| right.object == *object);
+    let more = now.rights.difference(&saved.rights).filter(|right| known(&right.object));
+    lacking.extend(more.map(|right| format!("{right} is new")));
     lacking.extend(saved.logins.difference(&now.logins).map(|role| format!("LOGIN of {role} is lacking")));
     lacking.extend(saved.triggers.difference(&now.triggers).map(|trigger| {
         format!("trigger {} of {}.{} is lacking", trigger.name, trigger.schema, trigger.table)

@@ -125,13 +125,19 @@ impl Journal {
         let path = directory.join(format!("{}.{EXTENSION}", heading.run));
         let begun = (|| {
             fs::create_dir_all(&directory)?;
-            let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
-            File::open(&directory)?.sync_all()?;
-            Ok(file)
+            // Under its name it is there with its heading or not at all.
+            let new = path.with_extension("new");
+            let file = OpenOptions::new().append(true).create(true).open(&new)?;
+            file.set_len(0)?;
+            Ok((file, new))
         })();
-        let file = begun.map_err(failed(&path))?;
+        let (file, new) = begun.map_err(failed(&path))?;
         let mut journal = Self { path, file, heading: heading.clone(), entries: Vec::new() };
         journal.note(What::Begun(heading))?;
+        let named = fs::hard_link(&new, &journal.path)
+            .and_then(|()| fs::remove_file(&new))
+            .and_then(|()| File::open(&directory)?.sync_all());
+        named.map_err(failed(&journal.path))?;
         Ok(journal)
     }
 

@@ -13,6 +13,7 @@ mod switchover;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use irongate_checkpoint::GroupLock;
 use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Pair;
 use irongate_trail::Timestamp;
@@ -145,6 +146,11 @@ pub async fn switchover(
         return Err(Error::Elsewhere { to: to.to_owned(), site: site.map(str::to_owned) });
     }
     let state = &configuration.state_directory;
+    // A run is one process: a second one would go by an old reading of the journal.
+    let _alone = match order {
+        Order::DryRun => None,
+        _ => Some(GroupLock::acquire(state, "switchover").map_err(irongate_deployment::Error::from)?),
+    };
     let (heading, way) = match order {
         Order::Begin | Order::DryRun => {
             if let (Some(open), true) = (unfinished(state)?, *order == Order::Begin) {
@@ -214,7 +220,7 @@ impl Run<'_> {
                             journal.note(What::Done { step: name.to_owned(), seconds, evidence })?;
                             progress(name, &format!("done in {seconds:.1} s"));
                         }
-                        Err(error) => return Err(self.failed(journal, name, error)),
+                        Err(error) => return Err(self.failed(journal, &steps[..=place], error)),
                     }
                 }
                 Next::Undo(place) => {
@@ -223,7 +229,7 @@ impl Run<'_> {
                     progress(name, "is taken back");
                     match self.undo(name).await {
                         Ok(evidence) => journal.note(What::Undone { step: name.to_owned(), evidence })?,
-                        Err(error) => return Err(self.failed(journal, name, error)),
+                        Err(error) => return Err(self.failed(journal, &steps[place..=place], error)),
                     }
                 }
                 Next::End(outcome) => journal.note(What::Ended { outcome })?,
@@ -237,10 +243,15 @@ impl Run<'_> {
         }
     }
 
-    fn failed(&self, journal: &mut Journal, step: &'static str, source: Error) -> Error {
+    /// `begun` are the steps up to the one that has failed.
+    fn failed(&self, journal: &mut Journal, begun: &[Step], source: Error) -> Error {
+        let step = begun.last().map_or("", |step| step.name);
+        let can_abort = !begun.iter().any(|step| step.no_return);
         let failed = What::Failed { step: step.to_owned(), error: source.to_string(), hint: source.hint() };
         match journal.note(failed) {
-            Ok(()) => Error::Unfinished { run: self.heading.run.clone(), step, source: Box::new(source) },
+            Ok(()) => {
+                Error::Unfinished { run: self.heading.run.clone(), step, can_abort, source: Box::new(source) }
+            }
             Err(error) => error,
         }
     }

@@ -123,6 +123,56 @@ async fn a_fence_holds_and_gives_back_exactly_what_there_was() {
     }
 }
 
+/// What stood in the way of closing or opening once: a view with a trigger, triggers of partitions that differ from their
+/// parent's, tables made behind the fence, rights of views that never worked.
+#[tokio::test]
+async fn what_a_schema_may_hold_besides_is_closed_and_opened_too() {
+    let (server, mut configuration) = database(Server::majors()[0]).await;
+    server
+        .batch_in(
+            "shop",
+            "CREATE TRIGGER instead INSTEAD OF INSERT ON odd.seen FOR EACH ROW EXECUTE FUNCTION odd.noted();
+             CREATE TRIGGER on_part AFTER INSERT ON odd.part FOR EACH ROW EXECUTE FUNCTION odd.noted();
+             ALTER TABLE odd.part_1 DISABLE TRIGGER on_part;
+             CREATE TABLE odd.a_part PARTITION OF odd.part FOR VALUES IN (2);
+             ALTER TABLE odd.a_part ENABLE ALWAYS TRIGGER on_part;
+             CREATE FUNCTION odd.audit() RETURNS trigger SECURITY DEFINER LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE VIEW odd.closed AS SELECT * FROM odd.\"Ta ble\"; ALTER VIEW odd.closed OWNER TO writers;
+             SET ROLE writers; GRANT DELETE ON odd.closed TO app",
+        )
+        .await;
+    let place = Place::connect(&configuration, "shop", "main").await.unwrap();
+    let before = server.scalar("shop", STATE).await;
+    close(&place, &quickly()).await.unwrap();
+    server.batch_in("shop", "SET ROLE owner; CREATE TABLE odd.later (id int)").await;
+    open(&place, Duration::from_secs(1)).await.unwrap().unwrap();
+    server.batch_in("shop", "DROP TABLE odd.later").await;
+    assert_eq!(server.scalar("shop", STATE).await, before);
+
+    // LOGIN that a fence has taken comes back, although fences are to leave it from now on.
+    close(&place, &quickly()).await.unwrap();
+    configuration.access.get_mut("shop").unwrap().keep_login = true;
+    let place = Place::connect(&configuration, "shop", "main").await.unwrap();
+    close(&place, &quickly()).await.unwrap();
+    open(&place, Duration::from_secs(1)).await.unwrap().unwrap();
+    assert_eq!(server.scalar("shop", STATE).await, before);
+}
+
+#[tokio::test]
+async fn a_fence_waits_for_a_statement_that_has_passed_the_look_at_its_rights() {
+    let (server, configuration) = database(Server::majors()[0]).await;
+    let place = Place::connect(&configuration, "shop", "main").await.unwrap();
+    let slow = server.client("shop").await;
+    let insert = "INSERT INTO odd.\"Ta ble\" SELECT 9, 'nine' FROM (SELECT pg_sleep(1.5)) s";
+    let writing = tokio::spawn(async move { slow.batch_execute(insert).await });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let patient = Close { writers: Duration::from_secs(20), ..Close::default() };
+    let closed = close(&place, &patient).await.unwrap();
+    assert!(closed.seconds > 0.8, "{closed:?}");
+    writing.await.unwrap().unwrap();
+    assert_eq!(server.scalar("shop", "SELECT count(*) FROM odd.\"Ta ble\" WHERE id = 9").await, "1");
+}
+
 #[tokio::test]
 async fn a_fence_waits_for_whoever_has_written_before() {
     let (server, configuration) = database(Server::majors()[0]).await;

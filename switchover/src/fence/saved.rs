@@ -91,7 +91,10 @@ const NOT_THEIRS: &str = "n.nspname NOT IN ('pg_catalog', 'information_schema', 
 
 impl Saved {
     /// Reads what is there now. Rights of Irongate's own roles are left out.
-    pub(crate) async fn read(place: &Place, with_triggers: bool) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn read(place: &Place, with_triggers: bool) -> Result<Self, Error> {
         let failed = || place.failed("read who may write");
         let sql = format!(
             "WITH acl AS (
@@ -133,7 +136,7 @@ impl Saved {
                 "SELECT n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled::text
                    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
                         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                  WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND {NOT_THEIRS}"
+                  WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND c.relkind IN ('r', 'p', 'f') AND {NOT_THEIRS}"
             );
             let rows = place.session.query(&sql, &[]).await.map_err(failed())?;
             triggers = rows.iter().map(trigger).collect::<Result<_, _>>().map_err(failed())?;
@@ -310,7 +313,8 @@ impl std::fmt::Display for Right {
 impl Trigger {
     fn alter(&self, what: &str) -> String {
         let (table, name) = (qualified(&self.schema, &self.table), quote_identifier(&self.name));
-        format!("ALTER TABLE {table} {what} TRIGGER {name}")
+        // Alone: a partition's trigger may be set otherwise than its parent's.
+        format!("ALTER TABLE ONLY {table} {what} TRIGGER {name}")
     }
 }
 

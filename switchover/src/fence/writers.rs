@@ -1,7 +1,8 @@
 //! Sessions of applications, and transactions from before the fence.
 //!
 //! A right that is taken away is looked for when a statement begins. A transaction that has written already only has to
-//! commit, and does; so whoever has written is waited for, in whatever session, and a prepared transaction too.
+//! commit, and does; so whoever has written is waited for, in whatever session, and a prepared transaction too. So is a
+//! statement that has passed the look at its rights and has not written yet: it has its table's lock since before that look.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,16 @@ pub(super) async fn wait(place: &Place, limit: Duration) -> Result<(), Error> {
            FROM pg_catalog.pg_stat_activity a
           WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NOT NULL
             AND a.pid <> pg_catalog.pg_backend_pid() AND NOT a.usename::text = ANY ($1)
+         UNION ALL
+         SELECT pg_catalog.format('process %s, statement of %s', a.pid, a.query_start),
+                pg_catalog.format('server process %s (role \"%s\", application \"%s\", %s, a statement that may still write)',
+                    a.pid, a.usename, a.application_name, a.state)
+           FROM pg_catalog.pg_stat_activity a
+          WHERE a.datname = pg_catalog.current_database() AND a.backend_xid IS NULL
+            AND a.pid <> pg_catalog.pg_backend_pid() AND NOT a.usename::text = ANY ($1)
+            AND EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+                         WHERE l.pid = a.pid AND l.locktype = 'relation' AND c.relkind IN ('r', 'p', 'f')
+                           AND l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
          UNION ALL
          SELECT pg_catalog.format('prepared %s', p.transaction),
                 pg_catalog.format('prepared transaction \"%s\" (role \"%s\", since %s)', p.gid, p.owner, p.prepared)

@@ -77,6 +77,29 @@ impl Run<'_> {
         Err(Error::Breach { end: unit.from.to_string(), applied: end.to_string() })
     }
 
+    /// Looks into the log of the site that is closed for changes that have not been applied, behind a forward Extract that
+    /// has stopped. A run that is gone on with behind the dropping of the slot has looked before.
+    pub(super) async fn nothing_behind(&self, unit: &Unit<'_>) -> Result<(), Error> {
+        const PEEK: &str = "SELECT count(*) FROM (
+            SELECT p.xid FROM pg_catalog.pg_replication_slots s,
+                   LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(s.slot_name, NULL, NULL,
+                       'proto_version', '1', 'publication_names', $2::text) p
+             WHERE s.slot_name = $1
+             GROUP BY p.xid
+            HAVING max(p.lsn) > $3 AND bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))) behind";
+        let (_, applied) = standing(&unit.to, &unit.pair.into.name).await?;
+        let flow = unit.pair.into;
+        let failed = || unit.from.failed("look for changes behind the marker");
+        let publication = irongate_postgres::sql::quote_identifier(&flow.publication);
+        let at = PgLsn::from(applied.0);
+        let row =
+            unit.from.session.query_one(PEEK, &[&flow.slot, &publication, &at]).await.map_err(failed())?;
+        if row.try_get::<_, i64>(0).map_err(failed())? > 0 {
+            return Err(Error::Breach { end: unit.from.to_string(), applied: applied.to_string() });
+        }
+        Ok(())
+    }
+
     /// The forward groups have stopped, nothing has come behind the marker, and reverse capture runs.
     pub(super) async fn verify(&self) -> Result<Value, Error> {
         for unit in &self.units {

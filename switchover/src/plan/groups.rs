@@ -78,6 +78,8 @@ impl Run<'_> {
         }
         let mut slots = Vec::new();
         for unit in &self.units {
+            // Once more before what would show it is gone.
+            self.nothing_behind(unit).await?;
             if self.drop_slot(&unit.from, &unit.pair.into.slot).await? {
                 slots.push(unit.pair.into.slot.clone());
             }

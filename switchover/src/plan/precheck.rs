@@ -39,6 +39,10 @@ impl Run<'_> {
 
     async fn check_roles(&self, unit: &Unit<'_>, complaints: &mut Vec<String>) -> Result<(), Error> {
         let mut known = Vec::new();
+        // As long as nothing has changed hands, the flow that is started by itself says who writes.
+        let pair = unit.pair;
+        let first =
+            if self.configuration.is_reverse(pair.into) { &pair.out_of.from } else { &pair.into.from };
         for place in [&unit.from, &unit.to] {
             let role = role_of(place).await?;
             if let Some(holder) = role.as_ref().and_then(|role| role.run.as_ref())
@@ -49,8 +53,7 @@ impl Run<'_> {
                     holder.run, holder.holder, holder.since
                 ));
             }
-            let (live, epoch) =
-                role.map_or((self.heading.from.clone(), FIRST_EPOCH), |role| (role.live, role.epoch));
+            let (live, epoch) = role.map_or((first.clone(), FIRST_EPOCH), |role| (role.live, role.epoch));
             if live != self.heading.from {
                 complaints.push(format!(
                     "{place} says that site \"{live}\" writes, and not \"{}\"",
@@ -73,6 +76,17 @@ impl Run<'_> {
         if at_to.is_none() {
             let site = &self.heading.to;
             complaints.push(format!("{} is open, and a standby must not be: irongate fence {site}", unit.to));
+        }
+        let mut rest = fence::Saved::read(&unit.to, false).await?;
+        if unit.to.keep_login {
+            rest.logins.clear();
+        }
+        if at_to.is_some() && !rest.is_empty() {
+            let (site, count) = (&self.heading.to, rest.rights.len() + rest.logins.len());
+            complaints.push(format!(
+                "{} has {count} rights that came behind its fence: irongate fence {site} takes them too",
+                unit.to
+            ));
         }
         for place in [&unit.from, &unit.to] {
             if let Err(error) = fence::roles_exist(place).await {

@@ -86,6 +86,11 @@ impl Run<'_> {
     async fn open(&self) -> Result<Value, Error> {
         let (mut opened, mut sequences) = (Vec::new(), 0);
         for unit in &self.units {
+            // All that follows rests on the other site being closed: shown once more, at the last moment.
+            fence::still_closed(&unit.from).await?;
+            self.nothing_behind(unit).await?;
+        }
+        for unit in &self.units {
             // Behind the fence of the other site nobody moves them any more; here nobody does before the opening.
             if fence::standing(&unit.to).await?.is_some() {
                 sequences += irongate_deployment::carry_sequences(self.configuration, unit.pair.into).await?;
