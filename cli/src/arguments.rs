@@ -115,9 +115,9 @@ pub(crate) enum Command {
     },
     /// Keep the applications out of a site: rights to write, CONNECT, LOGIN and triggers are saved and taken away, sessions
     /// ended, and a write as the application's role must fail
-    Fence(Gate),
+    Fence(Fence),
     /// Let the applications in again, with exactly what they had
-    Open(Gate),
+    Open(Open),
     /// Show every group: program, state, lag, position, since when, what it is doing
     Info(Names),
     /// Show how far each flow is behind, at each stage and end to end
@@ -257,10 +257,22 @@ pub(crate) struct Gate {
     /// Only this database (may be given several times); all that one site writes at a time if none is named
     #[arg(long, value_name = "NAME")]
     pub(crate) database: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Fence {
+    #[command(flatten)]
+    pub(crate) gate: Gate,
     /// Seconds to wait for transactions that have written before the fence
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
-    /// Open although another site may be open, or cannot be asked
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Open {
+    #[command(flatten)]
+    pub(crate) gate: Gate,
+    /// Open although another site may be open, or cannot be asked, or a run has the database in hand
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -6,7 +6,7 @@ use irongate_switchover::{Place, fence};
 use serde_json::json;
 
 use super::Here;
-use crate::arguments::{Gate, Global};
+use crate::arguments::{Fence, Gate, Global, Open};
 use crate::output;
 
 /// Longest wait for a lock.
@@ -21,10 +21,10 @@ async fn places(here: &Here, gate: &Gate) -> anyhow::Result<Vec<Place>> {
     Ok(places)
 }
 
-pub(crate) async fn close(global: &Global, gate: &Gate) -> anyhow::Result<()> {
+pub(crate) async fn close(global: &Global, Fence { gate, timeout }: &Fence) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let how =
-        fence::Close { writers: Duration::from_secs(gate.timeout), locks: LOCKS, ..fence::Close::default() };
+        fence::Close { writers: Duration::from_secs(*timeout), locks: LOCKS, ..fence::Close::default() };
     let mut all = Vec::new();
     for place in places(&here, gate).await? {
         let closed = fence::close(&place, &how).await?;
@@ -45,10 +45,10 @@ pub(crate) async fn close(global: &Global, gate: &Gate) -> anyhow::Result<()> {
     if global.json { output::json(&json!({ "site": gate.at, "closed": all })) } else { Ok(()) }
 }
 
-pub(crate) async fn open(global: &Global, gate: &Gate) -> anyhow::Result<()> {
+pub(crate) async fn open(global: &Global, Open { gate, force }: &Open) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let places = places(&here, gate).await?;
-    if !gate.force {
+    if !force {
         for place in &places {
             fence::others_are_closed(&here.configuration, place).await?;
         }

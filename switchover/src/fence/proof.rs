@@ -7,7 +7,7 @@ use irongate_postgres::sql::qualified;
 use irongate_postgres::sql::quote_identifier;
 use tokio_postgres::error::SqlState;
 
-use super::saved::{Object, Saved};
+use super::saved::{NOT_THEIRS, Object, Saved};
 use crate::error::Error;
 use crate::place::Place;
 
@@ -30,7 +30,8 @@ pub(super) async fn roles_exist(place: &Place) -> Result<(), Error> {
 pub(super) async fn closed(place: &Place) -> Result<usize, Error> {
     let failed = || place.failed("try the fence");
     // Superusers and members of roles with all rights stand outside of every list.
-    const LEAKS: &str = "
+    let leaks = format!(
+        "
         WITH app AS (SELECT oid, rolname, rolsuper, rolcanlogin FROM pg_catalog.pg_roles
                       WHERE rolname = ANY ($1::text[]::name[]))
         SELECT pg_catalog.format('role %I is a superuser', rolname) FROM app WHERE rolsuper
@@ -45,7 +46,7 @@ pub(super) async fn closed(place: &Place) -> Result<usize, Error> {
           FROM app, pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
                pg_catalog.unnest(ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) p
          WHERE c.relkind IN ('r', 'p', 'v', 'f') AND NOT app.rolsuper
-           AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'irongate') AND n.nspname !~ '^pg_(toast|temp)'
+           AND {NOT_THEIRS}
            AND (pg_catalog.has_table_privilege(app.oid, c.oid, p)
                 OR p IN ('INSERT', 'UPDATE') AND pg_catalog.has_any_column_privilege(app.oid, c.oid, p))
          ORDER BY 1 LIMIT 10)
@@ -56,13 +57,14 @@ pub(super) async fn closed(place: &Place) -> Result<usize, Error> {
                JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
          WHERE f.prosecdef AND owner.rolsuper AND NOT app.rolsuper
            AND f.prorettype NOT IN ('pg_catalog.trigger'::regtype, 'pg_catalog.event_trigger'::regtype)
-           AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'irongate')
+           AND {NOT_THEIRS}
            AND pg_catalog.has_function_privilege(app.oid, f.oid, 'EXECUTE')
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_proc'::regclass
                               AND d.objid = f.oid AND d.deptype = 'e')
-         ORDER BY 1 LIMIT 10)";
+         ORDER BY 1 LIMIT 10)"
+    );
     let rows =
-        place.session.query(LEAKS, &[&place.applications, &place.keep_login]).await.map_err(failed())?;
+        place.session.query(&leaks, &[&place.applications, &place.keep_login]).await.map_err(failed())?;
     let mut leaks: Vec<String> =
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed())?;
     let mut refused = 0;
@@ -115,12 +117,13 @@ pub(super) async fn open(place: &Place, saved: &Saved) -> Result<usize, Error> {
 }
 
 async fn tables(place: &Place) -> Result<Vec<String>, Error> {
-    const SQL: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'irongate')
-           AND n.nspname !~ '^pg_(toast|temp)' ORDER BY c.oid LIMIT $1";
+         WHERE c.relkind IN ('r', 'p') AND {NOT_THEIRS} ORDER BY c.oid LIMIT $1"
+    );
     let failed = || place.failed("look for tables to try");
-    let rows = place.session.query(SQL, &[&TRIED]).await.map_err(failed())?;
+    let rows = place.session.query(&sql, &[&TRIED]).await.map_err(failed())?;
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed())
 }
 

@@ -86,7 +86,7 @@ pub struct Saved {
 }
 
 /// Schemas that no application keeps rows in.
-const NOT_THEIRS: &str = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'irongate') \
+pub(super) const NOT_THEIRS: &str = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'irongate') \
      AND n.nspname !~ '^pg_(toast|temp)'";
 
 impl Saved {
