@@ -215,7 +215,7 @@ impl Configuration {
         let accepted = |flow: &&Flow| AcceptedFlow {
             flow: flow.name.clone(),
             from: flow.at.clone(),
-            epoch: FIRST_EPOCH,
+            epoch: epoch_floor(&self.trail(flow)),
         };
         Ok(CollectorSettings {
             group: group_name(site, Program::Collector),
@@ -265,6 +265,17 @@ impl Configuration {
 fn trail_epoch(directory: &std::path::Path) -> u64 {
     let listing = irongate_trail::list(&irongate_trail::Directory::new(directory));
     listing.ok().and_then(|listing| listing.epoch()).unwrap_or(FIRST_EPOCH)
+}
+
+/// The least epoch that a trail takes. Where it cannot be told, nothing is taken.
+fn epoch_floor(directory: &std::path::Path) -> u64 {
+    match irongate_trail::epoch_floor(&irongate_trail::Directory::new(directory)) {
+        Ok(floor) => floor.unwrap_or(FIRST_EPOCH),
+        Err(error) => {
+            tracing::error!(%error, "cannot tell which epochs the trail takes: it takes none");
+            u64::MAX
+        }
+    }
 }
 
 fn group(flow: &Flow, program: Program) -> Group<'_> {
