@@ -3,6 +3,7 @@
 //! * [`fence`]: keeping the applications out of a database, and letting them in again with exactly what they had.
 //! * [`plan`]: changes of roles as runs that can be cut off anywhere and gone on with.
 //! * [`journal`] and [`engine`]: what a run has done, and what it does next.
+//! * [`report`]: what is told of a run.
 #![deny(unsafe_code)]
 
 pub mod engine;
@@ -11,6 +12,7 @@ pub mod fence;
 pub mod journal;
 mod place;
 pub mod plan;
+pub mod report;
 
 pub use error::Error;
 pub use place::Place;
