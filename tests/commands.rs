@@ -3,10 +3,14 @@
 #[path = "commands/deployment.rs"]
 mod deployment;
 
+#[path = "commands/books.rs"]
+mod books;
 #[path = "commands/conflicts.rs"]
 mod conflicts;
 #[path = "commands/demo.rs"]
 mod demo;
+#[path = "commands/failover.rs"]
+mod failover;
 #[path = "commands/flow.rs"]
 mod flow;
 #[path = "commands/link.rs"]

@@ -1,9 +1,13 @@
 //! The words that can be typed.
 
+pub(crate) mod plan;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use irongate_trail::Lsn;
+
+use plan::{Failover, Reinstate, Switchback, Switchover};
 
 /// GoldenGate for PostgreSQL: what one database commits, another has, exactly once.
 #[derive(Parser, Debug)]
@@ -107,6 +111,12 @@ pub(crate) enum Command {
     },
     /// Change which site writes, planned and without loss; to be run at the site that is to write
     Switchover(Switchover),
+    /// Go back to the site that writes in normal mode: a switchover to it
+    Switchback(Switchback),
+    /// Take over from a site that is lost
+    Failover(Failover),
+    /// Make a site that was lost a standby again, by a fresh copy of the site that writes
+    Reinstate(Reinstate),
     /// Show the runs of this site, or one of them
     Runs {
         /// The run
@@ -216,37 +226,6 @@ pub(crate) struct Flows {
     /// Flows; all of them if none is named
     #[arg(value_name = "FLOW")]
     pub(crate) flows: Vec<String>,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Switchover {
-    /// The site that is to write
-    #[arg(long, value_name = "SITE")]
-    pub(crate) to: String,
-    /// Only this database (may be given several times); all that one site writes at a time if none is named
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["resume", "abort"])]
-    pub(crate) database: Vec<String>,
-    /// Check only; change nothing
-    #[arg(long, conflicts_with_all = ["resume", "abort"])]
-    pub(crate) dry_run: bool,
-    /// Go on with a run that was cut off or has failed: the one named, or the one that is not over
-    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with = "abort")]
-    pub(crate) resume: Option<Option<String>>,
-    /// Take such a run back
-    #[arg(long, value_name = "RUN", num_args = 0..=1)]
-    pub(crate) abort: Option<Option<String>>,
-    /// Seconds that the standby may take to apply what is left
-    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    pub(crate) drain_timeout: u64,
-    /// Seconds that transactions from before the fence may take to end
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) writers_timeout: u64,
-    /// Seconds that the creation of the reverse slot may wait for open transactions
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) slot_timeout: u64,
-    /// Seconds that the standby may be behind when the run begins
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) max_lag: u64,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -101,10 +101,12 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::OwnRole { .. }
                 | Switchover::Elsewhere { .. }
                 | Switchover::NoRun { .. }
+                | Switchover::OtherPlan { .. }
                 | Switchover::OtherRun { .. } => 2,
                 Switchover::Refused { .. }
                 | Switchover::Open { .. }
                 | Switchover::NothingOpen
+                | Switchover::IsOver { .. }
                 | Switchover::NoReturn { .. }
                 | Switchover::OnlyBack { .. }
                 | Switchover::Scattered { .. } => 3,

@@ -33,6 +33,7 @@ pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};
 pub use setup::{
-    Event, Progress as Listener, Report, Setup, begin_anew, plan, setup, teardown, teardown_plan,
+    Event, Progress as Listener, Report, Setup, begin_anew, begin_capture, plan, setup, teardown,
+    teardown_plan,
 };
 pub use statement::{Statement, script};

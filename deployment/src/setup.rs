@@ -19,7 +19,7 @@ use irongate_postgres::sql::quote_literal;
 use irongate_postgres::{Session, catalog};
 use tokio_postgres::Client;
 
-pub use run::{Report, Setup, begin_anew, setup};
+pub use run::{Report, Setup, begin_anew, begin_capture, setup};
 pub(crate) use run::{Sessions, first_checkpoint, has_rows, import_snapshot, patience};
 pub(crate) use start::{Started, blocking, lock_groups, refuse_foreign, start};
 pub use teardown::{teardown, teardown_plan};

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::journal::Outcome;
+
 /// Everything that this crate's functions can fail with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +86,28 @@ pub enum Error {
         run: String,
         /// Where it goes.
         to: String,
+    },
+    /// A run is of another plan.
+    #[error("run \"{run}\" is a {plan}")]
+    OtherPlan {
+        /// The run.
+        run: String,
+        /// Its plan.
+        plan: String,
+    },
+    /// There is nothing left to do.
+    #[error("run \"{run}\" is over: {outcome}")]
+    IsOver {
+        /// The run.
+        run: String,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// A site that is needed cannot be asked.
+    #[error("{reason}")]
+    Lost {
+        /// Why.
+        reason: String,
     },
     /// There is no run to go on with.
     #[error("every run of this site is over")]
@@ -307,6 +331,9 @@ impl Error {
             Self::Scattered { .. } => "name those of one site with --database".to_owned(),
             Self::Open { .. } => "go on with it with --resume, or take it back with --abort".to_owned(),
             Self::OtherRun { to, .. } => format!("--to {to}"),
+            Self::OtherPlan { plan, .. } => format!("irongate {plan} goes on with it"),
+            Self::IsOver { run, .. } => format!("irongate runs {run} shows it; begin another one"),
+            Self::Lost { .. } => "see to that site first".to_owned(),
             Self::NothingOpen => "irongate runs lists them".to_owned(),
             Self::Refused { .. } => "mend it; --dry-run checks again".to_owned(),
             Self::Unfinished { source, can_abort, .. } => {

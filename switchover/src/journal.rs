@@ -36,6 +36,12 @@ pub struct Heading {
     pub holder: String,
     /// The release of Irongate.
     pub release: String,
+    /// The loss of what was not sent was accepted.
+    #[serde(default)]
+    pub accept_loss: bool,
+    /// A site that answers is taken over nevertheless.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What an entry says.
@@ -94,6 +100,15 @@ pub enum Outcome {
     Done,
     /// Every step that was done was taken back.
     Aborted,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Done => "done",
+            Self::Aborted => "taken back",
+        })
+    }
 }
 
 /// A line of the journal.
@@ -263,6 +278,8 @@ mod tests {
             databases: vec!["config".into()],
             holder: "dba@here".into(),
             release: "0".into(),
+            accept_loss: false,
+            force: false,
         }
     }
 

@@ -1,12 +1,16 @@
 //! Runs of plans: what was journalled decides what is done next, and each step is shown before the next one begins.
 //!
-//! A run belongs to the site that is to write: that is where its journal lies and where reverse capture begins, and the
-//! site that will be there afterwards.
+//! A run belongs to the site that writes when it is over: that is where its journal lies and where its groups are begun,
+//! and the site that will be there afterwards.
 
 mod capture;
 mod drain;
+mod evidence;
+mod failover;
 mod groups;
+mod kind;
 mod precheck;
+mod reinstate;
 mod roles;
 mod switchover;
 
@@ -23,6 +27,8 @@ use crate::error::Error;
 use crate::journal::{Heading, Journal, What};
 use crate::place::Place;
 pub use crate::report::{Report, StepReport, report};
+pub use kind::Kind;
+pub(crate) use roles::{role_of, tell};
 
 /// Time limits of a run.
 #[derive(Clone, Debug)]
@@ -39,6 +45,8 @@ pub struct Limits {
     pub groups: Duration,
     /// How far the standby may be behind when the run begins.
     pub lag: Duration,
+    /// For a site that may be lost to answer.
+    pub probe: Duration,
 }
 
 impl Default for Limits {
@@ -50,6 +58,7 @@ impl Default for Limits {
             slot: Duration::from_secs(60),
             groups: Duration::from_secs(60),
             lag: Duration::from_secs(30),
+            probe: Duration::from_secs(5),
         }
     }
 }
@@ -67,44 +76,79 @@ pub enum Order {
     Abort(Option<String>),
 }
 
+/// What is wanted of a run.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The plan.
+    pub plan: Kind,
+    /// The site that is to write; of [`Kind::Reinstate`] the one that comes back.
+    pub site: &'a str,
+    /// The databases; all active-passive ones if empty.
+    pub databases: &'a [String],
+    /// What is to become of it.
+    pub order: Order,
+    /// What the lost site had committed and not sent may be lost; and at a reinstatement: what was not salvaged, too.
+    pub accept_loss: bool,
+    /// A site that answers is taken over nevertheless.
+    pub force: bool,
+}
+
 /// Says what is happening: the step, and a sentence.
 pub type Progress<'a> = dyn FnMut(&str, &str) + Send + 'a;
 
 /// A database that changes hands in a run.
 pub(crate) struct Unit<'a> {
     pub(crate) pair: Pair<'a>,
-    /// At the site that writes when the run begins.
-    pub(crate) from: Place,
-    /// At the site that is to write.
+    /// At the site that writes when the run begins, or wrote before it was lost; why it cannot be asked, where it may be.
+    from: Result<Place, String>,
+    /// At the site that writes when the run is over.
     pub(crate) to: Place,
+}
+
+impl Unit<'_> {
+    /// At the site that wrote.
+    pub(crate) fn from(&self) -> Result<&Place, Error> {
+        self.from.as_ref().map_err(|reason| Error::Lost { reason: reason.clone() })
+    }
+
+    /// The same, where that site may be lost.
+    pub(crate) fn from_if_there(&self) -> Option<&Place> {
+        self.from.as_ref().ok()
+    }
 }
 
 /// A run in hand.
 pub(crate) struct Run<'a> {
     pub(crate) configuration: &'a Configuration,
+    pub(crate) kind: Kind,
     pub(crate) heading: Heading,
     pub(crate) limits: &'a Limits,
     pub(crate) units: Vec<Unit<'a>>,
 }
 
-/// Changes the roles of two sites, planned: `to` writes afterwards, and nothing is lost. To be called where `to` is.
+/// Changes the roles of two sites. To be called at the site that writes when it is over.
 ///
 /// # Errors
 /// [`Error::Refused`] for what the checks have found, and then nothing was changed; [`Error::Unfinished`] when a step has
 /// failed: the run is then gone on with by [`Order::Resume`] or taken back by [`Order::Abort`]; others as they say.
 ///
 /// Not cancel-safe: a run that was cut off anywhere is gone on with by [`Order::Resume`].
-pub async fn switchover(
+pub async fn run(
     configuration: &Configuration,
-    to: &str,
-    databases: &[String],
-    order: &Order,
+    request: &Request<'_>,
     limits: &Limits,
     progress: &mut Progress<'_>,
 ) -> Result<Report, Error> {
+    let Request { order, .. } = request;
+    if !configuration.sites.contains(request.site) {
+        let known = configuration.sites.iter().cloned().collect();
+        let name = request.site.to_owned();
+        return Err(irongate_deployment::Error::Unknown { what: "site", name, known }.into());
+    }
+    let fresh = new_heading(configuration, request)?;
     let site = configuration.site.as_deref();
-    if site != Some(to) {
-        return Err(Error::Elsewhere { to: to.to_owned(), site: site.map(str::to_owned) });
+    if site != Some(&fresh.to) {
+        return Err(Error::Elsewhere { to: fresh.to, site: site.map(str::to_owned) });
     }
     let state = &configuration.state_directory;
     // A run is one process: a second one would go by an old reading of the journal.
@@ -117,27 +161,39 @@ pub async fn switchover(
             if let (Some(open), true) = (unfinished(state)?, *order == Order::Begin) {
                 return Err(Error::Open { run: open });
             }
-            (new_heading(configuration, to, databases)?, Way::Forward)
+            (fresh, Way::Forward)
         }
         Order::Resume(run) => (heading_of(state, run.as_deref())?, Way::Forward),
         Order::Abort(run) => (heading_of(state, run.as_deref())?, Way::Back),
     };
-    if heading.to != to {
-        return Err(Error::OtherRun { run: heading.run, to: heading.to });
+    let kind = Kind::of(&heading.plan)
+        .ok_or_else(|| Error::OtherPlan { run: heading.run.clone(), plan: heading.plan.clone() })?;
+    if kind != request.plan {
+        return Err(Error::OtherPlan { run: heading.run, plan: heading.plan });
+    }
+    let wanted = if kind == Kind::Reinstate { &heading.from } else { &heading.to };
+    if wanted != request.site {
+        return Err(Error::OtherRun { run: heading.run, to: wanted.clone() });
     }
     let mut units = Vec::new();
     for database in &heading.databases {
-        units.push(Unit {
-            pair: configuration.pair(database, to)?,
-            from: Place::connect(configuration, database, &heading.from).await?,
-            to: Place::connect(configuration, database, to).await?,
-        });
+        let from = Place::connect(configuration, database, &heading.from);
+        let from = if kind == Kind::Failover {
+            match tokio::time::timeout(limits.probe, from).await {
+                Ok(place) => place.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer from {database}.{} in {:?}", heading.from, limits.probe)),
+            }
+        } else {
+            Ok(from.await?)
+        };
+        let to = Place::connect(configuration, database, &heading.to).await?;
+        units.push(Unit { pair: configuration.pair(database, &heading.to)?, from, to });
     }
-    let mut run = Run { configuration, heading: heading.clone(), limits, units };
+    let mut run = Run { configuration, kind, heading: heading.clone(), limits, units };
     if *order == Order::DryRun {
         let begun = Instant::now();
         progress("prechecks", "checking");
-        let evidence = run.precheck().await?;
+        let evidence = run.step("prechecks", progress).await?;
         let step = StepReport {
             name: "prechecks".to_owned(),
             result: "done",
@@ -150,11 +206,14 @@ pub async fn switchover(
     let mut journal = match order {
         // Before anything is journalled, so that a refused run leaves nothing behind.
         Order::Begin => {
-            run.precheck().await?;
+            run.step("prechecks", progress).await?;
             Journal::begin(state, heading)?
         }
         _ => Journal::open(state, &heading.run)?,
     };
+    if let Next::Over(outcome) = next(kind.steps(), journal.entries(), way) {
+        return Err(Error::IsOver { run: run.heading.run, outcome });
+    }
     run.drive(&mut journal, way, progress).await?;
     Ok(report(journal.heading(), journal.entries()))
 }
@@ -167,8 +226,8 @@ impl Run<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<(), Error> {
         loop {
-            let steps = switchover::STEPS;
-            match next(&steps, journal.entries(), way) {
+            let steps = self.kind.steps();
+            match next(steps, journal.entries(), way) {
                 Next::Do(place) => {
                     let Step { name, .. } = steps[place];
                     journal.note(What::Step { step: name.to_owned() })?;
@@ -237,25 +296,50 @@ fn heading_of(state: &Path, run: Option<&str>) -> Result<Heading, Error> {
     Ok(Journal::read(state, &run)?.0)
 }
 
-fn new_heading(configuration: &Configuration, to: &str, databases: &[String]) -> Result<Heading, Error> {
-    let databases: Vec<String> = configuration.chosen(databases)?.into_iter().map(str::to_owned).collect();
-    let mut from: Vec<&str> = Vec::new();
-    for database in &databases {
-        from.push(&configuration.pair(database, to)?.into.from);
+/// The site that writes these databases in normal mode: where the flows begin that are started by themselves.
+///
+/// # Errors
+/// [`Error::Deployment`] for a name that is not known; [`Error::Scattered`] when there are several sites, or none.
+pub fn home(configuration: &Configuration, databases: &[String]) -> Result<String, Error> {
+    let chosen = configuration.chosen(databases)?;
+    let mut homes: Vec<&String> = configuration
+        .flows
+        .values()
+        .filter(|flow| flow.autostart && chosen.contains(&flow.database.as_str()))
+        .map(|flow| &flow.from)
+        .collect();
+    homes.sort();
+    homes.dedup();
+    match homes[..] {
+        [home] => Ok(home.clone()),
+        _ => Err(Error::Scattered { to: "the site of normal mode".to_owned() }),
     }
-    from.dedup();
-    let [from] = from[..] else { return Err(Error::Scattered { to: to.to_owned() }) };
+}
+
+fn new_heading(configuration: &Configuration, request: &Request<'_>) -> Result<Heading, Error> {
+    let Request { plan, site, .. } = *request;
+    let databases: Vec<String> =
+        configuration.chosen(request.databases)?.into_iter().map(str::to_owned).collect();
+    let mut others: Vec<&str> = Vec::new();
+    for database in &databases {
+        others.push(&configuration.pair(database, site)?.into.from);
+    }
+    others.dedup();
+    let [other] = others[..] else { return Err(Error::Scattered { to: site.to_owned() }) };
+    let (from, to) = if plan == Kind::Reinstate { (site, other) } else { (other, site) };
     let digits: String = Timestamp::now().to_string().chars().filter(char::is_ascii_digit).take(20).collect();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let user =
         std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "somebody".into());
     Ok(Heading {
-        run: format!("switchover-{digits}"),
-        plan: "switchover".to_owned(),
+        run: format!("{plan}-{digits}"),
+        plan: plan.to_string(),
         from: from.to_owned(),
         to: to.to_owned(),
         databases,
         holder: format!("{user}@{}", host.trim()),
         release: env!("CARGO_PKG_VERSION").to_owned(),
+        accept_loss: request.accept_loss,
+        force: request.force,
     })
 }

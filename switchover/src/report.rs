@@ -50,6 +50,11 @@ pub struct Report {
     pub steps: Vec<StepReport>,
 }
 
+/// Whether a plan takes over from a site that cannot be read, or gives up what it had alone: what that is, it cannot know.
+fn loses(plan: &str) -> bool {
+    matches!(plan, "failover" | "reinstate")
+}
+
 /// What a journal tells.
 pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
     let mut steps: Vec<StepReport> = Vec::new();
@@ -105,7 +110,7 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
         databases: heading.databases.clone(),
         outage_seconds: outage,
         // A run comes to its end only when the other site's log was looked into and held nothing more.
-        lost_transactions: matches!(result, "done" | "aborted").then_some(0),
+        lost_transactions: (matches!(result, "done" | "aborted") && !loses(&heading.plan)).then_some(0),
         steps,
     }
 }

@@ -310,6 +310,32 @@ impl Reference {
         events["events"].as_array().expect("events are a list").clone()
     }
 
+    /// Ends the manager and the groups of a site at once, as a power cut does.
+    pub fn kill(&self, site: &str) {
+        if let Some(place) = self.place(site) {
+            place.kill(&["irongate"]);
+            return;
+        }
+        let ask = |words: &[&str]| {
+            let arguments = [&["--site", site, "--json"], words].concat();
+            let answer = Process::command(self.directory.path(), &arguments).output();
+            answer.ok().and_then(|answer| serde_json::from_slice::<Value>(&answer.stdout).ok())
+        };
+        let kill = |pid: &Value| {
+            if let Some(pid) = pid.as_i64().and_then(|pid| Pid::from_raw(pid as i32)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        };
+        let groups = ask(&["info"]).unwrap_or_default();
+        // The manager first, or it would start the groups again.
+        kill(&ask(&["health"]).unwrap_or_default()["pid"]);
+        let own = groups["groups"].as_array().into_iter().flatten().filter(|group| {
+            // With managers that the other site's reach, both sites' groups are told.
+            group["site"].as_str().is_none_or(|at| at == site)
+        });
+        own.for_each(|group| kill(&group["pid"]));
+    }
+
     /// Waits until everything runs that should, and looks that nothing else does.
     ///
     /// # Panics
@@ -389,24 +415,7 @@ impl Drop for Reference {
             return;
         }
         for site in SITES {
-            if let Some(place) = self.place(site) {
-                place.kill(&["irongate"]);
-                continue;
-            }
-            let ask = |words: &[&str]| {
-                let arguments = [&["--site", site, "--json"], words].concat();
-                let answer = Process::command(self.directory.path(), &arguments).output();
-                answer.ok().and_then(|answer| serde_json::from_slice::<Value>(&answer.stdout).ok())
-            };
-            let kill = |pid: &Value| {
-                if let Some(pid) = pid.as_i64().and_then(|pid| Pid::from_raw(pid as i32)) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-            };
-            // The manager first, or it would start the groups again.
-            kill(&ask(&["health"]).unwrap_or_default()["pid"]);
-            let groups = ask(&["info"]).unwrap_or_default();
-            groups["groups"].as_array().into_iter().flatten().for_each(|group| kill(&group["pid"]));
+            self.kill(site);
         }
     }
 }

@@ -11,6 +11,7 @@ use irongate_manager::settings::Reload;
 use irongate_manager::sites::{Answered, Meant};
 use irongate_manager::supervisor::Word;
 use irongate_manager::{Control, Error, Manager, ManagerSettings, Sites};
+use irongate_switchover::guard::Found;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +19,9 @@ use super::Here;
 use crate::arguments::{Events, Global, Order, Report};
 use crate::failure::End;
 use crate::{output, signals};
+
+/// How often it is asked whether another site has taken over.
+const GUARD_EVERY: Duration = Duration::from_secs(5);
 
 impl Here {
     /// The site, which a manager must know.
@@ -56,8 +60,44 @@ pub(crate) async fn manager(global: &Global) -> anyhow::Result<()> {
             reloader.ask();
         }
     });
-    tokio::spawn(manager.run(stop)).await??;
+    guard(&here).await;
+    let guarded = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(GUARD_EVERY).await;
+            guard(&here).await;
+        }
+    });
+    let ran = tokio::spawn(manager.run(stop)).await;
+    guarded.abort();
+    ran??;
     Ok(())
+}
+
+/// Looks whether another site has taken over from this one, and says what it finds. Before the first group starts, too:
+/// what nobody can answer by then does not keep the site from working.
+async fn guard(here: &Here) {
+    let Ok(site) = here.known_site() else { return };
+    match irongate_switchover::guard::look(&here.configuration, site).await {
+        Err(error) => tracing::warn!(%error, "cannot look whether another site has taken over"),
+        Ok(all) => {
+            for (database, found) in all {
+                match found {
+                    Found::InOrder => {}
+                    Found::Silent(reason) => {
+                        tracing::debug!(database, reason, "the other site cannot be asked")
+                    }
+                    Found::Deposed(deposed) => tracing::error!(
+                        end = deposed.end,
+                        live = deposed.live,
+                        epoch = deposed.epoch,
+                        fenced = ?deposed.fenced,
+                        stopped = ?deposed.stopped,
+                        "another site has taken over: this one is closed"
+                    ),
+                }
+            }
+        }
+    }
 }
 
 /// What came of an order to a group, with its site; the names are a contract.

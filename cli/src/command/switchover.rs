@@ -1,35 +1,69 @@
-//! `irongate switchover` and `irongate runs`.
+//! `irongate switchover`, `switchback`, `failover`, `reinstate` and `runs`.
 
 use std::time::Duration;
 
 use irongate_switchover::journal::Journal;
-use irongate_switchover::plan::{self, Limits, Order, Report};
+use irongate_switchover::plan::{self, Kind, Limits, Order, Report, Request};
 use irongate_trail::Timestamp;
 use serde_json::json;
 
 use super::Here;
-use crate::arguments::{Global, Switchover};
+use crate::arguments::Global;
+use crate::arguments::plan::{Failover, Plan, Reinstate, Switchback, Switchover};
 use crate::output;
 
-pub(crate) async fn run(global: &Global, options: &Switchover) -> anyhow::Result<()> {
-    let here = Here::load(global)?;
-    let order = match (&options.resume, &options.abort) {
+/// What all plans take, as the library does.
+fn request<'a>(kind: Kind, site: &'a str, plan: &'a Plan) -> Request<'a> {
+    let order = match (&plan.resume, &plan.abort) {
         (Some(run), _) => Order::Resume(run.clone()),
         (_, Some(run)) => Order::Abort(run.clone()),
-        _ if options.dry_run => Order::DryRun,
+        _ if plan.dry_run => Order::DryRun,
         _ => Order::Begin,
     };
-    let limits = Limits {
-        writers: Duration::from_secs(options.writers_timeout),
-        drain: Duration::from_secs(options.drain_timeout),
-        slot: Duration::from_secs(options.slot_timeout),
-        lag: Duration::from_secs(options.max_lag),
+    Request { plan: kind, site, databases: &plan.database, order, accept_loss: false, force: false }
+}
+
+fn limits(plan: &Plan) -> Limits {
+    Limits {
+        writers: Duration::from_secs(plan.writers_timeout),
+        drain: Duration::from_secs(plan.drain_timeout),
+        slot: Duration::from_secs(plan.slot_timeout),
         ..Limits::default()
-    };
+    }
+}
+
+async fn run(global: &Global, here: &Here, request: &Request<'_>, limits: &Limits) -> anyhow::Result<()> {
     let mut tell = |step: &str, what: &str| output::note(format_args!("{step}: {what}"));
-    let (configuration, to) = (&here.configuration, options.to.as_str());
-    let report = plan::switchover(configuration, to, &options.database, &order, &limits, &mut tell).await?;
+    let report = plan::run(&here.configuration, request, limits, &mut tell).await?;
     show(global, &report)
+}
+
+pub(crate) async fn switchover(global: &Global, options: &Switchover) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let limits = Limits { lag: Duration::from_secs(options.max_lag), ..limits(&options.plan) };
+    run(global, &here, &request(Kind::Switchover, &options.to, &options.plan), &limits).await
+}
+
+pub(crate) async fn switchback(global: &Global, options: &Switchback) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let limits = Limits { lag: Duration::from_secs(options.max_lag), ..limits(&options.plan) };
+    let home = plan::home(&here.configuration, &options.plan.database)?;
+    run(global, &here, &request(Kind::Switchback, &home, &options.plan), &limits).await
+}
+
+pub(crate) async fn failover(global: &Global, options: &Failover) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let limits = Limits { probe: Duration::from_secs(options.probe_timeout), ..limits(&options.plan) };
+    let Failover { accept_loss, force, .. } = *options;
+    let request = Request { accept_loss, force, ..request(Kind::Failover, &options.to, &options.plan) };
+    run(global, &here, &request, &limits).await
+}
+
+pub(crate) async fn reinstate(global: &Global, options: &Reinstate) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let request = request(Kind::Reinstate, &options.back, &options.plan);
+    let request = Request { accept_loss: options.accept_loss, ..request };
+    run(global, &here, &request, &limits(&options.plan)).await
 }
 
 pub(crate) fn runs(global: &Global, run: Option<&str>) -> anyhow::Result<()> {

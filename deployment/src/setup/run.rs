@@ -251,6 +251,24 @@ pub async fn begin_anew(
     Ok(started.consistent_point)
 }
 
+/// Makes the slot of a flow and begins its trail there, without a word to its target: one that is lost has no checkpoint
+/// that fits, and its Replicat refuses to run until it is instantiated.
+///
+/// # Errors
+/// As [`begin_anew`], but for those of the target.
+pub async fn begin_capture(
+    configuration: &Configuration,
+    flow: &Flow,
+    slot_limit: Duration,
+    progress: &mut Progress<'_>,
+) -> Result<irongate_trail::ResumeLsn, Error> {
+    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
+        return Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() });
+    }
+    let _locks = lock_groups(configuration, flow)?;
+    Ok(start(configuration, flow, slot_limit, progress).await?.consistent_point)
+}
+
 /// Sessions by place, opened when they are first needed.
 pub(crate) struct Sessions<'a> {
     configuration: &'a Configuration,

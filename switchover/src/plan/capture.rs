@@ -6,7 +6,7 @@ use irongate_deployment::groups::group_name;
 use irongate_manager::supervisor::Word;
 use serde_json::{Value, json};
 
-use super::{Progress, Run};
+use super::{Kind, Progress, Run};
 use crate::error::Error;
 use crate::place::Place;
 
@@ -31,9 +31,13 @@ impl Run<'_> {
                     Event::Note(note) => progress("reverse-capture", &note),
                     _ => {}
                 };
-                let at =
-                    irongate_deployment::begin_anew(self.configuration, flow, self.limits.slot, &mut tell)
-                        .await?;
+                let limit = self.limits.slot;
+                let at = if self.kind == Kind::Failover {
+                    // The site that it goes to is lost: it is made a copy when it comes back.
+                    irongate_deployment::begin_capture(self.configuration, flow, limit, &mut tell).await?
+                } else {
+                    irongate_deployment::begin_anew(self.configuration, flow, limit, &mut tell).await?
+                };
                 begun.push(json!({ "flow": flow.name, "slot": flow.slot, "from": at.to_string() }));
                 self.order(Word::Start, &self.heading.to, std::slice::from_ref(&group)).await?;
             }

@@ -28,8 +28,8 @@ impl Run<'_> {
     pub(super) async fn mark(&self) -> Result<Value, Error> {
         let mut markers = Vec::new();
         for unit in &self.units {
-            let lsn = emit(&unit.from, MARKER_PREFIX, &self.heading.run).await?;
-            markers.push(json!({ "database": unit.from.to_string(), "lsn": lsn.to_string() }));
+            let lsn = emit(unit.from()?, MARKER_PREFIX, &self.heading.run).await?;
+            markers.push(json!({ "database": unit.from()?.to_string(), "lsn": lsn.to_string() }));
         }
         Ok(json!({ "markers": markers }))
     }
@@ -39,7 +39,7 @@ impl Run<'_> {
         let mut certificates = Vec::new();
         for unit in &self.units {
             let flow = &unit.pair.into.name;
-            let behind = emit(&unit.from, BEHIND, &self.heading.run).await?;
+            let behind = emit(unit.from()?, BEHIND, &self.heading.run).await?;
             let (begun, mut told) = (Instant::now(), Instant::now());
             let applied = loop {
                 let (_, applied) = standing(&unit.to, flow).await?;
@@ -74,11 +74,11 @@ impl Run<'_> {
         if marker.as_deref() == Some(&self.heading.run) {
             return Ok(());
         }
-        Err(Error::Breach { end: unit.from.to_string(), applied: end.to_string() })
+        Err(Error::Breach { end: unit.from()?.to_string(), applied: end.to_string() })
     }
 
     /// Looks into the log of the site that is closed for changes that have not been applied, behind a forward Extract that
-    /// has stopped. A run that is gone on with behind the dropping of the slot has looked before.
+    /// has stopped. What was applied there from elsewhere (message `O`) is nobody's write. A run that is gone on with behind the dropping of the slot has looked before.
     pub(super) async fn nothing_behind(&self, unit: &Unit<'_>) -> Result<(), Error> {
         const PEEK: &str = "SELECT count(*) FROM (
             SELECT p.xid FROM pg_catalog.pg_replication_slots s,
@@ -86,16 +86,17 @@ impl Run<'_> {
                        'proto_version', '1', 'publication_names', $2::text) p
              WHERE s.slot_name = $1
              GROUP BY p.xid
-            HAVING max(p.lsn) > $3 AND bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))) behind";
+            HAVING max(p.lsn) > $3 AND bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))
+               AND NOT bool_or(pg_catalog.get_byte(p.data, 0) = 79)) behind";
         let (_, applied) = standing(&unit.to, &unit.pair.into.name).await?;
         let flow = unit.pair.into;
-        let failed = || unit.from.failed("look for changes behind the marker");
+        let from = unit.from()?;
+        let failed = || from.failed("look for changes behind the marker");
         let publication = irongate_postgres::sql::quote_identifier(&flow.publication);
         let at = PgLsn::from(applied.0);
-        let row =
-            unit.from.session.query_one(PEEK, &[&flow.slot, &publication, &at]).await.map_err(failed())?;
+        let row = from.session.query_one(PEEK, &[&flow.slot, &publication, &at]).await.map_err(failed())?;
         if row.try_get::<_, i64>(0).map_err(failed())? > 0 {
-            return Err(Error::Breach { end: unit.from.to_string(), applied: applied.to_string() });
+            return Err(Error::Breach { end: unit.from()?.to_string(), applied: applied.to_string() });
         }
         Ok(())
     }
@@ -121,12 +122,12 @@ impl Run<'_> {
             let begun = Instant::now();
             let lsn = emit(&unit.to, BEHIND, &self.heading.run).await?;
             loop {
-                let (_, end) = standing(&unit.from, &unit.pair.out_of.name).await?;
+                let (_, end) = standing(unit.from()?, &unit.pair.out_of.name).await?;
                 if end >= lsn {
                     break;
                 }
                 if begun.elapsed() > self.limits.drain {
-                    let (end, waited) = (unit.from.to_string(), begun.elapsed());
+                    let (end, waited) = (unit.from()?.to_string(), begun.elapsed());
                     return Err(Error::NotDrained { end, waited, applied: lsn.to_string() });
                 }
                 tokio::time::sleep(LOOK).await;
@@ -146,7 +147,7 @@ async fn emit(place: &Place, prefix: &str, content: &str) -> Result<Lsn, Error> 
 }
 
 /// The marker that stands for a flow at its target, and how far its source is applied.
-async fn standing(place: &Place, flow: &str) -> Result<(Option<String>, Lsn), Error> {
+pub(super) async fn standing(place: &Place, flow: &str) -> Result<(Option<String>, Lsn), Error> {
     const SQL: &str = "SELECT marker, end_lsn FROM irongate.checkpoint WHERE flow = $1";
     let failed = || place.failed("look for the marker");
     let Some(row) = place.session.query_opt(SQL, &[&flow]).await.map_err(failed())? else {

@@ -9,7 +9,7 @@ use irongate_manager::supervisor::Word;
 use irongate_manager::{Control, Info};
 use serde_json::{Value, json};
 
-use super::Run;
+use super::{Kind, Run};
 use crate::error::Error;
 
 impl Run<'_> {
@@ -38,7 +38,7 @@ impl Run<'_> {
     }
 
     /// Extract and pump where a flow comes from, Replicat where it goes to.
-    fn where_they_run<'f>(&self, flow: &'f Flow) -> [(&'f str, Vec<String>); 2] {
+    pub(super) fn where_they_run<'f>(&self, flow: &'f Flow) -> [(&'f str, Vec<String>); 2] {
         let name = |program| group_name(&flow.name, program);
         let mut source = vec![name(Program::Extract)];
         source.extend(flow.pump.is_some().then(|| name(Program::Pump)));
@@ -59,6 +59,10 @@ impl Run<'_> {
         let mut all = Vec::new();
         for unit in &self.units {
             for (site, groups) in self.where_they_run(unit.pair.into) {
+                if self.kind == Kind::Failover && *site != self.heading.to {
+                    // Lost, or to be stopped by its own manager when it learns of this.
+                    continue;
+                }
                 self.order(word, site, &groups).await?;
                 all.extend(groups);
             }
@@ -69,19 +73,19 @@ impl Run<'_> {
     /// Lets the site that wrote before follow: the rest of the reverse groups is started, and the forward slot, which
     /// nobody reads any more and which would keep the log for ever, is dropped.
     pub(super) async fn follow(&self) -> Result<Value, Error> {
+        let mut slots = Vec::new();
+        for unit in &self.units {
+            // Once more before what would show it is gone, and before what comes from the other site is in that log too.
+            self.nothing_behind(unit).await?;
+            if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
+                slots.push(unit.pair.into.slot.clone());
+            }
+        }
         let mut all = Vec::new();
         for unit in &self.units {
             for (site, groups) in self.where_they_run(unit.pair.out_of) {
                 self.order(Word::Start, site, &groups).await?;
                 all.extend(groups);
-            }
-        }
-        let mut slots = Vec::new();
-        for unit in &self.units {
-            // Once more before what would show it is gone.
-            self.nothing_behind(unit).await?;
-            if self.drop_slot(&unit.from, &unit.pair.into.slot).await? {
-                slots.push(unit.pair.into.slot.clone());
             }
         }
         self.await_echo().await?;

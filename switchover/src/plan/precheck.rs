@@ -39,11 +39,8 @@ impl Run<'_> {
 
     async fn check_roles(&self, unit: &Unit<'_>, complaints: &mut Vec<String>) -> Result<(), Error> {
         let mut known = Vec::new();
-        // As long as nothing has changed hands, the flow that is started by itself says who writes.
-        let pair = unit.pair;
-        let first =
-            if self.configuration.is_reverse(pair.into) { &pair.out_of.from } else { &pair.into.from };
-        for place in [&unit.from, &unit.to] {
+        let first = self.first_live(unit);
+        for place in [unit.from()?, &unit.to] {
             let role = role_of(place).await?;
             if let Some(holder) = role.as_ref().and_then(|role| role.run.as_ref())
                 && holder.run != self.heading.run
@@ -63,15 +60,15 @@ impl Run<'_> {
             known.push(epoch);
         }
         if known.first() != known.last() {
-            complaints.push(format!("{} and {} are in different epochs", unit.from, unit.to));
+            complaints.push(format!("{} and {} are in different epochs", unit.from()?, unit.to));
         }
         Ok(())
     }
 
     async fn check_access(&self, unit: &Unit<'_>, complaints: &mut Vec<String>) -> Result<(), Error> {
-        let (at_from, at_to) = (fence::standing(&unit.from).await?, fence::standing(&unit.to).await?);
+        let (at_from, at_to) = (fence::standing(unit.from()?).await?, fence::standing(&unit.to).await?);
         if let Some(fence) = at_from.filter(|fence| fence.run.as_ref() != Some(&self.heading.run)) {
-            complaints.push(format!("{} is closed since {}: nobody writes there", unit.from, fence.since));
+            complaints.push(format!("{} is closed since {}: nobody writes there", unit.from()?, fence.since));
         }
         if at_to.is_none() {
             let site = &self.heading.to;
@@ -88,7 +85,7 @@ impl Run<'_> {
                 unit.to
             ));
         }
-        for place in [&unit.from, &unit.to] {
+        for place in [unit.from()?, &unit.to] {
             if let Err(error) = fence::roles_exist(place).await {
                 complaints.push(error.to_string());
             }

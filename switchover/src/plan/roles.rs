@@ -3,26 +3,91 @@
 use irongate_checkpoint::{FIRST_EPOCH, Role, role_setup};
 use serde_json::{Value, json};
 
-use super::Run;
+use super::{Kind, Run, Unit};
 use crate::error::Error;
+use crate::guard::GUARD;
 use crate::place::Place;
 
 impl Run<'_> {
-    /// Takes every database in hand, at both sites; who has it already is named.
+    /// Takes every database in hand; who has it already is named. A site that may be lost is taken in hand if it answers.
     pub(super) async fn lock(&self) -> Result<Value, Error> {
         let mut epochs = Vec::new();
         for unit in &self.units {
-            for place in [&unit.from, &unit.to] {
-                epochs.push(json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }));
+            match self.kind {
+                Kind::Switchover | Kind::Switchback => {
+                    for place in unit.both()? {
+                        epochs.push(
+                            json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),
+                        );
+                    }
+                }
+                Kind::Failover => {
+                    let place = &unit.to;
+                    epochs.push(
+                        json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),
+                    );
+                }
+                Kind::Reinstate => {
+                    let epoch = self.hold(&unit.to).await?;
+                    let back = unit.from()?;
+                    self.prepare(back).await?;
+                    tell(back, &self.heading.to, epoch, None).await?;
+                    self.hold(back).await?;
+                    epochs.push(json!({ "database": back.to_string(), "epoch": epoch }));
+                }
             }
         }
         Ok(json!({ "locked": epochs }))
     }
 
+    /// Makes the table.
+    async fn prepare(&self, place: &Place) -> Result<(), Error> {
+        let own: Vec<&str> = place.own.iter().map(String::as_str).collect();
+        let sql = role_setup(&own).join(";\n");
+        place.session.batch_execute(&sql).await.map_err(place.failed("lock the roles"))
+    }
+
+    /// Takes a database in hand that stays whose it is; in which epoch it is.
+    async fn hold(&self, place: &Place) -> Result<u64, Error> {
+        const HOLD: &str =
+            "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
+                 changed = now()
+             WHERE (run IS NULL OR run = $1 OR run = $4) AND live = $3 RETURNING epoch";
+        let failed = || place.failed("lock the roles");
+        let heading = &self.heading;
+        let row = place.session.query_opt(HOLD, &[&heading.run, &heading.holder, &heading.to, &GUARD]).await;
+        match row.map_err(failed())? {
+            Some(row) => Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs()),
+            None => Err(self.not_taken(place).await?),
+        }
+    }
+
+    /// Why a database could not be taken in hand.
+    async fn not_taken(&self, place: &Place) -> Result<Error, Error> {
+        let role = role_of(place).await?;
+        Ok(match role.and_then(|role| role.run) {
+            Some(holder) => Error::Held {
+                end: place.to_string(),
+                run: holder.run,
+                holder: holder.holder,
+                since: holder.since,
+            },
+            // The step that writes the roles is over already, or another site writes.
+            None => Error::Roles { complaint: format!("another site writes {place} than the run has found") },
+        })
+    }
+
+    /// The site that writes as long as nothing has changed hands: the one whose flow is started by itself.
+    pub(super) fn first_live(&self, unit: &Unit<'_>) -> String {
+        let pair = unit.pair;
+        let first =
+            if self.configuration.is_reverse(pair.into) { &pair.out_of.from } else { &pair.into.from };
+        first.clone()
+    }
+
     async fn take(&self, place: &Place) -> Result<u64, Error> {
         let failed = || place.failed("lock the roles");
-        let own: Vec<&str> = place.own.iter().map(String::as_str).collect();
-        place.session.batch_execute(&role_setup(&own).join(";\n")).await.map_err(failed())?;
+        self.prepare(place).await?;
         const FIRST: &str =
             "INSERT INTO irongate.role (live, epoch) VALUES ($1, $2) ON CONFLICT (one) DO NOTHING";
         let first = i64::try_from(FIRST_EPOCH).unwrap_or(1);
@@ -37,60 +102,97 @@ impl Run<'_> {
         if let Some(row) = place.session.query_opt(TAKE, &values).await.map_err(failed())? {
             return Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs());
         }
-        let role = role_of(place).await?;
-        match role.and_then(|role| role.run) {
-            Some(holder) => Err(Error::Held {
-                end: place.to_string(),
-                run: holder.run,
-                holder: holder.holder,
-                since: holder.since,
-            }),
-            // The step that writes the roles is over already, or another site writes.
-            None => {
-                Err(Error::Roles { complaint: format!("site \"{}\" does not write {place}", heading.from) })
-            }
-        }
+        Err(self.not_taken(place).await?)
     }
 
     /// Gives every database back.
     pub(super) async fn unlock(&self) -> Result<Value, Error> {
+        for unit in &self.units {
+            if self.kind != Kind::Failover {
+                self.give(unit.from()?).await?;
+            }
+            self.give(&unit.to).await?;
+        }
+        Ok(Value::Null)
+    }
+
+    async fn give(&self, place: &Place) -> Result<(), Error> {
         const GIVE: &str =
             "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
              next_epoch = NULL, changed = now() WHERE run = $1";
-        for unit in &self.units {
-            for place in [&unit.from, &unit.to] {
-                // The table may not be there yet.
-                if role_of(place).await?.is_some() {
-                    let failed = place.failed("give the roles back");
-                    place.session.execute(GIVE, &[&self.heading.run]).await.map_err(failed)?;
-                }
-            }
+        // The table may not be there yet.
+        if role_of(place).await?.is_some() {
+            let failed = place.failed("give the roles back");
+            place.session.execute(GIVE, &[&self.heading.run]).await.map_err(failed)?;
         }
-        Ok(Value::Null)
+        Ok(())
     }
 
     /// Writes at both sites who writes from now on, and in which epoch. The site that writes first: it is the one that
     /// must know.
     pub(super) async fn write_roles(&self) -> Result<Value, Error> {
-        const WRITE: &str = "UPDATE irongate.role SET live = next_live, epoch = next_epoch, next_live = NULL,
-             next_epoch = NULL, changed = now() WHERE run = $1 AND next_live = $2";
+        if self.kind == Kind::Failover {
+            return self.write_roles_alone().await;
+        }
         let mut roles = Vec::new();
         for unit in &self.units {
-            for place in [&unit.to, &unit.from] {
-                let failed = place.failed("write the roles");
-                place.session.execute(WRITE, &[&self.heading.run, &self.heading.to]).await.map_err(failed)?;
-                let role = role_of(place).await?.filter(|role| role.live == self.heading.to);
-                let role = role.ok_or_else(|| Error::Roles {
-                    complaint: format!("{place} does not say that site \"{}\" writes", self.heading.to),
-                })?;
+            for place in [&unit.to, unit.from()?] {
+                let role = self.turn(place).await?;
                 roles.push(json!({ "database": place.to_string(), "live": role.live, "epoch": role.epoch }));
             }
         }
         Ok(json!({ "roles": roles }))
     }
+
+    /// Makes what is next what is so, at one place.
+    async fn turn(&self, place: &Place) -> Result<Role, Error> {
+        const WRITE: &str = "UPDATE irongate.role SET live = next_live, epoch = next_epoch, next_live = NULL,
+             next_epoch = NULL, changed = now() WHERE run = $1 AND next_live = $2";
+        let failed = place.failed("write the roles");
+        place.session.execute(WRITE, &[&self.heading.run, &self.heading.to]).await.map_err(failed)?;
+        let role = role_of(place).await?.filter(|role| role.live == self.heading.to);
+        role.ok_or_else(|| Error::Roles {
+            complaint: format!("{place} does not say that site \"{}\" writes", self.heading.to),
+        })
+    }
+
+    /// The same with the other site lost: it is told if it answers, and else when it comes back.
+    async fn write_roles_alone(&self) -> Result<Value, Error> {
+        let mut roles = Vec::new();
+        for unit in &self.units {
+            let role = self.turn(&unit.to).await?;
+            roles.push(json!({ "database": unit.to.to_string(), "live": role.live, "epoch": role.epoch }));
+            if let Some(lost) = unit.from_if_there() {
+                let told = async {
+                    self.prepare(lost).await?;
+                    tell(lost, &role.live, role.epoch, None).await
+                };
+                let told = match tokio::time::timeout(self.limits.probe, told).await {
+                    Ok(Ok(())) => "told".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "it did not answer in time".to_owned(),
+                };
+                roles.push(json!({ "database": lost.to_string(), "told": told }));
+            }
+        }
+        self.unlock().await?;
+        Ok(json!({ "roles": roles }))
+    }
+}
+
+/// Tells a database who writes it, in an epoch that it does not know yet; `run` has it in hand then. What an earlier run
+/// had begun in an epoch that is over is over.
+pub(crate) async fn tell(place: &Place, live: &str, epoch: u64, run: Option<&str>) -> Result<(), Error> {
+    const TELL: &str = "INSERT INTO irongate.role (live, epoch, run, run_since) VALUES ($1, $2, $3, now())
+         ON CONFLICT (one) DO UPDATE SET live = excluded.live, epoch = excluded.epoch, run = excluded.run,
+             holder = NULL, run_since = now(), next_live = NULL, next_epoch = NULL, changed = now()
+         WHERE role.epoch < excluded.epoch";
+    let number = i64::try_from(epoch).unwrap_or(i64::MAX);
+    let told = place.session.execute(TELL, &[&live, &number, &run]).await;
+    told.map(drop).map_err(place.failed("tell the site its role"))
 }
 
 /// What a database says of its role.
-pub(super) async fn role_of(place: &Place) -> Result<Option<Role>, Error> {
+pub(crate) async fn role_of(place: &Place) -> Result<Option<Role>, Error> {
     Role::load(&place.session).await.map_err(|error| Error::Deployment(error.into()))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Progress, Run};
+use super::{Kind, Progress, Run};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
@@ -34,7 +34,11 @@ impl Run<'_> {
     /// Does a step, or what is left of it.
     pub(super) async fn step(&mut self, name: &str, progress: &mut Progress<'_>) -> Result<Value, Error> {
         match name {
-            "prechecks" => self.precheck().await,
+            "prechecks" => match self.kind {
+                Kind::Failover => self.failover_precheck().await,
+                Kind::Reinstate => self.reinstate_precheck().await,
+                Kind::Switchover | Kind::Switchback => self.precheck().await,
+            },
             "lock" => self.lock().await,
             "reverse-capture" => self.begin_reverse(progress).await,
             FENCE => self.close().await,
@@ -44,7 +48,11 @@ impl Run<'_> {
             "verify" => self.verify().await,
             OPEN => self.open().await,
             "roles" => self.write_roles().await,
-            _ => self.follow().await,
+            "follow" => self.follow().await,
+            _ => match self.kind {
+                Kind::Failover => self.failover_step(name, progress).await,
+                _ => self.reinstate_step(name, progress).await,
+            },
         }
     }
 
@@ -55,6 +63,7 @@ impl Run<'_> {
             "reverse-capture" => self.end_reverse().await,
             FENCE => self.reopen().await,
             "stop-forward" => self.start_forward().await,
+            _ if self.kind == Kind::Failover => self.failover_undo(name).await,
             _ => Ok(Value::Null),
         }
     }
@@ -69,7 +78,7 @@ impl Run<'_> {
         };
         let mut closed = Vec::new();
         for unit in &self.units {
-            closed.push(fence::close(&unit.from, &how).await?);
+            closed.push(fence::close(unit.from()?, &how).await?);
         }
         Ok(json!({ "closed": closed }))
     }
@@ -77,17 +86,20 @@ impl Run<'_> {
     async fn reopen(&self) -> Result<Value, Error> {
         let mut opened = Vec::new();
         for unit in &self.units {
-            opened.extend(fence::open(&unit.from, self.limits.locks).await?);
+            opened.extend(fence::open(unit.from()?, self.limits.locks).await?);
         }
         Ok(json!({ "opened": opened }))
     }
 
     /// Lets the applications in at the site that is to write, with the sequences where they were left.
     async fn open(&self) -> Result<Value, Error> {
+        if self.kind == Kind::Failover {
+            return self.open_alone().await;
+        }
         let (mut opened, mut sequences) = (Vec::new(), 0);
         for unit in &self.units {
             // All that follows rests on the other site being closed: shown once more, at the last moment.
-            fence::still_closed(&unit.from).await?;
+            fence::still_closed(unit.from()?).await?;
             self.nothing_behind(unit).await?;
         }
         for unit in &self.units {

@@ -1,0 +1,80 @@
+//! The arguments of the plans that change which site writes.
+
+use clap::Args;
+
+/// What all of them take.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Plan {
+    /// Only this database (may be given several times); all that one site writes at a time if none is named
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["resume", "abort"])]
+    pub(crate) database: Vec<String>,
+    /// Check only; change nothing
+    #[arg(long, conflicts_with_all = ["resume", "abort"])]
+    pub(crate) dry_run: bool,
+    /// Go on with a run that was cut off or has failed: the one named, or the one that is not over
+    #[arg(long, value_name = "RUN", num_args = 0..=1, conflicts_with = "abort")]
+    pub(crate) resume: Option<Option<String>>,
+    /// Take such a run back
+    #[arg(long, value_name = "RUN", num_args = 0..=1)]
+    pub(crate) abort: Option<Option<String>>,
+    /// Seconds that the standby may take to apply what is left
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) drain_timeout: u64,
+    /// Seconds that transactions from before the fence may take to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) writers_timeout: u64,
+    /// Seconds that the creation of a slot may wait for open transactions
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) slot_timeout: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Switchover {
+    /// The site that is to write
+    #[arg(long, value_name = "SITE")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) plan: Plan,
+    /// Seconds that the standby may be behind when the run begins
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) max_lag: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Switchback {
+    #[command(flatten)]
+    pub(crate) plan: Plan,
+    /// Seconds that the standby may be behind when the run begins
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) max_lag: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Failover {
+    /// The site that is to write
+    #[arg(long, value_name = "SITE")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) plan: Plan,
+    /// Accept that what the lost site had committed and not sent is lost; without it the estimate is said, and nothing done
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    /// Take over although the other site answers
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Seconds that the lost site may take to answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub(crate) probe_timeout: u64,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Reinstate {
+    /// The site that comes back
+    #[arg(value_name = "SITE")]
+    pub(crate) back: String,
+    #[command(flatten)]
+    pub(crate) plan: Plan,
+    /// Accept that what the site had committed alone is lost, salvaged or not
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+}

@@ -1,0 +1,170 @@
+//! The guard of a site: it learns that another site has taken over, and closes this one.
+//!
+//! A site that was lost knows nothing of that when it comes back: its own row says that it writes. The other site's row
+//! says more, by its later epoch. So long as nobody can ask there, the epoch keeps what this site sends out of the other's
+//! trails; as soon as somebody can, this site's database is told, its applications are kept out, and its groups are
+//! stopped. Nothing is decided here: the epochs are compared, and only a later one is believed.
+
+use std::time::Duration;
+
+use irongate_checkpoint::{FIRST_EPOCH, Program, Role, role_setup};
+use irongate_deployment::Configuration;
+use irongate_deployment::configuration::Flow;
+use irongate_deployment::groups::group_name;
+use irongate_manager::Control;
+use irongate_manager::supervisor::Word;
+
+use crate::error::Error;
+use crate::fence;
+use crate::place::Place;
+use crate::plan::{role_of, tell};
+
+/// What has a database in hand that is told of another site's taking over and is not closed yet.
+pub(crate) const GUARD: &str = "guard";
+/// How long a site may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long groups may take to stop.
+const STOP: Duration = Duration::from_secs(20);
+
+/// Another site has taken a database over.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Deposed {
+    /// The database and this site.
+    pub end: String,
+    /// The site that writes it.
+    pub live: String,
+    /// In which epoch.
+    pub epoch: u64,
+    /// This site is closed, shown by refused writes; or why it is not.
+    pub fenced: Result<(), String>,
+    /// Groups of this site that were told to stop, and what came of it; or why they were not.
+    pub stopped: Result<Vec<String>, String>,
+}
+
+/// What a guard has found of one database.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Found {
+    /// Nobody has taken over.
+    InOrder,
+    /// The other site cannot be asked; why.
+    Silent(String),
+    /// Another site has.
+    Deposed(Deposed),
+}
+
+/// Whether a row of another site is to be believed over what is known here.
+fn is_later(here: Option<&Role>, there: &Role, site: &str) -> bool {
+    // A run that has both sites in hand tells this one itself.
+    let runs = |role: &Role| role.run.as_ref().map(|holder| holder.run.clone());
+    let same_run = here.and_then(&runs).is_some_and(|run| Some(run) == runs(there));
+    there.live != site && there.epoch > here.map_or(FIRST_EPOCH, |role| role.epoch) && !same_run
+}
+
+/// Looks once after every database that one site writes at a time. Those without an administrator's address or without
+/// known applications are left out: nobody could close them.
+///
+/// # Errors
+/// [`Error::Database`] and others for this site's own databases; the others' silence is [`Found::Silent`].
+///
+/// Not cancel-safe in comfort: what was begun is repeated by the next call.
+pub async fn look(configuration: &Configuration, site: &str) -> Result<Vec<(String, Found)>, Error> {
+    let mut all = Vec::new();
+    for database in configuration.active_passive() {
+        let sites = configuration.databases.get(database);
+        let there = sites.is_some_and(|sites| sites.get(site).is_some_and(|address| address.admin.is_some()));
+        let known = configuration.access.get(database).is_some_and(|access| !access.roles.is_empty());
+        if there && known {
+            all.push((database.to_owned(), look_after(configuration, database, site).await?));
+        }
+    }
+    Ok(all)
+}
+
+async fn look_after(configuration: &Configuration, database: &str, site: &str) -> Result<Found, Error> {
+    let here = Place::connect(configuration, database, site).await?;
+    let known = role_of(&here).await?;
+    let others = configuration.databases.get(database).into_iter().flat_map(|sites| sites.keys());
+    let mut silent = Found::InOrder;
+    for other in others.filter(|other| *other != site) {
+        let asked = async { role_of(&Place::connect(configuration, database, other).await?).await };
+        let role = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(Some(role))) => role,
+            Ok(Ok(None)) => continue,
+            Ok(Err(error)) => {
+                silent = Found::Silent(error.to_string());
+                continue;
+            }
+            Err(_) => {
+                silent = Found::Silent(format!("{database}.{other} does not answer in {PATIENCE:?}"));
+                continue;
+            }
+        };
+        if is_later(known.as_ref(), &role, site) {
+            return depose(configuration, &here, &role).await.map(Found::Deposed);
+        }
+    }
+    // What an earlier look has begun and not ended. A site that somebody has opened since stays open.
+    let began = |role: &Role| role.run.as_ref().is_some_and(|holder| holder.run == GUARD);
+    if let Some(role) = known.filter(began) {
+        return depose(configuration, &here, &role).await.map(Found::Deposed);
+    }
+    Ok(silent)
+}
+
+async fn depose(configuration: &Configuration, here: &Place, role: &Role) -> Result<Deposed, Error> {
+    let own: Vec<&str> = here.own.iter().map(String::as_str).collect();
+    let sql = role_setup(&own).join(";\n");
+    here.session.batch_execute(&sql).await.map_err(here.failed("tell the site its role"))?;
+    tell(here, &role.live, role.epoch, Some(GUARD)).await?;
+    // What the database says now keeps Extract from starting; what runs already is told to stop.
+    let fenced =
+        fence::close(here, &fence::Close::default()).await.map(drop).map_err(|error| error.to_string());
+    if fenced.is_ok() {
+        const OVER: &str = "UPDATE irongate.role SET run = NULL, run_since = NULL WHERE run = $1";
+        here.session.execute(OVER, &[&GUARD]).await.map_err(here.failed("tell the site its role"))?;
+    }
+    let out = |flow: &&Flow| flow.database == here.database && flow.from == here.site && flow.at == here.site;
+    let flows: Vec<&Flow> = configuration.flows.values().filter(out).collect();
+    let mut groups = Vec::new();
+    for flow in flows {
+        groups.push(group_name(&flow.name, Program::Extract));
+        groups.extend(flow.pump.is_some().then(|| group_name(&flow.name, Program::Pump)));
+    }
+    let control = Control::of(&configuration.state_directory, &here.site);
+    let stopped = match control.order(Word::Stop, &groups, STOP).await {
+        Ok(_) => Ok(groups),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(Deposed { end: here.to_string(), live: role.live.clone(), epoch: role.epoch, fenced, stopped })
+}
+
+#[cfg(test)]
+mod tests {
+    use irongate_checkpoint::Holder;
+
+    use super::*;
+
+    fn role(live: &str, epoch: u64, run: Option<&str>) -> Role {
+        let run = run.map(|run| Holder { run: run.into(), holder: "dba@here".into(), since: "now".into() });
+        Role { live: live.into(), epoch, next: None, run }
+    }
+
+    #[test]
+    fn only_a_later_epoch_of_another_site_is_believed() {
+        let mine = role("main", 3, None);
+        assert!(is_later(Some(&mine), &role("secondary", 4, None), "main"));
+        assert!(!is_later(Some(&mine), &role("secondary", 3, None), "main"));
+        assert!(!is_later(Some(&mine), &role("main", 4, None), "main"));
+        // Never asked for a role before: the first epoch.
+        assert!(is_later(None, &role("secondary", 2, None), "main"));
+        assert!(!is_later(None, &role("main", 1, None), "main"));
+    }
+
+    #[test]
+    fn a_run_that_has_both_sites_in_hand_is_not_disturbed_and_one_of_another_is_no_excuse() {
+        let there = role("secondary", 4, Some("switchover-1"));
+        assert!(!is_later(Some(&role("main", 3, Some("switchover-1"))), &there, "main"));
+        assert!(is_later(Some(&role("main", 3, Some("switchover-0"))), &there, "main"));
+        assert!(is_later(Some(&role("main", 3, None)), &there, "main"));
+    }
+}

@@ -1,0 +1,340 @@
+//! Failover: a site takes over from one that is lost.
+//!
+//! Nothing here needs the lost site. What can be done there is tried and its outcome kept, since a site that is only cut
+//! off goes on writing: it is kept out by the epoch, which every trail that comes from it must have reached. That is set
+//! before anything else is decided by what has arrived, so that what has arrived is then all there will ever be.
+
+use std::time::{Duration, Instant};
+
+use irongate_checkpoint::{FIRST_EPOCH, Program, State};
+use irongate_deployment::groups::group_name;
+use irongate_manager::supervisor::Word;
+use irongate_trail::{Directory, Timestamp};
+use serde_json::{Value, json};
+
+use super::drain::standing;
+use super::roles::role_of;
+use super::{Progress, Run, Unit};
+use crate::engine::Step;
+use crate::error::Error;
+use crate::fence;
+
+const fn step(name: &'static str) -> Step {
+    Step { name, no_return: false }
+}
+
+/// In their order.
+pub(super) const STEPS: [Step; 10] = [
+    step("prechecks"),
+    step("lock"),
+    step("fence-lost"),
+    step("seal"),
+    step("apply-rest"),
+    step("stop-forward"),
+    step("divergence"),
+    step("reverse-capture"),
+    Step { name: super::switchover::OPEN, no_return: true },
+    step("roles"),
+];
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Run<'_> {
+    pub(super) async fn failover_step(
+        &mut self,
+        name: &str,
+        progress: &mut Progress<'_>,
+    ) -> Result<Value, Error> {
+        match name {
+            "fence-lost" => self.fence_lost().await,
+            "seal" => self.seal().await,
+            "apply-rest" => self.apply_rest(progress).await,
+            _ => self.divergence().await,
+        }
+    }
+
+    pub(super) async fn failover_undo(&mut self, name: &str) -> Result<Value, Error> {
+        match name {
+            "fence-lost" => self.reopen_lost().await,
+            "seal" => self.unseal().await,
+            _ => Ok(Value::Null),
+        }
+    }
+
+    /// Looks at what is known of the other site, and refuses to take over from one that answers, or without the loss being
+    /// accepted.
+    pub(super) async fn failover_precheck(&self) -> Result<Value, Error> {
+        let mut complaints = Vec::new();
+        let (from, to) = (&self.heading.from, &self.heading.to);
+        if let Err(error) = self.info(to).await {
+            complaints.push(format!("the manager of site \"{to}\" cannot be asked: {error}"));
+        }
+        let probes = self.probes().await;
+        let answers: Vec<String> =
+            probes.iter().filter(|probe| probe.answer.is_ok()).map(|probe| probe.sentence()).collect();
+        if !answers.is_empty() && !self.heading.force {
+            complaints.push(format!(
+                "site \"{from}\" is not lost: {}; a switchover loses nothing (irongate switchover --to {to}), and \
+                 --force takes over nevertheless",
+                answers.join(", ")
+            ));
+        }
+        let (now, mut databases) = (Timestamp::now(), Vec::new());
+        for unit in &self.units {
+            self.check_lost_role(unit, &mut complaints).await?;
+            if let Err(error) = fence::roles_exist(&unit.to).await {
+                complaints.push(error.to_string());
+            }
+            let arrived = self.arrived(unit).await?;
+            if !self.heading.accept_loss {
+                let (flow, name) = (&unit.pair.into.name, &unit.to);
+                complaints.push(match &arrived {
+                    Some(arrived) => format!(
+                        "what {} committed after {} is lost with it: nothing of {flow} has come for {:.1} s, about {} \
+                         transactions at most; --accept-loss accepts that",
+                        unit.pair.into.from,
+                        arrived.mark.commit_time,
+                        arrived.silence(now),
+                        arrived.estimate(now)
+                    ),
+                    None => format!("nothing of {flow} has ever come to {name}; --accept-loss takes it as it is"),
+                });
+            }
+            databases.push(json!({
+                "database": unit.to.to_string(),
+                "flow": unit.pair.into.name,
+                "arrived": arrived.map(|arrived| arrived.told(now)),
+                "fence": fence::standing(&unit.to).await?.map(|fence| fence.since),
+            }));
+        }
+        if !complaints.is_empty() {
+            return Err(Error::Refused { complaints });
+        }
+        Ok(json!({
+            "probes": probes.iter().map(super::evidence::Probe::told).collect::<Vec<_>>(),
+            "databases": databases,
+            "loss_accepted": self.heading.accept_loss,
+            "forced": self.heading.force,
+        }))
+    }
+
+    async fn check_lost_role(&self, unit: &Unit<'_>, complaints: &mut Vec<String>) -> Result<(), Error> {
+        let role = role_of(&unit.to).await?;
+        let holder = role.as_ref().and_then(|role| role.run.as_ref());
+        if let Some(holder) = holder.filter(|holder| holder.run != self.heading.run) {
+            complaints.push(format!(
+                "{} is in the hands of run \"{}\" of {} since {}",
+                unit.to, holder.run, holder.holder, holder.since
+            ));
+        }
+        let first = &self.first_live(unit);
+        let live = role.as_ref().map_or(first, |role| &role.live);
+        if *live != self.heading.from {
+            complaints.push(format!(
+                "{} says that site \"{live}\" writes, and not \"{}\"",
+                unit.to, self.heading.from
+            ));
+        }
+        Ok(())
+    }
+
+    /// Tries to close the lost site; that it cannot be reached is what is expected.
+    async fn fence_lost(&self) -> Result<Value, Error> {
+        let how = fence::Close {
+            standby: true,
+            writers: self.limits.probe,
+            locks: self.limits.locks,
+            run: Some(self.heading.run.clone()),
+        };
+        let mut tried = Vec::new();
+        for unit in &self.units {
+            let name = format!("{}.{}", unit.pair.database, self.heading.from);
+            let outcome = match unit.from() {
+                Err(error) => Err(error.to_string()),
+                Ok(place) => {
+                    match tokio::time::timeout(self.limits.probe * 4, fence::close(place, &how)).await {
+                        Ok(Ok(closed)) => Ok(json!(closed)),
+                        Ok(Err(error)) => Err(error.to_string()),
+                        Err(_) => Err("it did not answer in time".to_owned()),
+                    }
+                }
+            };
+            tried.push(match outcome {
+                Ok(closed) => json!({ "database": name, "fenced": true, "evidence": closed }),
+                Err(reason) => json!({ "database": name, "fenced": false, "reason": reason }),
+            });
+        }
+        Ok(json!({ "tried": tried }))
+    }
+
+    async fn reopen_lost(&self) -> Result<Value, Error> {
+        let mut opened = Vec::new();
+        for place in self.units.iter().filter_map(Unit::from_if_there) {
+            let by = fence::standing(place).await?.and_then(|fence| fence.run);
+            if by.as_ref() == Some(&self.heading.run) {
+                opened.extend(fence::open(place, self.limits.locks).await?);
+            }
+        }
+        Ok(json!({ "opened": opened }))
+    }
+
+    /// Lets nothing more in of the epoch that is over: the trails that come from the lost site take the next one only.
+    async fn seal(&self) -> Result<Value, Error> {
+        let mut sealed = Vec::new();
+        for unit in &self.units {
+            let epoch = self.next_epoch(unit).await?;
+            self.set_floor(unit, epoch).await?;
+            sealed.push(json!({ "flow": unit.pair.into.name, "epoch": epoch }));
+        }
+        // What is under way is cut, and let in again only in that epoch.
+        self.restart_collector().await?;
+        for unit in self.units.iter().filter(|unit| unit.pair.into.at == self.heading.to) {
+            let extract = group_name(&unit.pair.into.name, Program::Extract);
+            self.order(Word::Stop, &self.heading.to, &[extract]).await?;
+        }
+        Ok(json!({ "sealed": sealed }))
+    }
+
+    async fn unseal(&self) -> Result<Value, Error> {
+        for unit in &self.units {
+            let epoch = role_of(&unit.to).await?.map_or(FIRST_EPOCH, |role| role.epoch);
+            self.set_floor(unit, epoch).await?;
+        }
+        self.restart_collector().await?;
+        for unit in self.units.iter().filter(|unit| unit.pair.into.at == self.heading.to) {
+            let extract = group_name(&unit.pair.into.name, Program::Extract);
+            self.order(Word::Start, &self.heading.to, &[extract]).await?;
+        }
+        Ok(Value::Null)
+    }
+
+    async fn next_epoch(&self, unit: &Unit<'_>) -> Result<u64, Error> {
+        let role = role_of(&unit.to).await?;
+        let next = role.and_then(|role| role.next).filter(|(site, _)| *site == self.heading.to);
+        next.map(|(_, epoch)| epoch).ok_or_else(|| Error::Roles {
+            complaint: format!("{} is not in the hands of this run any more", unit.to),
+        })
+    }
+
+    async fn set_floor(&self, unit: &Unit<'_>, epoch: u64) -> Result<(), Error> {
+        if unit.pair.into.pump.is_none() {
+            return Ok(());
+        }
+        let directory = self.configuration.trail(unit.pair.into);
+        let set = tokio::task::spawn_blocking(move || {
+            let failed = |error| irongate_trail::Error::Io {
+                operation: "create",
+                path: directory.clone(),
+                source: error,
+            };
+            let storage = Directory::create(&directory).map_err(failed)?;
+            irongate_trail::set_epoch_floor(&storage, epoch)
+        });
+        let set = set.await.map_err(|error| irongate_deployment::Error::Internal(error.to_string()))?;
+        set.map_err(|error| irongate_deployment::Error::from(error).into())
+    }
+
+    async fn restart_collector(&self) -> Result<(), Error> {
+        if !self.units.iter().any(|unit| unit.pair.into.pump.is_some()) {
+            return Ok(());
+        }
+        let collector = [group_name(&self.heading.to, Program::Collector)];
+        self.order(Word::Stop, &self.heading.to, &collector).await?;
+        self.order(Word::Start, &self.heading.to, &collector).await
+    }
+
+    /// Waits until everything that has come is applied. What has not come whole never will be.
+    async fn apply_rest(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        let mut applied = Vec::new();
+        for unit in &self.units {
+            let flow = unit.pair.into;
+            let Some(arrived) = self.arrived(unit).await? else {
+                applied.push(json!({ "flow": flow.name, "arrived": null }));
+                continue;
+            };
+            let group = group_name(&flow.name, Program::Replicat);
+            let site = if flow.pump.is_some() { &flow.to } else { &flow.at };
+            if *site == self.heading.to {
+                self.order(Word::Start, site, std::slice::from_ref(&group)).await?;
+            }
+            let (begun, mut told) = (Instant::now(), Instant::now());
+            loop {
+                let (_, end) = standing(&unit.to, &flow.name).await?;
+                // The end of a commit record lies behind its beginning, which is what a mark has.
+                if end > arrived.mark.commit_lsn.0 {
+                    applied.push(json!({
+                        "flow": flow.name,
+                        "applied": end.to_string(),
+                        "arrived": arrived.told(Timestamp::now()),
+                    }));
+                    break;
+                }
+                if let Some(reason) = self.abended(site, &group).await? {
+                    return Err(Error::Group { group, site: site.clone(), doing: reason });
+                }
+                if begun.elapsed() > self.limits.drain {
+                    let (end, applied) = (unit.to.to_string(), end.to_string());
+                    return Err(Error::NotDrained { end, waited: begun.elapsed(), applied });
+                }
+                if told.elapsed() > Duration::from_secs(5) {
+                    told = Instant::now();
+                    progress(
+                        "apply-rest",
+                        &format!("{} is at {end} of {}", unit.to, arrived.mark.commit_lsn),
+                    );
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(json!({ "applied": applied }))
+    }
+
+    async fn abended(&self, site: &str, group: &str) -> Result<Option<String>, Error> {
+        if site != self.heading.to {
+            return Ok(None);
+        }
+        let info = self.info(site).await?;
+        let found = info.groups.into_iter().find(|found| found.name == group);
+        Ok(found.filter(|found| found.state == State::Abended).map(|found| found.doing))
+    }
+
+    /// Notes where the two sites part: what the lost one committed behind it is what salvage looks for.
+    async fn divergence(&self) -> Result<Value, Error> {
+        let mut points = Vec::new();
+        for unit in &self.units {
+            const SQL: &str =
+                "SELECT system_identifier, timeline, slot_incarnation::text, commit_lsn::text, end_lsn::text,
+                    commit_time::text, transactions FROM irongate.checkpoint WHERE flow = $1";
+            let failed = || unit.to.failed("read where the sites part");
+            let flow = &unit.pair.into.name;
+            let row = unit.to.session.query_opt(SQL, &[flow]).await.map_err(failed())?;
+            let Some(row) = row else {
+                points.push(json!({ "flow": flow, "checkpoint": null }));
+                continue;
+            };
+            let text = |column: usize| row.try_get::<_, String>(column).map_err(failed());
+            let number = |column: usize| row.try_get::<_, i64>(column).map_err(failed());
+            points.push(json!({
+                "flow": flow,
+                "system_identifier": text(0)?,
+                "timeline": number(1)?,
+                "slot_incarnation": text(2)?,
+                "commit_lsn": text(3)?,
+                "end_lsn": text(4)?,
+                "commit_time": text(5)?,
+                "transactions": number(6)?,
+            }));
+        }
+        Ok(json!({ "divergence": points }))
+    }
+
+    /// Lets the applications in with what there is: the sequences are put behind everything that stands in the tables.
+    pub(super) async fn open_alone(&self) -> Result<Value, Error> {
+        let mut opened = Vec::new();
+        for unit in &self.units {
+            opened.extend(fence::open(&unit.to, self.limits.locks).await?);
+        }
+        Ok(json!({ "opened": opened }))
+    }
+}

@@ -1,0 +1,139 @@
+//! Reinstatement: a site that was lost, or was cut off and taken over, becomes a standby again.
+//!
+//! It is closed first, and shown to be. What it had committed and never sent is salvage's, and must have been decided
+//! before: then its tables are emptied and filled again from a snapshot of the site that writes, whose stream goes on
+//! where the snapshot ends. One transaction does both, so that a reader there sees the old rows or the new ones.
+
+use irongate_checkpoint::Program;
+use irongate_deployment::groups::group_name;
+use irongate_deployment::{Event, Instantiate};
+use irongate_manager::supervisor::Word;
+use serde_json::{Value, json};
+
+use super::roles::role_of;
+use super::{Progress, Run, Unit};
+use crate::engine::Step;
+use crate::error::Error;
+use crate::fence;
+
+const fn step(name: &'static str) -> Step {
+    Step { name, no_return: false }
+}
+
+/// In their order. From the copy on the rows that the site had alone are gone.
+pub(super) const STEPS: [Step; 6] = [
+    step("prechecks"),
+    step("lock"),
+    step("fence"),
+    step("stop-groups"),
+    Step { name: "copy", no_return: true },
+    step("follow"),
+];
+
+impl Run<'_> {
+    pub(super) async fn reinstate_step(
+        &mut self,
+        name: &str,
+        progress: &mut Progress<'_>,
+    ) -> Result<Value, Error> {
+        match name {
+            "stop-groups" => self.stop_groups().await,
+            _ => self.copy(progress).await,
+        }
+    }
+
+    pub(super) async fn reinstate_precheck(&self) -> Result<Value, Error> {
+        let mut complaints = Vec::new();
+        let (back, live) = (&self.heading.from, &self.heading.to);
+        for site in [back, live] {
+            if let Err(error) = self.info(site).await {
+                complaints.push(format!("the manager of site \"{site}\" cannot be asked: {error}"));
+            }
+        }
+        for unit in &self.units {
+            match role_of(&unit.to).await? {
+                Some(role) if role.live == *live => {
+                    if let Some(holder) = role.run.filter(|holder| holder.run != self.heading.run) {
+                        complaints.push(format!(
+                            "{} is in the hands of run \"{}\" of {} since {}",
+                            unit.to, holder.run, holder.holder, holder.since
+                        ));
+                    }
+                }
+                Some(role) => complaints.push(format!("{} says that site \"{}\" writes", unit.to, role.live)),
+                None => {
+                    complaints.push(format!("{} was never taken over: nothing is to be reinstated", unit.to))
+                }
+            }
+            if fence::standing(&unit.to).await?.is_some() {
+                complaints.push(format!("{} is closed: the site that writes is to be open", unit.to));
+            }
+            if let Err(error) = fence::roles_exist(unit.from()?).await {
+                complaints.push(error.to_string());
+            }
+        }
+        if !complaints.is_empty() {
+            return Err(Error::Refused { complaints });
+        }
+        Ok(json!({ "checked": self.units.iter().map(|unit| unit.to.to_string()).collect::<Vec<_>>() }))
+    }
+
+    /// Stops everything that reads or writes the flows of both directions, at both sites, and drops the slot of the site
+    /// that comes back: its log is not needed any more.
+    async fn stop_groups(&self) -> Result<Value, Error> {
+        let mut stopped = Vec::new();
+        for unit in &self.units {
+            for flow in [unit.pair.into, unit.pair.out_of] {
+                for (site, groups) in self.where_they_run(flow) {
+                    self.order(Word::Stop, site, &groups).await?;
+                    stopped.extend(groups);
+                }
+            }
+        }
+        let mut slots = Vec::new();
+        for unit in &self.units {
+            if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
+                slots.push(unit.pair.into.slot.clone());
+            }
+        }
+        Ok(json!({ "groups": stopped, "dropped_slots": slots }))
+    }
+
+    /// Makes the tables of the site that comes back a copy of those of the site that writes.
+    async fn copy(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        let mut copied = Vec::new();
+        for unit in &self.units {
+            let flow = unit.pair.out_of;
+            // One that was cut off behind the copy and before its note may have been started by somebody since.
+            self.order(Word::Stop, &self.heading.to, &[group_name(&flow.name, Program::Extract)]).await?;
+            let options = Instantiate { truncate: true, slot_limit: self.limits.slot };
+            let mut tell = |event: Event<'_>| match event {
+                Event::Waiting(blockers) => {
+                    for blocker in blockers {
+                        progress("copy", &format!("the slot waits for {blocker}"));
+                    }
+                }
+                Event::Note(note) => progress("copy", &note),
+                _ => {}
+            };
+            let done =
+                irongate_deployment::instantiate(self.configuration, flow, &options, &mut tell).await?;
+            copied.push(json!({
+                "flow": flow.name,
+                "tables": done.tables,
+                "rows": done.rows,
+                "bytes": done.bytes,
+                "sequences": done.sequences,
+                "from": done.consistent_point.to_string(),
+            }));
+        }
+        Ok(json!({ "copied": copied }))
+    }
+}
+
+impl Unit<'_> {
+    /// The places that a run of two sites has in hand.
+    pub(super) fn both(&self) -> Result<[&crate::place::Place; 2], Error> {
+        Ok([self.from()?, &self.to])
+    }
+}

@@ -1,0 +1,127 @@
+//! What the tests of plans share: the reference deployment with an application that keeps its own books.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use irongate_tests::{Plan, Reference, Server, Tables, compare, wait_until};
+
+use super::deployment::PATIENCE;
+
+pub(crate) const ACCESS: &str = "[access.config]\nroles = [\"app\"]\n";
+
+/// An application that writes wherever it is let, and remembers what was acknowledged.
+pub(crate) struct Application {
+    over: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<Vec<i64>>,
+}
+
+impl Application {
+    pub(crate) fn start(servers: &[Server; 2], first: i64) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let addresses = servers.each_ref().map(|server| server.socket_uri("app", "config"));
+        let stopped = Arc::clone(&over);
+        let task = tokio::spawn(async move {
+            let (mut acknowledged, mut n, mut site) = (Vec::new(), first, 0);
+            while !stopped.load(Ordering::Relaxed) {
+                site = 1 - site;
+                let connected = tokio_postgres::connect(&addresses[site], tokio_postgres::NoTls).await;
+                let Ok((client, connection)) = connected else {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    continue;
+                };
+                let connection = tokio::spawn(connection);
+                while !stopped.load(Ordering::Relaxed) {
+                    n += 1;
+                    let insert = "INSERT INTO entry VALUES ('app', $1, nextval('numbers')::text)";
+                    if client.execute(insert, &[&n]).await.is_err() {
+                        break;
+                    }
+                    acknowledged.push(n);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                connection.abort();
+            }
+            acknowledged
+        });
+        Self { over, task }
+    }
+
+    pub(crate) async fn stop(self) -> Vec<i64> {
+        self.over.store(true, Ordering::Relaxed);
+        self.task.await.expect("the application does not panic")
+    }
+}
+
+pub(crate) async fn reference(major: u32) -> Reference {
+    let reference = Plan::new(major).more(ACCESS).control().make().await;
+    for server in &reference.servers {
+        let rights = "CREATE ROLE app LOGIN; CREATE SEQUENCE numbers; GRANT ALL ON entry, numbers TO app";
+        server.batch_in("config", rights).await;
+    }
+    for flow in ["csp", "css"] {
+        let (site, notes) = if flow == "csp" { ("main", false) } else { ("secondary", true) };
+        let said = reference.expect(site, 0, &["setup", flow]).await.stderr;
+        assert_eq!(said.contains("begins when it is its turn"), notes, "{said}");
+    }
+    assert_eq!(slots(&reference, 1).await, "mss", "no log is kept for the reverse flow");
+    reference.expect("secondary", 0, &["fence", "secondary"]).await;
+    reference
+}
+
+/// Waits until everything runs but the reverse set; one terminal sees both sites.
+pub(crate) async fn running(reference: &Reference) {
+    wait_until(PATIENCE, "everything but the reverse set to run", async || {
+        // As long as a site cannot be asked, the exit code says so.
+        let info = reference.start("main", &["info", "--json"]).finish(PATIENCE).await.json();
+        let groups = info["groups"].as_array().expect("groups are a list").clone();
+        let reverse = groups.iter().filter(|group| group["flow"] == "css").count();
+        let running = groups.iter().filter(|group| group["state"] == "RUNNING").count();
+        reverse == 3 && running == groups.len() - reverse && running == 11
+    })
+    .await;
+}
+
+/// The flows that have a slot at a site.
+pub(crate) async fn slots(reference: &Reference, site: usize) -> String {
+    let sql = "SELECT coalesce(string_agg(right(slot_name, 3), ',' ORDER BY slot_name), '') FROM pg_replication_slots";
+    reference.servers[site].scalar("config", sql).await
+}
+
+/// Waits until what is written at one site is at the other, and compares.
+pub(crate) async fn follows(reference: &Reference, from: usize, mark: i64) {
+    let sql = format!("INSERT INTO entry VALUES ('mark', {mark})");
+    reference.servers[from].batch_in("config", &sql).await;
+    let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark' AND n = {mark}");
+    wait_until(PATIENCE, &format!("mark {mark} at the other site"), async || {
+        reference.servers[1 - from].scalar("config", &seen).await == "1"
+    })
+    .await;
+    let [one, other] = reference.servers.each_ref().map(|server| server.uri("postgres", "config"));
+    compare(&one, &other, &Tables::All).await.assert_same();
+}
+
+/// Every acknowledged row is there; the key keeps it from being there twice.
+pub(crate) async fn books(server: &Server, acknowledged: &[i64]) {
+    assert!(!acknowledged.is_empty(), "the application has written nothing");
+    let rows = server.rows("config", "SELECT n::text FROM entry WHERE site = 'app' ORDER BY n").await;
+    let there: std::collections::BTreeSet<i64> =
+        rows.iter().filter_map(|row| row[0].as_ref()?.parse().ok()).collect();
+    let lost: Vec<_> = acknowledged.iter().filter(|n| !there.contains(n)).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+}
+
+/// No number of the sequence came twice.
+pub(crate) async fn numbers(server: &Server) {
+    let twice = "SELECT count(*) - count(DISTINCT word) FROM entry WHERE site = 'app'";
+    assert_eq!(server.scalar("config", twice).await, "0", "numbers of the sequence came twice");
+}
+
+/// Everything that a fence takes away, at one site.
+pub(crate) async fn rights(server: &Server) -> String {
+    let sql = "SELECT string_agg(line, ' ' ORDER BY line) FROM (
+        SELECT format('%s:%s', relname, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a))
+          FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')
+        UNION ALL SELECT format('%s:%s', rolname, rolcanlogin) FROM pg_roles WHERE rolname = 'app') s (line)";
+    server.scalar("config", sql).await
+}

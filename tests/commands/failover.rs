@@ -1,0 +1,106 @@
+//! The life after a disaster: a site is lost under load, the other one takes over, the lost one comes back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use irongate_tests::{Reference, SITES, Server, wait_until};
+
+use super::books::{Application, books, follows, reference, running, slots};
+use super::deployment::{PATIENCE, stop};
+
+/// The acknowledged numbers that are at a site.
+async fn there(server: &Server) -> BTreeSet<i64> {
+    let rows = server.rows("config", "SELECT n::text FROM entry WHERE site = 'app'").await;
+    rows.iter().filter_map(|row| row[0].as_ref()?.parse().ok()).collect()
+}
+
+/// Cuts the power of the main site: its server, its manager and its groups, all at once.
+async fn power_off(reference: &mut Reference) {
+    // What can be counted as sent.
+    reference.kill("main");
+    reference.servers[0].kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
+    for major in Server::majors() {
+        let mut reference = reference(major).await;
+        let [main_manager, secondary_manager] = SITES.map(|site| reference.start(site, &["manager"]));
+        running(&reference).await;
+
+        // A site that answers is not taken over, and nobody loses what he has not been told of.
+        let failover = ["failover", "--to", "secondary"];
+        let refused = reference.expect("secondary", 3, &failover).await.stderr;
+        assert!(refused.contains("is not lost") && refused.contains("--accept-loss"), "{refused}");
+        reference.expect("main", 2, &failover).await;
+        let nowhere = reference.expect("secondary", 2, &["failover", "--to", "nowhere"]).await.stderr;
+        assert!(nowhere.contains("no site \"nowhere\"") && nowhere.contains("secondary"), "{nowhere}");
+        assert_eq!(slots(&reference, 1).await, "mss");
+
+        let application = Application::start(&reference.servers, 0);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        power_off(&mut reference).await;
+        drop(main_manager);
+        let refused =
+            reference.expect("secondary", 3, &[&failover[..], &["--dry-run"]].concat()).await.stderr;
+        assert!(refused.contains("is lost with it") && !refused.contains("is not lost"), "{refused}");
+        let taken = reference.json("secondary", &[&failover[..], &["--accept-loss"]].concat()).await;
+        assert_eq!(taken["result"], "done", "{taken}");
+        assert!(taken["lost_transactions"].is_null(), "a dead site cannot be read: {taken}");
+        let probes = taken["steps"][0]["evidence"]["probes"].as_array().expect("a list").clone();
+        assert!(probes.len() == 2 && probes.iter().all(|probe| probe["answers"] == false), "{taken}");
+        println!("PostgreSQL {major}: {}", taken["steps"][0]["evidence"]["databases"][0]["arrived"]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(slots(&reference, 1).await, "css,mss");
+
+        // The old primary powers on, and its services start by themselves.
+        reference.servers[0].start_again().await;
+        let before = there(&reference.servers[0]).await;
+        let main_manager = reference.start("main", &["manager"]);
+        wait_until(PATIENCE, "the site that came back to be closed", async || {
+            reference.servers[0].try_client("app", "config").await.is_err()
+        })
+        .await;
+        let roles = "SELECT live || ' ' || epoch || ' ' || coalesce(run, 'free') FROM irongate.role";
+        wait_until(PATIENCE, "both sites to know who writes", async || {
+            reference.servers[0].scalar("config", roles).await == "secondary 2 free"
+        })
+        .await;
+        assert_eq!(reference.servers[1].scalar("config", roles).await, "secondary 2 free");
+        wait_until(PATIENCE, "the old Extract to be kept from running", async || {
+            let groups = reference.json("main", &["info", "csp"]).await["groups"].to_string();
+            groups.contains("ABENDED") || groups.contains("STOPPED")
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let acknowledged = application.stop().await;
+        let now = there(&reference.servers[1]).await;
+        let lost: Vec<i64> = acknowledged.iter().filter(|n| !now.contains(n)).copied().collect();
+        println!("PostgreSQL {major}: {} acknowledged, {} lost: {lost:?}", acknowledged.len(), lost.len());
+        // What was lost is at the site that was, and nothing of it came here behind the taking over.
+        assert!(lost.iter().all(|n| before.contains(n)), "{lost:?}");
+
+        let reinstated = reference.json("secondary", &["reinstate", "main", "--accept-loss"]).await;
+        assert_eq!(reinstated["result"], "done", "{reinstated}");
+        assert!(reference.servers[0].try_client("app", "config").await.is_err(), "a standby stays closed");
+        follows(&reference, 1, 1).await;
+
+        let application = Application::start(&reference.servers, 5_000_000);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let back = reference.json("main", &["switchback"]).await;
+        assert_eq!((&back["result"], &back["plan"]), (&"done".into(), &"switchback".into()), "{back}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let more = application.stop().await;
+        let kept = acknowledged.into_iter().filter(|n| !lost.contains(n)).chain(more).collect::<Vec<_>>();
+        books(&reference.servers[0], &kept).await;
+        follows(&reference, 0, 2).await;
+        assert_eq!(
+            (slots(&reference, 0).await, slots(&reference, 1).await),
+            ("csp,msp".into(), "mss".into()),
+            "normal mode: the reverse set is stopped and keeps no log"
+        );
+        for manager in [main_manager, secondary_manager] {
+            stop(manager).await;
+        }
+    }
+}
