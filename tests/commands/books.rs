@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use irongate_tests::{Plan, Reference, Server, Tables, compare, wait_until};
+use irongate_tests::{Plan, Reference, SITES, Server, Tables, compare, wait_for, wait_until};
 
 use super::deployment::PATIENCE;
 
@@ -93,8 +93,11 @@ pub(crate) async fn follows(reference: &Reference, from: usize, mark: i64) {
     let sql = format!("INSERT INTO entry VALUES ('mark', {mark})");
     reference.servers[from].batch_in("config", &sql).await;
     let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark' AND n = {mark}");
-    wait_until(PATIENCE, &format!("mark {mark} at the other site"), async || {
-        reference.servers[1 - from].scalar("config", &seen).await == "1"
+    wait_for(Duration::from_secs(30), &format!("mark {mark} at the other site"), async || {
+        if reference.servers[1 - from].scalar("config", &seen).await == "1" {
+            return Ok(());
+        }
+        Err(format!("{:?}", reference.groups(SITES[from]).await))
     })
     .await;
     let [one, other] = reference.servers.each_ref().map(|server| server.uri("postgres", "config"));
