@@ -5,6 +5,8 @@ mod deployment;
 
 #[path = "commands/books.rs"]
 mod books;
+#[path = "commands/boundaries.rs"]
+mod boundaries;
 #[path = "commands/conflicts.rs"]
 mod conflicts;
 #[path = "commands/demo.rs"]

@@ -237,8 +237,8 @@ impl Run<'_> {
                     let seconds = begun.elapsed().as_secs_f64();
                     match done {
                         Ok(evidence) => {
-                            journal.note(What::Done { step: name.to_owned(), seconds, evidence })?;
                             progress(name, &format!("done in {seconds:.1} s"));
+                            journal.note(What::Done { step: name.to_owned(), seconds, evidence })?;
                         }
                         Err(error) => return Err(self.failed(journal, &steps[..=place], error)),
                     }
