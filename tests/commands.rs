@@ -11,6 +11,8 @@ mod boundaries;
 mod conflicts;
 #[path = "commands/demo.rs"]
 mod demo;
+#[path = "commands/drill.rs"]
+mod drill;
 #[path = "commands/failover.rs"]
 mod failover;
 #[path = "commands/flow.rs"]

@@ -214,6 +214,14 @@ pub enum Error {
         /// How far the other site is.
         applied: String,
     },
+    /// A standby was written while it was open for a drill.
+    #[error("{transactions} transactions were written at the standby \"{end}\" while it was open")]
+    Touched {
+        /// The database and its site.
+        end: String,
+        /// How many.
+        transactions: u64,
+    },
     /// A journal cannot be written or read.
     #[error("cannot use journal \"{}\": {source}", path.display())]
     Journal {
@@ -354,6 +362,9 @@ impl Error {
             Self::NotDrained { .. } => "irongate lag shows where it hangs".to_owned(),
             Self::Breach { .. } => {
                 "take the run back with --abort, find out who wrote (irongate trail dump shows what), and close that way".to_owned()
+            }
+            Self::Touched { .. } => {
+                "it is no longer a copy: take the drill back with --abort, find out who wrote, and instantiate the flow again".to_owned()
             }
             Self::Journal { .. } => "see to the disk and its rights; nothing was done that the journal does not say".to_owned(),
             Self::BadJournal { .. } => "restore the file; a run is never gone on with by guessing".to_owned(),

@@ -5,6 +5,7 @@
 
 mod capture;
 mod drain;
+mod drill;
 mod evidence;
 mod failover;
 mod groups;

@@ -35,6 +35,9 @@ pub(crate) struct Switchover {
     pub(crate) to: String,
     #[command(flatten)]
     pub(crate) plan: Plan,
+    /// A drill: bring the standby level, open it in an epoch of its own, try it, and put everything back; nobody is moved
+    #[arg(long)]
+    pub(crate) drill: bool,
     /// Seconds that the standby may be behind when the run begins
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) max_lag: u64,

@@ -41,7 +41,8 @@ async fn run(global: &Global, here: &Here, request: &Request<'_>, limits: &Limit
 pub(crate) async fn switchover(global: &Global, options: &Switchover) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let limits = Limits { lag: Duration::from_secs(options.max_lag), ..limits(&options.plan) };
-    run(global, &here, &request(Kind::Switchover, &options.to, &options.plan), &limits).await
+    let kind = if options.drill { Kind::Drill } else { Kind::Switchover };
+    run(global, &here, &request(kind, &options.to, &options.plan), &limits).await
 }
 
 pub(crate) async fn switchback(global: &Global, options: &Switchback) -> anyhow::Result<()> {

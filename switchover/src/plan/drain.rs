@@ -38,25 +38,8 @@ impl Run<'_> {
     pub(super) async fn drain(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
         let mut certificates = Vec::new();
         for unit in &self.units {
-            let flow = &unit.pair.into.name;
             let behind = emit(unit.from()?, BEHIND, &self.heading.run).await?;
-            let (begun, mut told) = (Instant::now(), Instant::now());
-            let applied = loop {
-                let (_, applied) = standing(&unit.to, flow).await?;
-                if applied >= behind {
-                    break applied;
-                }
-                let waited = begun.elapsed();
-                if waited > self.limits.drain {
-                    let (end, applied) = (unit.to.to_string(), applied.to_string());
-                    return Err(Error::NotDrained { end, waited, applied });
-                }
-                if told.elapsed() > SAY {
-                    told = Instant::now();
-                    progress("drain", &format!("{} is at {applied}, the marker before {behind}", unit.to));
-                }
-                tokio::time::sleep(LOOK).await;
-            };
+            let applied = self.await_applied(unit, behind, progress).await?;
             self.unbroken(unit).await?;
             certificates.push(json!({
                 "database": unit.to.to_string(),
@@ -66,6 +49,49 @@ impl Run<'_> {
             }));
         }
         Ok(json!({ "certificates": certificates }))
+    }
+
+    /// Waits until everything that is committed by now is applied, while the site that writes goes on writing.
+    pub(super) async fn drain_unfenced(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        let mut level = Vec::new();
+        for unit in &self.units {
+            let (begun, behind) = (Instant::now(), emit(unit.from()?, BEHIND, &self.heading.run).await?);
+            let applied = self.await_applied(unit, behind, progress).await?;
+            level.push(json!({
+                "database": unit.to.to_string(),
+                "committed": behind.to_string(),
+                "applied": applied.to_string(),
+                "seconds": begun.elapsed().as_secs_f64(),
+            }));
+        }
+        Ok(json!({ "level": level }))
+    }
+
+    /// Waits until the standby has applied everything up to a place in the log of the site that writes.
+    async fn await_applied(
+        &self,
+        unit: &Unit<'_>,
+        behind: Lsn,
+        progress: &mut Progress<'_>,
+    ) -> Result<Lsn, Error> {
+        let flow = &unit.pair.into.name;
+        let (begun, mut told) = (Instant::now(), Instant::now());
+        loop {
+            let (_, applied) = standing(&unit.to, flow).await?;
+            if applied >= behind {
+                return Ok(applied);
+            }
+            let waited = begun.elapsed();
+            if waited > self.limits.drain {
+                let (end, applied) = (unit.to.to_string(), applied.to_string());
+                return Err(Error::NotDrained { end, waited, applied });
+            }
+            if told.elapsed() > SAY {
+                told = Instant::now();
+                progress("drain", &format!("{} is at {applied}, the marker before {behind}", unit.to));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Whether the marker still stands.

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use irongate_trail::{Begins, Directory, Item, Mark, Reader, Storage, Timestamp};
+use irongate_checkpoint::CHECKPOINT_SCHEMA;
+use irongate_trail::{
+    Begins, Commit, CommitLsn, Directory, Item, Mark, Reader, ResumeLsn, Storage, Timestamp,
+};
 use serde_json::{Value, json};
 
 use super::{Run, Unit};
@@ -57,6 +60,14 @@ impl Run<'_> {
     pub(super) async fn arrived(&self, unit: &Unit<'_>) -> Result<Option<Arrived>, Error> {
         let directory = self.configuration.trail(unit.pair.into);
         let read = tokio::task::spawn_blocking(move || arrived(&directory)).await;
+        let read = read.map_err(|error| irongate_deployment::Error::Internal(error.to_string()))?;
+        read.map_err(|error| irongate_deployment::Error::from(error).into())
+    }
+
+    /// Transactions that the reverse Extract has written to its trail since its slot was made.
+    pub(super) async fn rows_of(&self, unit: &Unit<'_>) -> Result<u64, Error> {
+        let directory = self.configuration.trail(unit.pair.out_of);
+        let read = tokio::task::spawn_blocking(move || written(&directory)).await;
         let read = read.map_err(|error| irongate_deployment::Error::Internal(error.to_string()))?;
         read.map_err(|error| irongate_deployment::Error::from(error).into())
     }
@@ -127,22 +138,36 @@ fn arrived(directory: &std::path::Path) -> Result<Option<Arrived>, irongate_trai
     };
     // The last file and the one before it, in case the last has only just begun.
     let first = listing.files.iter().rev().take(2).last().map_or(last.seqno, |file| file.seqno);
-    let mut reader = Reader::open(Arc::clone(&storage), Begins::File(first))?;
-    let (mut recent, mut rows) = (0, false);
+    let since = mark.commit_time.0.saturating_sub(WINDOW);
+    let recent = transactions(&storage, Begins::File(first), |commit| commit.commit_time.0 > since)?;
+    Ok(Some(Arrived { mark, recent, incomplete }))
+}
+
+fn written(directory: &std::path::Path) -> Result<u64, irongate_trail::Error> {
+    let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
+    let listing = irongate_trail::list(&*storage)?;
+    let Some(header) = listing.files.iter().rev().find_map(|file| file.header.as_ref()) else { return Ok(0) };
+    let lineage = header.lineage;
+    let begins =
+        Begins::After { lineage, commit: CommitLsn::default(), resume: ResumeLsn(lineage.slot_incarnation) };
+    transactions(&storage, begins, |_| true)
+}
+
+/// Counts the transactions of a trail that change rows which are not Irongate's own.
+fn transactions(
+    storage: &Arc<dyn Storage>,
+    begins: Begins,
+    wanted: impl Fn(&Commit) -> bool,
+) -> Result<u64, irongate_trail::Error> {
+    let mut reader = Reader::open(Arc::clone(storage), begins)?;
+    let (mut count, mut rows) = (0, false);
     while let Some(item) = reader.next()? {
         match item {
-            Item::Row { relation, .. } => {
-                rows |= relation.schema.as_str() != irongate_checkpoint::CHECKPOINT_SCHEMA;
-            }
+            Item::Row { relation, .. } => rows |= relation.schema.as_str() != CHECKPOINT_SCHEMA,
             Item::Truncate { .. } => rows = true,
-            Item::Commit(commit) => {
-                if rows && commit.commit_time.0 > mark.commit_time.0.saturating_sub(WINDOW) {
-                    recent += 1;
-                }
-                rows = false;
-            }
+            Item::Commit(commit) => count += u64::from(std::mem::take(&mut rows) && wanted(&commit)),
             Item::Begin(_) | Item::Message(_) | Item::Progress(_) => {}
         }
     }
-    Ok(Some(Arrived { mark, recent, incomplete }))
+    Ok(count)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{failover, reinstate, switchover};
+use super::{drill, failover, reinstate, switchover};
 use crate::engine::Step;
 
 /// A plan.
@@ -16,10 +16,12 @@ pub enum Kind {
     Failover,
     /// The site that was lost becomes a standby.
     Reinstate,
+    /// A switchover as far as it goes without anybody noticing.
+    Drill,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Switchover, Self::Switchback, Self::Failover, Self::Reinstate];
+    const ALL: [Self; 5] = [Self::Switchover, Self::Switchback, Self::Failover, Self::Reinstate, Self::Drill];
 
     /// By its name.
     pub fn of(name: &str) -> Option<Self> {
@@ -32,6 +34,7 @@ impl Kind {
             Self::Switchover | Self::Switchback => &switchover::STEPS,
             Self::Failover => &failover::STEPS,
             Self::Reinstate => &reinstate::STEPS,
+            Self::Drill => &drill::STEPS,
         }
     }
 }
@@ -43,6 +46,7 @@ impl fmt::Display for Kind {
             Self::Switchback => "switchback",
             Self::Failover => "failover",
             Self::Reinstate => "reinstate",
+            Self::Drill => "drill",
         })
     }
 }

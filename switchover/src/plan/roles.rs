@@ -14,7 +14,7 @@ impl Run<'_> {
         let mut epochs = Vec::new();
         for unit in &self.units {
             match self.kind {
-                Kind::Switchover | Kind::Switchback => {
+                Kind::Switchover | Kind::Switchback | Kind::Drill => {
                     for place in unit.both()? {
                         epochs.push(
                             json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),

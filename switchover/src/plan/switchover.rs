@@ -37,7 +37,7 @@ impl Run<'_> {
             "prechecks" => match self.kind {
                 Kind::Failover => self.failover_precheck().await,
                 Kind::Reinstate => self.reinstate_precheck().await,
-                Kind::Switchover | Kind::Switchback => self.precheck().await,
+                Kind::Switchover | Kind::Switchback | Kind::Drill => self.precheck().await,
             },
             "lock" => self.lock().await,
             "reverse-capture" => self.begin_reverse(progress).await,
@@ -51,6 +51,7 @@ impl Run<'_> {
             "follow" => self.follow().await,
             _ => match self.kind {
                 Kind::Failover => self.failover_step(name, progress).await,
+                Kind::Drill => self.drill_step(name, progress).await,
                 _ => self.reinstate_step(name, progress).await,
             },
         }
@@ -64,6 +65,7 @@ impl Run<'_> {
             FENCE => self.reopen().await,
             "stop-forward" => self.start_forward().await,
             _ if self.kind == Kind::Failover => self.failover_undo(name).await,
+            _ if self.kind == Kind::Drill => self.drill_undo(name).await,
             _ => Ok(Value::Null),
         }
     }

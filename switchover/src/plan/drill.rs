@@ -1,0 +1,133 @@
+//! Drill: a switchover as far as it goes without anybody noticing.
+//!
+//! The standby is brought level, opened in an epoch of its own and tried, while the site that writes goes on writing;
+//! what it writes meanwhile waits in the trail. Then everything is put back. Reverse capture runs all the while: its slot
+//! shows whether anybody has written at the standby, and if so, that is said and the standby is no longer a copy.
+
+use irongate_checkpoint::Program;
+use irongate_deployment::groups::group_name;
+use irongate_manager::supervisor::Word;
+use irongate_postgres::sql::quote_identifier;
+use serde_json::{Value, json};
+
+use super::{Progress, Run};
+use crate::engine::Step;
+use crate::error::Error;
+use crate::fence;
+
+const fn step(name: &'static str) -> Step {
+    Step { name, no_return: false }
+}
+
+/// In their order. Each can be taken back.
+pub(super) const STEPS: [Step; 11] = [
+    step("prechecks"),
+    step("lock"),
+    step("reverse-capture"),
+    step("marker"),
+    step("drain-unfenced"),
+    step("stop-replicat"),
+    step("open-standby"),
+    step("close-standby"),
+    step("untouched"),
+    step("put-back"),
+    step("unlock"),
+];
+
+impl Run<'_> {
+    pub(super) async fn drill_step(
+        &mut self,
+        name: &str,
+        progress: &mut Progress<'_>,
+    ) -> Result<Value, Error> {
+        match name {
+            "drain-unfenced" => self.drain_unfenced(progress).await,
+            "stop-replicat" => self.replicats(Word::Stop).await,
+            "open-standby" => self.open_standby().await,
+            "close-standby" => self.close_standby().await,
+            "untouched" => self.untouched().await,
+            "put-back" => self.put_back(progress).await,
+            _ => self.unlock().await,
+        }
+    }
+
+    pub(super) async fn drill_undo(&mut self, name: &str) -> Result<Value, Error> {
+        match name {
+            "stop-replicat" => self.replicats(Word::Start).await,
+            "open-standby" => self.close_standby().await,
+            _ => Ok(Value::Null),
+        }
+    }
+
+    /// Starts or stops the forward Replicats.
+    async fn replicats(&self, word: Word) -> Result<Value, Error> {
+        let mut all = Vec::new();
+        for unit in &self.units {
+            let flow = unit.pair.into;
+            let site = if flow.pump.is_some() { &flow.to } else { &flow.at };
+            let group = group_name(&flow.name, Program::Replicat);
+            self.order(word, site, std::slice::from_ref(&group)).await?;
+            all.push(group);
+        }
+        Ok(json!({ "groups": all }))
+    }
+
+    /// Lets the applications' roles in and tries a write as each, rolled back.
+    async fn open_standby(&self) -> Result<Value, Error> {
+        let mut opened = Vec::new();
+        for unit in &self.units {
+            opened.extend(fence::open(&unit.to, self.limits.locks).await?);
+        }
+        Ok(json!({ "opened": opened }))
+    }
+
+    async fn close_standby(&self) -> Result<Value, Error> {
+        let how =
+            fence::Close { standby: true, writers: self.limits.writers, locks: self.limits.locks, run: None };
+        let mut closed = Vec::new();
+        for unit in &self.units {
+            closed.push(fence::close(&unit.to, &how).await?);
+        }
+        Ok(json!({ "closed": closed }))
+    }
+
+    /// Looks into the standby's log for what was written there while it was open.
+    async fn untouched(&self) -> Result<Value, Error> {
+        const PEEK: &str = "SELECT count(*) FROM (
+            SELECT p.xid FROM pg_catalog.pg_replication_slots s,
+                   LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(s.slot_name, NULL, NULL,
+                       'proto_version', '1', 'publication_names', $2::text) p
+             WHERE s.slot_name = $1
+             GROUP BY p.xid
+            HAVING bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))
+               AND NOT bool_or(pg_catalog.get_byte(p.data, 0) = 79)) written";
+        let mut looked = Vec::new();
+        for unit in &self.units {
+            let flow = unit.pair.out_of;
+            // A slot that is read cannot be looked into; what was read of it is in the trail, and looked at there.
+            let extract = group_name(&flow.name, Program::Extract);
+            self.order(Word::Stop, &self.heading.to, std::slice::from_ref(&extract)).await?;
+            let publication = quote_identifier(&flow.publication);
+            let failed = || unit.to.failed("look for writes at the standby");
+            let row = unit.to.session.query_one(PEEK, &[&flow.slot, &publication]).await.map_err(failed())?;
+            let in_slot: i64 = row.try_get(0).map_err(failed())?;
+            let in_trail = self.rows_of(unit).await?;
+            if in_slot > 0 || in_trail > 0 {
+                return Err(Error::Touched {
+                    end: unit.to.to_string(),
+                    transactions: in_trail + in_slot.unsigned_abs(),
+                });
+            }
+            looked.push(json!({ "database": unit.to.to_string(), "transactions_written_there": 0 }));
+        }
+        Ok(json!({ "looked": looked }))
+    }
+
+    /// Drops the reverse slot and lets the standby follow again.
+    async fn put_back(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        let dropped = self.end_reverse().await?;
+        let started = self.replicats(Word::Start).await?;
+        let caught_up = self.drain_unfenced(progress).await?;
+        Ok(json!({ "reverse": dropped, "started": started, "caught_up": caught_up }))
+    }
+}

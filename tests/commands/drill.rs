@@ -1,0 +1,50 @@
+//! A drill: the whole way without moving anybody, and what somebody writes at the open standby is found.
+
+use std::process::Command;
+
+use irongate_tests::{Process, SITES, Server};
+
+use super::books::{Application, books, follows, numbers, reference, rights, running, slots};
+use super::deployment::{PATIENCE, stop};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {
+    for major in Server::majors() {
+        let reference = reference(major).await;
+        let managers = SITES.map(|site| reference.start(site, &["manager"]));
+        running(&reference).await;
+        let [main, secondary] = &reference.servers;
+        let before = [rights(main).await, rights(secondary).await];
+        let application = Application::start(&reference.servers, 0);
+        let words = ["switchover", "--to", "secondary", "--drill"];
+        let drill = reference.json("secondary", &words).await;
+        assert_eq!((&drill["plan"], &drill["result"]), (&"drill".into(), &"done".into()), "{drill}");
+        assert!(drill["outage_seconds"].is_null(), "nobody waits: {drill}");
+        let acknowledged = application.stop().await;
+        books(main, &acknowledged).await;
+        numbers(main).await;
+        follows(&reference, 0, 1).await;
+        assert_eq!([rights(main).await, rights(secondary).await], before);
+        assert_eq!((slots(&reference, 0).await, slots(&reference, 1).await), ("csp,msp".into(), "mss".into()));
+        assert!(secondary.try_client("app", "config").await.is_err(), "the standby is closed again");
+
+        // Cut off while the standby is open, and somebody writes there.
+        let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
+        run.arg(reference.directory.path().join("irongate.toml"));
+        run.args(["secondary", "drill", "secondary", "begin", "open-standby", "done"]);
+        run.current_dir(reference.directory.path());
+        assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+        let client = secondary.try_client("app", "config").await.expect("the standby is open");
+        client.execute("INSERT INTO entry VALUES ('astray', 1)", &[]).await.expect("the standby is open");
+        let found = reference.expect("secondary", 4, &[&words[..], &["--resume"]].concat()).await.stderr;
+        assert!(found.contains("1 transactions were written at the standby"), "{found}");
+        reference.expect("secondary", 0, &[&words[..], &["--abort"]].concat()).await;
+        assert!(secondary.try_client("app", "config").await.is_err(), "the standby is closed again");
+        assert_eq!((slots(&reference, 0).await, slots(&reference, 1).await), ("csp,msp".into(), "mss".into()));
+        secondary.batch_in("config", "DELETE FROM entry WHERE site = 'astray'").await;
+        follows(&reference, 0, 2).await;
+        for manager in managers {
+            stop(manager).await;
+        }
+    }
+}
