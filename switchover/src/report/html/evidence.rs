@@ -11,7 +11,7 @@ const LONG: usize = 4000;
 const MANY: usize = 20;
 
 /// What tells one of a list from the next.
-const NAMES: [&str; 5] = ["database", "flow", "site", "group", "name"];
+const NAMES: [&str; 6] = ["database", "flow", "site", "group", "name", "asked"];
 
 /// A piece of evidence.
 pub(super) fn evidence(value: &Value) -> Markup {
@@ -103,7 +103,7 @@ fn figure(number: &serde_json::Number) -> String {
 
 /// A name of the journal as it is said.
 pub(super) fn words(name: &str) -> String {
-    let name = name.replace(['_', '-'], " ");
+    let name = name.replace(['_', '-'], " ").replace("lsn", "LSN");
     let mut letters = name.chars();
     let first = letters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     first + letters.as_str()
