@@ -14,43 +14,49 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Looks at the page in the frame from outside, so that the page is measured as it is, and its policy stays as it is.
 const MEASURE: &str = r#"
 onload = () => {
-  const frame = document.getElementById("page"), page = frame.contentDocument, width = frame.clientWidth;
-  const said = [], name = (node) => {
+  const frame = document.getElementById("page"), page = frame.contentDocument;
+  const name = (node) => {
     const element = node.nodeType === 3 ? node.parentElement : node;
     return "<" + element.tagName + " class='" + (element.getAttribute("class") || "") + "'> " +
       JSON.stringify((node.textContent || "").trim().slice(0, 40));
   };
-  if (page.documentElement.scrollWidth > width)
-    said.push("the page is " + page.documentElement.scrollWidth + " wide in " + width);
-  for (const element of page.body.querySelectorAll("*")) {
-    // What is in a drawing is cut at its edges.
-    if (element.ownerSVGElement) continue;
-    const box = element.getBoundingClientRect();
-    if (box.width && (box.left < -0.5 || box.right > width + 0.5)) said.push(name(element) + " sticks out");
-    if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== "inline" && element.clientWidth)
-      said.push(name(element) + " holds more than it is wide");
-  }
-  const texts = [], walker = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
-  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
-    if (!node.textContent.trim() || node.parentElement.closest("svg")) continue;
-    const range = page.createRange();
-    range.selectNodeContents(node);
-    for (const box of range.getClientRects()) texts.push({ node, box });
-  }
-  texts.sort((a, b) => a.box.top - b.box.top);
-  for (let i = 0; i < texts.length; i++)
-    for (let j = i + 1; j < texts.length && texts[j].box.top < texts[i].box.bottom; j++) {
-      const a = texts[i].box, b = texts[j].box;
-      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-      const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-      // Lines of one height may touch.
-      if (across > 1 && down > 4) said.push(name(texts[i].node) + " lies on " + name(texts[j].node));
+  const look = (width) => {
+    frame.style.width = width + "px";
+    const said = [];
+    if (page.documentElement.scrollWidth > width)
+      said.push("the page is " + page.documentElement.scrollWidth + " wide in " + width);
+    for (const element of page.body.querySelectorAll("*")) {
+      // What is in a drawing is cut at its edges.
+      if (element.ownerSVGElement) continue;
+      const box = element.getBoundingClientRect();
+      if (box.width && (box.left < -0.5 || box.right > width + 0.5)) said.push(name(element) + " sticks out");
+      if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== "inline" && element.clientWidth)
+        said.push(name(element) + " holds more than it is wide");
     }
-  const small = texts.filter((text) => parseFloat(getComputedStyle(text.node.parentElement).fontSize) < 11);
-  for (const text of small) said.push(name(text.node) + " is too small to be read");
+    const texts = [], walker = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+      if (!node.textContent.trim() || node.parentElement.closest("svg")) continue;
+      const range = page.createRange();
+      range.selectNodeContents(node);
+      for (const box of range.getClientRects()) texts.push({ node, box });
+    }
+    texts.sort((a, b) => a.box.top - b.box.top);
+    for (let i = 0; i < texts.length; i++)
+      for (let j = i + 1; j < texts.length && texts[j].box.top < texts[i].box.bottom; j++) {
+        const a = texts[i].box, b = texts[j].box;
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        // Lines of one height may touch.
+        if (across > 1 && down > 4) said.push(name(texts[i].node) + " lies on " + name(texts[j].node));
+      }
+    const small = texts.filter((text) => parseFloat(getComputedStyle(text.node.parentElement).fontSize) < 11);
+    for (const text of small) said.push(name(text.node) + " is too small to be read");
+    return { width, texts: texts.length, said: said.slice(0, 20) };
+  };
+  const seen = document.body.dataset.widths.split(" ").map(Number).map(look);
   const found = document.createElement("pre");
   found.id = "found";
-  found.textContent = JSON.stringify({ texts: texts.length, said: said.slice(0, 20) });
+  found.textContent = JSON.stringify(seen);
   frame.remove();
   document.body.append(found);
 };
@@ -66,6 +72,8 @@ pub struct Browser {
 /// What was found on a page.
 #[derive(Debug, serde::Deserialize)]
 pub struct Seen {
+    /// How wide it was shown, in pixels.
+    pub width: u32,
     /// Pieces of text that can be seen.
     pub texts: usize,
     /// What cannot be read, at most twenty.
@@ -90,15 +98,17 @@ impl Browser {
         Some(Self { program: program?, directory: TempDir::new() })
     }
 
-    /// Shows a page in so many pixels, and tells what cannot be read.
+    /// Shows a page as wide as each of these, in pixels, and tells what cannot be read.
     ///
     /// # Panics
     /// When the browser does not show it.
-    pub async fn look(&self, page: &str, width: u32) -> Seen {
+    pub async fn look(&self, page: &str, widths: &[u32]) -> Vec<Seen> {
+        let widths: Vec<String> = widths.iter().map(u32::to_string).collect();
         let quoted = page.replace('&', "&amp;").replace('"', "&quot;");
         let frame = format!(
-            "<!DOCTYPE html><meta charset=utf-8><body style='margin:0'><script>{MEASURE}</script>\
-             <iframe id=page style='border:0;width:{width}px;height:900px' srcdoc=\"{quoted}\"></iframe>"
+            "<!DOCTYPE html><meta charset=utf-8><body style='margin:0' data-widths='{}'><script>{MEASURE}</script>\
+             <iframe id=page style='border:0;height:900px' srcdoc=\"{quoted}\"></iframe>",
+            widths.join(" ")
         );
         let dom = self.run(&frame, &["--window-size=1600,1000", "--dump-dom"]).await;
         let found = dom.split_once("<pre id=\"found\">").and_then(|(_, rest)| rest.split_once("</pre>"));

@@ -281,15 +281,15 @@ async fn everything_on_a_page_can_be_read_in_a_browser() {
     };
     for (name, report) in pages() {
         let page = html(&report);
-        for width in WIDTHS {
-            let seen = browser.look(&page, width).await;
+        for seen in browser.look(&page, &WIDTHS).await {
+            let width = seen.width;
             assert!(seen.said.is_empty(), "{name} at {width}: {:#?}", seen.said);
             assert!(seen.texts > 40, "{name} at {width}: {} pieces of text", seen.texts);
         }
     }
     // The measure finds what it is there for.
     let wide = "<body><p style='width:3000px'>wide</p><p style='position:absolute;top:0;left:0'>over</p>";
-    let said = browser.look(wide, 400).await.said.join("\n");
+    let said = browser.look(wide, &[400]).await[0].said.join("\n");
     assert!(said.contains("sticks out") && said.contains("lies on"), "{said}");
     let hostile = browser.dom(&html(&hostile().report())).await;
     assert!(hostile.contains("<title>failover-20261121150000000000: unfinished</title>"), "nothing was run");
