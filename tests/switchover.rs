@@ -3,3 +3,5 @@
 
 #[path = "switchover/fence.rs"]
 mod fence;
+#[path = "switchover/report.rs"]
+mod report;

@@ -122,6 +122,9 @@ pub(crate) enum Command {
         /// The run
         #[arg(value_name = "RUN")]
         run: Option<String>,
+        /// Write the report of the run to this file, as a page that needs nothing else and can be printed
+        #[arg(long, value_name = "FILE", requires = "run")]
+        html: Option<PathBuf>,
     },
     /// Keep the applications out of a site: rights to write, CONNECT, LOGIN and triggers are saved and taken away, sessions
     /// ended, and a write as the application's role must fail

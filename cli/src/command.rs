@@ -13,6 +13,7 @@ mod lag;
 mod manager;
 mod position;
 mod run;
+mod runs;
 mod sequences;
 mod setup;
 mod sites;
@@ -51,7 +52,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Switchback(options) => switchover::switchback(&global, &options).await,
         Command::Failover(options) => switchover::failover(&global, &options).await,
         Command::Reinstate(options) => switchover::reinstate(&global, &options).await,
-        Command::Runs { run } => switchover::runs(&global, run.as_deref()),
+        Command::Runs { run, html } => runs::run(&global, run.as_deref(), html.as_deref()),
         Command::Fence(options) => fence::close(&global, &options).await,
         Command::Open(options) => fence::open(&global, &options).await,
         Command::Info(names) => info::run(&global, &names).await,

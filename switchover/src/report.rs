@@ -1,16 +1,29 @@
 //! What a run has done so far, as its journal tells it.
 //!
-//! Goes by the journal alone, so that a run of any plan and of any release can be told of.
+//! Goes by the journal alone, so that a run of any plan and of any release can be told of. What a plan has to say besides
+//! its steps it says by names in its evidence: `certificates`, `markers`, `sequences` and `digests` make the certificate,
+//! and what has `arrived` of each of the `databases` says what a failover may have cost.
 
-use serde::Serialize;
-use serde_json::Value;
+mod html;
+mod timeline;
+mod verdict;
 
+use irongate_trail::Timestamp;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use crate::engine::Step;
 use crate::journal::{Entry, Heading, Outcome, What};
+use crate::plan::Kind;
+pub use html::html;
+pub use verdict::{Advice, Loss};
 
 /// Nobody writes from its beginning on.
 const FENCE: &str = "fence";
 /// Applications write again from its end on.
 const OPEN: &str = "open";
+/// What a certificate is made of.
+const CERTIFIED: [&str; 5] = ["markers", "certificates", "sequences", "counts", "digests"];
 
 /// A step in a report.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -21,10 +34,45 @@ pub struct StepReport {
     pub result: &'static str,
     /// How long it took.
     pub seconds: f64,
-    /// When it began, in microseconds since 2000-01-01 00:00 UTC.
+    /// When it began, in microseconds since 2000-01-01 00:00 UTC; as RFC 3339 in JSON.
+    #[serde(serialize_with = "as_time")]
     pub at: i64,
     /// What shows it; the reason if it failed.
     pub evidence: Value,
+}
+
+/// One attempt at a step, or at taking it back.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Try {
+    /// The step.
+    pub step: String,
+    /// It was to be taken back.
+    pub back: bool,
+    /// `done`, `undone`, `failed`, `cut off`, or `begun` for one whose end is not noted and behind which nothing is.
+    pub result: &'static str,
+    /// When it began, in microseconds since 2000-01-01 00:00 UTC; as RFC 3339 in JSON.
+    #[serde(serialize_with = "as_time")]
+    pub at: i64,
+    /// When it ended, likewise; none if that was not noted.
+    #[serde(serialize_with = "as_time_if_any")]
+    pub ended: Option<i64>,
+    /// What shows it.
+    pub evidence: Value,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What was to be done then.
+    pub hint: Option<String>,
+}
+
+/// A stretch of time, in microseconds since 2000-01-01 00:00 UTC; as RFC 3339 in JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Window {
+    /// Its begin.
+    #[serde(serialize_with = "as_time")]
+    pub begun: i64,
+    /// Its end; none while it lasts.
+    #[serde(serialize_with = "as_time_if_any")]
+    pub ended: Option<i64>,
 }
 
 /// What a run has done so far.
@@ -42,65 +90,87 @@ pub struct Report {
     pub to: String,
     /// The databases.
     pub databases: Vec<String>,
+    /// Who began it, and where.
+    pub holder: String,
+    /// The release of Irongate that began it.
+    pub release: String,
+    /// From its beginning to its last entry; without an end as long as it is not over. None for a dry run.
+    pub time: Option<Window>,
     /// From the closing of one site to the opening of the other.
     pub outage_seconds: Option<f64>,
+    /// The same as times: without an end while applications are kept out.
+    pub outage: Option<Window>,
     /// Transactions that were committed and are not there; none while that cannot be known.
     pub lost_transactions: Option<u64>,
+    /// How that is known, or why it cannot be.
+    pub loss: Loss,
+    /// What shows that everything has come: markers, positions, sequences, counts, digests.
+    pub certificate: Map<String, Value>,
+    /// What is to be done now.
+    pub next: Vec<Advice>,
     /// Its steps, in the order in which they were begun last.
     pub steps: Vec<StepReport>,
+    /// Every attempt at a step, in their order.
+    pub tries: Vec<Try>,
 }
 
-/// Whether a plan takes over from a site that cannot be read, or gives up what it had alone: what that is, it cannot know.
-fn loses(plan: &str) -> bool {
-    matches!(plan, "failover" | "reinstate")
+impl Try {
+    /// How long it took, as far as that is known.
+    pub fn seconds(&self) -> Option<f64> {
+        self.ended.map(|ended| (ended - self.at) as f64 / 1e6)
+    }
+
+    fn end(&mut self, at: i64, result: &'static str) {
+        (self.ended, self.result) = (Some(at), result);
+    }
+}
+
+impl Window {
+    /// Its length, if it has an end.
+    pub fn seconds(self) -> Option<f64> {
+        self.ended.map(|ended| (ended - self.begun) as f64 / 1e6)
+    }
 }
 
 /// What a journal tells.
 pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
-    let mut steps: Vec<StepReport> = Vec::new();
-    let (mut closed, mut opened, mut result) = (None, None, "unfinished");
+    let tries = tries(entries);
+    // What has no journal was a look.
+    let mut result = if entries.is_empty() { "checked" } else { "unfinished" };
+    let (is_failover, is_reinstate) = (heading.plan == verdict::FAILOVER, heading.plan == verdict::REINSTATE);
+    let (mut outage, mut certificate) = (None::<Window>, Map::new());
+    if let (true, Some(first)) = (is_failover, entries.first()) {
+        // The site was lost before, and nobody knows when.
+        outage = Some(Window { begun: first.at, ended: None });
+    }
     for entry in entries {
         match &entry.what {
-            What::Step { step } => {
-                steps.retain(|known| known.name != *step);
-                steps.push(StepReport {
-                    name: step.clone(),
-                    result: "begun",
-                    seconds: 0.0,
-                    at: entry.at,
-                    evidence: Value::Null,
-                });
-                if step == FENCE && closed.is_none() {
-                    closed = Some(entry.at);
+            What::Step { step } if step == FENCE && !is_reinstate => {
+                outage.get_or_insert(Window { begun: entry.at, ended: None });
+            }
+            What::Done { step, evidence, .. } => {
+                certify(evidence, &mut certificate);
+                if step == OPEN
+                    && let Some(outage) = &mut outage
+                {
+                    outage.ended = Some(entry.at);
                 }
             }
-            What::Done { step, seconds, evidence } => {
-                if let Some(known) = steps.iter_mut().find(|known| known.name == *step) {
-                    (known.result, known.seconds, known.evidence) = ("done", *seconds, evidence.clone());
-                }
-                if step == OPEN {
-                    opened = Some(entry.at);
-                }
-            }
-            What::Failed { step, error, .. } => {
-                if let Some(known) = steps.iter_mut().find(|known| known.name == *step) {
-                    (known.result, known.evidence) = ("failed", Value::String(error.clone()));
-                }
-            }
-            What::Undone { step, evidence } => {
-                if let Some(known) = steps.iter_mut().find(|known| known.name == *step) {
-                    (known.result, known.evidence) = ("undone", evidence.clone());
-                }
-                if step == FENCE {
-                    opened = Some(entry.at);
+            What::Undone { step, .. } if step == FENCE => {
+                if let Some(outage) = &mut outage {
+                    outage.ended = Some(entry.at);
                 }
             }
             What::Ended { outcome: Outcome::Done } => result = "done",
             What::Ended { outcome: Outcome::Aborted } => result = "aborted",
-            What::Begun(_) | What::Undo { .. } => {}
+            _ => {}
         }
     }
-    let outage = closed.zip(opened).map(|(closed, opened)| (opened - closed) as f64 / 1e6);
+    let time = entries
+        .first()
+        .zip(entries.last())
+        .map(|(first, last)| Window { begun: first.at, ended: (result != "unfinished").then_some(last.at) });
+    let (lost_transactions, loss) = verdict::loss(heading, result, &certificate, &tries);
     Report {
         run: Some(heading.run.clone()),
         plan: heading.plan.clone(),
@@ -108,9 +178,128 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
         from: heading.from.clone(),
         to: heading.to.clone(),
         databases: heading.databases.clone(),
-        outage_seconds: outage,
-        // A run comes to its end only when the other site's log was looked into and held nothing more.
-        lost_transactions: (matches!(result, "done" | "aborted") && !loses(&heading.plan)).then_some(0),
-        steps,
+        holder: heading.holder.clone(),
+        release: heading.release.clone(),
+        time,
+        outage_seconds: outage.and_then(Window::seconds),
+        outage,
+        lost_transactions,
+        loss,
+        certificate,
+        next: verdict::advice(heading, result, &tries),
+        steps: steps(entries, &tries),
+        tries,
+    }
+}
+
+/// Whether a step is one from whose beginning on there is no way back.
+fn is_no_return(heading: &Heading, step: &str) -> bool {
+    match Kind::of(&heading.plan) {
+        Some(kind) => kind.steps().iter().any(|Step { name, no_return }| *name == step && *no_return),
+        None => step == OPEN,
+    }
+}
+
+/// Every attempt. One that ends without a note was cut off by whatever was begun behind it.
+fn tries(entries: &[Entry]) -> Vec<Try> {
+    let mut tries: Vec<Try> = Vec::new();
+    for entry in entries {
+        let last = tries.last_mut().filter(|last| last.ended.is_none());
+        match &entry.what {
+            What::Step { step } | What::Undo { step } => {
+                if let Some(last) = last {
+                    last.result = "cut off";
+                }
+                tries.push(Try {
+                    step: step.clone(),
+                    back: matches!(entry.what, What::Undo { .. }),
+                    result: "begun",
+                    at: entry.at,
+                    ended: None,
+                    evidence: Value::Null,
+                    error: None,
+                    hint: None,
+                });
+            }
+            What::Done { evidence, .. } => {
+                if let Some(last) = last {
+                    last.end(entry.at, "done");
+                    last.evidence = evidence.clone();
+                }
+            }
+            What::Undone { evidence, .. } => {
+                if let Some(last) = last {
+                    last.end(entry.at, "undone");
+                    last.evidence = evidence.clone();
+                }
+            }
+            What::Failed { error, hint, .. } => {
+                if let Some(last) = last {
+                    last.end(entry.at, "failed");
+                    (last.error, last.hint) = (Some(error.clone()), hint.clone());
+                }
+            }
+            What::Begun(_) | What::Ended { .. } => {}
+        }
+    }
+    tries
+}
+
+/// What has become of each step.
+fn steps(entries: &[Entry], tries: &[Try]) -> Vec<StepReport> {
+    let mut steps: Vec<StepReport> = Vec::new();
+    for attempt in tries {
+        let place = steps.iter().position(|known| known.name == attempt.step);
+        // Taken back it keeps its place, and what it took.
+        let mut step = match place {
+            Some(place) if attempt.back => steps.remove(place),
+            _ => StepReport {
+                name: attempt.step.clone(),
+                result: "begun",
+                seconds: 0.0,
+                at: attempt.at,
+                evidence: Value::Null,
+            },
+        };
+        let is_over = attempt.ended.is_some();
+        if is_over {
+            step.result = attempt.result;
+            step.evidence = attempt.error.clone().map_or_else(|| attempt.evidence.clone(), Value::String);
+        }
+        match place {
+            Some(place) if attempt.back => steps.insert(place, step),
+            _ => {
+                steps.retain(|known| known.name != attempt.step);
+                steps.push(step);
+            }
+        }
+    }
+    // The clock of a run may be set while it lasts; what was measured may not.
+    for entry in entries {
+        if let What::Done { step, seconds, .. } = &entry.what
+            && let Some(known) = steps.iter_mut().find(|known| known.name == *step)
+        {
+            known.seconds = *seconds;
+        }
+    }
+    steps
+}
+
+fn certify(evidence: &Value, certificate: &mut Map<String, Value>) {
+    for name in CERTIFIED {
+        if let Some(found) = evidence.get(name) {
+            certificate.insert(name.to_owned(), found.clone());
+        }
+    }
+}
+
+fn as_time<S: Serializer>(at: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Timestamp(*at))
+}
+
+fn as_time_if_any<S: Serializer>(at: &Option<i64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => as_time(at, serializer),
+        None => serializer.serialize_none(),
     }
 }

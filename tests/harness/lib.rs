@@ -16,6 +16,7 @@
 //! ```
 
 mod binaries;
+mod browser;
 mod compare;
 pub mod disk;
 mod load;
@@ -32,6 +33,7 @@ mod wait;
 mod watchdog;
 
 pub use binaries::Binaries;
+pub use browser::{Browser, Seen};
 pub use compare::{Comparison, Difference, Kind, Tables, compare};
 pub use load::{Counts, Load, RunningLoad, seed};
 pub use network::Network;

@@ -1,13 +1,10 @@
-//! `irongate switchover`, `switchback`, `failover`, `reinstate` and `runs`.
+//! `irongate switchover`, `switchback`, `failover` and `reinstate`.
 
 use std::time::Duration;
 
-use irongate_switchover::journal::Journal;
-use irongate_switchover::plan::{self, Kind, Limits, Order, Report, Request};
-use irongate_trail::Timestamp;
-use serde_json::json;
+use irongate_switchover::plan::{self, Kind, Limits, Order, Request};
 
-use super::Here;
+use super::{Here, runs};
 use crate::arguments::Global;
 use crate::arguments::plan::{Failover, Plan, Reinstate, Switchback, Switchover};
 use crate::output;
@@ -35,7 +32,7 @@ fn limits(plan: &Plan) -> Limits {
 async fn run(global: &Global, here: &Here, request: &Request<'_>, limits: &Limits) -> anyhow::Result<()> {
     let mut tell = |step: &str, what: &str| output::note(format_args!("{step}: {what}"));
     let report = plan::run(&here.configuration, request, limits, &mut tell).await?;
-    show(global, &report)
+    runs::show(global, &report)
 }
 
 pub(crate) async fn switchover(global: &Global, options: &Switchover) -> anyhow::Result<()> {
@@ -65,69 +62,4 @@ pub(crate) async fn reinstate(global: &Global, options: &Reinstate) -> anyhow::R
     let request = request(Kind::Reinstate, &options.back, &options.plan);
     let request = Request { accept_loss: options.accept_loss, ..request };
     run(global, &here, &request, &limits(&options.plan)).await
-}
-
-pub(crate) fn runs(global: &Global, run: Option<&str>) -> anyhow::Result<()> {
-    let here = Here::load(global)?;
-    let state = &here.configuration.state_directory;
-    let read =
-        |run: &str| Journal::read(state, run).map(|(heading, entries)| plan::report(&heading, &entries));
-    if let Some(run) = run {
-        return show(global, &read(run)?);
-    }
-    let reports = Journal::runs(state)?.iter().map(|run| read(run)).collect::<Result<Vec<_>, _>>()?;
-    if global.json {
-        return output::json(&json!({ "runs": reports }));
-    }
-    let mut table = output::table(&["RUN", "PLAN", "FROM", "TO", "DATABASES", "RESULT", ">OUTAGE"]);
-    for report in reports {
-        table.add_row([
-            output::cell(report.run.clone().unwrap_or_default(), None),
-            output::cell(&report.plan, None),
-            output::cell(&report.from, None),
-            output::cell(&report.to, None),
-            output::cell(report.databases.join(", "), None),
-            output::cell(report.result, None),
-            output::cell(outage(&report), None),
-        ]);
-    }
-    Ok(output::print(&table)?)
-}
-
-fn outage(report: &Report) -> String {
-    report.outage_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.2} s"))
-}
-
-fn show(global: &Global, report: &Report) -> anyhow::Result<()> {
-    if global.json {
-        return output::json(report);
-    }
-    let mut table = output::table(&["STEP", "RESULT", "BEGUN", ">SECONDS", "EVIDENCE"]);
-    for step in &report.steps {
-        let mut evidence = step.evidence.to_string();
-        if let Some((end, _)) = evidence.char_indices().nth(90) {
-            evidence.truncate(end);
-            evidence.push('…');
-        }
-        table.add_row([
-            output::cell(&step.name, None),
-            output::cell(step.result, None),
-            output::cell(Timestamp(step.at), None),
-            output::cell(format!("{:.2}", step.seconds), None),
-            output::cell(evidence, None),
-        ]);
-    }
-    output::print(&table)?;
-    let run = report.run.as_deref().unwrap_or("dry run");
-    let lost = report.lost_transactions.map_or_else(|| "not known".to_owned(), |lost| lost.to_string());
-    output::text(format_args!(
-        "{run}: {} from {} to {} ({}): {}; outage {}, transactions lost: {lost}",
-        report.plan,
-        report.from,
-        report.to,
-        report.databases.join(", "),
-        report.result,
-        outage(report),
-    ))?;
-    Ok(())
 }

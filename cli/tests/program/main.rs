@@ -8,6 +8,7 @@
 mod documents;
 mod help;
 mod readme;
+mod runs;
 mod status;
 mod trail;
 mod usage;

@@ -1,0 +1,86 @@
+//! `irongate runs`, and how a run is shown when it has ended.
+
+mod text;
+
+use std::path::Path;
+
+use anyhow::Context;
+use comfy_table::Color;
+use irongate_switchover::journal::Journal;
+use irongate_switchover::report::{self, Report};
+use irongate_trail::Timestamp;
+use serde_json::json;
+
+use super::Here;
+use crate::arguments::Global;
+use crate::output;
+
+/// So wide is what is no terminal.
+const WIDTH: usize = 120;
+
+pub(crate) fn run(global: &Global, run: Option<&str>, html: Option<&Path>) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let state = &here.configuration.state_directory;
+    let read =
+        |run: &str| Journal::read(state, run).map(|(heading, entries)| report::report(&heading, &entries));
+    if let Some(run) = run {
+        let report = read(run)?;
+        if let Some(file) = html {
+            std::fs::write(file, report::html(&report))
+                .with_context(|| format!("could not write \"{}\"", file.display()))?;
+            output::note(format_args!("the report is in \"{}\"", file.display()));
+        }
+        return if html.is_none() || global.json { show(global, &report) } else { Ok(()) };
+    }
+    let reports = Journal::runs(state)?.iter().map(|run| read(run)).collect::<Result<Vec<_>, _>>()?;
+    if global.json {
+        return output::json(&json!({ "runs": reports }));
+    }
+    let mut table =
+        output::table(&["RUN", "PLAN", "FROM", "TO", "DATABASES", "BEGUN", "RESULT", ">OUTAGE", ">LOST"]);
+    for report in reports {
+        table.add_row([
+            output::cell(output::or_dash(report.run.as_ref()), None),
+            output::cell(&report.plan, None),
+            output::cell(&report.from, None),
+            output::cell(&report.to, None),
+            output::cell(report.databases.join(", "), None),
+            output::cell(
+                output::or_dash(report.time.map(|time| output::short_time(Timestamp(time.begun)))),
+                None,
+            ),
+            output::cell(report.result, colour_of(report.result)),
+            output::cell(
+                output::or_dash(report.outage_seconds.map(|seconds| format!("{seconds:.2} s"))),
+                None,
+            ),
+            output::cell(
+                report.lost_transactions.map_or_else(|| "?".to_owned(), |lost| lost.to_string()),
+                None,
+            ),
+        ]);
+    }
+    Ok(output::print(&table)?)
+}
+
+/// Shows what has come of a run.
+pub(crate) fn show(global: &Global, report: &Report) -> anyhow::Result<()> {
+    if global.json {
+        return output::json(report);
+    }
+    let width = comfy_table::Table::new().width().map_or(WIDTH, usize::from);
+    let mut lines = text::lines(report, width);
+    if let Some(verdict) = lines.get_mut(1) {
+        let painted = output::painted(report.result, colour_of(report.result));
+        *verdict = verdict.replacen(report.result, &painted, 1);
+    }
+    Ok(output::text(lines.join("\n"))?)
+}
+
+fn colour_of(result: &str) -> Option<Color> {
+    match result {
+        "done" | "checked" => Some(Color::Green),
+        "unfinished" => Some(Color::Red),
+        _ => Some(Color::Yellow),
+    }
+}
