@@ -194,7 +194,7 @@ pub async fn standing(place: &Place) -> Result<Option<Standing>, Error> {
 }
 
 /// Whether the table or its schema is not there.
-fn is_missing(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_missing(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME))
 }
 

@@ -117,6 +117,9 @@ fn show(global: &Global, report: &Report) -> anyhow::Result<()> {
         ]);
     }
     output::print(&table)?;
+    for note in report.steps.iter().filter_map(|step| step.evidence["notes"].as_array()).flatten() {
+        output::text(format_args!("note: {}", note.as_str().unwrap_or_default()))?;
+    }
     let run = report.run.as_deref().unwrap_or("dry run");
     let lost = report.lost_transactions.map_or_else(|| "not known".to_owned(), |lost| lost.to_string());
     output::text(format_args!(
