@@ -1,7 +1,11 @@
 //! Changes of roles on real servers: fences first.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on panics")]
 
+#[path = "switchover/access.rs"]
+mod access;
 #[path = "switchover/fence.rs"]
 mod fence;
 #[path = "switchover/report.rs"]
 mod report;
+#[path = "switchover/names.rs"]
+mod names;

@@ -248,6 +248,9 @@ pub(crate) struct Fence {
     /// Seconds to wait for transactions that have written before the fence
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
+    /// Close the site that writes, too: its applications are cut off until it is opened again
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Args, Clone, Debug)]

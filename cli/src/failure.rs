@@ -115,9 +115,14 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::NotSetUp { .. }
                 | Switchover::NoRole { .. }
                 | Switchover::NotByHand { .. }
+                | Switchover::Administrator { .. }
+                | Switchover::Live { .. }
                 | Switchover::OtherIsOpen { .. } => 3,
                 // The fence stands, and does not hold.
-                Switchover::Leaks { .. } | Switchover::Writers { .. } | Switchover::StillClosed { .. } => 4,
+                Switchover::Leaks { .. }
+                | Switchover::Writers { .. }
+                | Switchover::NoEntry { .. }
+                | Switchover::StillClosed { .. } => 4,
                 _ => 1,
             }
         } else if let Some(error) = cause.downcast_ref::<irongate_pump::Error>() {

@@ -21,6 +21,7 @@ mod tables;
 
 use std::fmt;
 
+use irongate_checkpoint::Role;
 use irongate_postgres::Session;
 use irongate_postgres::catalog::{self, ServerFacts};
 use serde::Serialize;
@@ -163,7 +164,11 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
         roles::source(&source, &survey, &mut findings).await;
         publication::source(&source, flow, &survey, &mut findings).await;
         origins::source(&source, configuration, flow, &mut findings).await;
-        slot::source(&source, target.as_ref(), configuration, flow, &mut findings).await;
+        if is_its_turn(&source, configuration, flow).await {
+            slot::source(&source, target.as_ref(), configuration, flow, &mut findings).await;
+        } else {
+            slot::of_another_turn(&source, flow, &mut findings).await;
+        }
         if let Some(target) = &target {
             roles::target(target, flow, &survey, &mut findings).await;
             counterpart::target(&source, target, flow, &survey, &mut findings).await;
@@ -173,6 +178,15 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
     }
     findings.0.sort_by_key(|finding| finding.severity);
     Ok(findings.0)
+}
+
+/// Whether the flow's source is the site that writes: as the database says it, or, as long as no run has ever changed that,
+/// by which flow is started by itself. Until its turn comes a flow has no slot, no trail and no checkpoint.
+async fn is_its_turn(source: &Side<'_>, configuration: &Configuration, flow: &Flow) -> bool {
+    match Role::load(&source.session).await {
+        Ok(Some(role)) => role.admits(&flow.from).is_some(),
+        Ok(None) | Err(_) => !configuration.is_reverse(flow),
+    }
 }
 
 /// Opens a session at an end, as the flow's own role if that is possible.

@@ -15,7 +15,7 @@ use irongate_checkpoint::{CheckpointTable, Origin, OriginSession, OriginTransact
 use irongate_postgres::{ReplicationConnection, Session};
 use irongate_trail::{Lineage, ResumeLsn, Timestamp};
 
-use crate::configuration::{Configuration, Flow};
+use crate::configuration::{Configuration, Flow, TableName};
 use crate::end::{As, End};
 use crate::error::Error;
 use crate::sequence::{self, Sequence};
@@ -289,6 +289,28 @@ pub async fn carry_sequences(configuration: &Configuration, flow: &Flow) -> Resu
     let at_source = source.connect(As::Extract, "irongate sequences").await?;
     let at_target = target.connect(As::Replicat, "irongate sequences").await?;
     copy_sequences(&at_source, &at_target, flow, [&source, &target]).await
+}
+
+/// The sequences of a flow's source that have no counterpart at its target, by the names that they would have there:
+/// [`carry_sequences`] leaves them out.
+///
+/// # Errors
+/// [`Error::Database`].
+pub async fn sequences_without_counterpart(
+    configuration: &Configuration,
+    flow: &Flow,
+) -> Result<Vec<TableName>, Error> {
+    let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
+    let mut all = Vec::new();
+    for (end, who) in [(&source, As::Extract), (&target, As::Replicat)] {
+        let session = end.connect(who, "irongate sequences").await?;
+        let failed = |error| end.failed("read the sequences", error);
+        all.push(sequence::sequences(&session).await.map_err(failed)?);
+    }
+    let targets = all.pop().unwrap_or_default();
+    let sources = sequence::of_flow(all.pop().unwrap_or_default(), flow);
+    let lacking = sources.iter().filter(|from| sequence::counterpart(&targets, flow, from).is_none());
+    Ok(lacking.map(|from| flow.target_of(&from.name)).collect())
 }
 
 /// The present time of the source's clock.

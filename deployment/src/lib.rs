@@ -28,7 +28,9 @@ pub use configuration::Configuration;
 pub use end::As;
 pub use error::Error;
 pub use groups::Group;
-pub use instantiate::{Instantiate, Instantiated, Progress, carry_sequences, instantiate};
+pub use instantiate::{
+    Instantiate, Instantiated, Progress, carry_sequences, instantiate, sequences_without_counterpart,
+};
 pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};

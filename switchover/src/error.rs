@@ -262,6 +262,22 @@ pub enum Error {
         /// Who can write what, and why.
         leaks: Vec<String>,
     },
+    /// The administrator cannot close the fence.
+    #[error("\"{end}\" cannot be closed as its administrator, and nothing was taken: {}", lacks.join("; "))]
+    Administrator {
+        /// The database and its site.
+        end: String,
+        /// What the administrator may not do, each with what gives it.
+        lacks: Vec<String>,
+    },
+    /// The site that writes is to be closed by hand.
+    #[error(
+        "\"{end}\" is written by its applications, and a fence would cut them off until it is opened again"
+    )]
+    Live {
+        /// The database and its site.
+        end: String,
+    },
     /// Two sites would write one database.
     #[error("database \"{end}\" cannot be opened while \"{other}\" {reason}")]
     OtherIsOpen {
@@ -300,6 +316,16 @@ pub enum Error {
         /// The table.
         table: String,
         /// What the server said.
+        reason: String,
+    },
+    /// An application that was let in cannot come in.
+    #[error("role \"{role}\" cannot log in to \"{end}\": {reason}")]
+    NoEntry {
+        /// The database and its site.
+        end: String,
+        /// The application's role.
+        role: String,
+        /// What is in its way.
         reason: String,
     },
 }
@@ -375,6 +401,13 @@ impl Error {
                  be fenced"
                     .to_owned()
             }
+            Self::Administrator { .. } => {
+                "give the administrator what is said, or name a superuser in admin_uri".to_owned()
+            }
+            Self::Live { .. } => {
+                "a switchover closes it by itself; if the applications are to be cut off now, --force".to_owned()
+            }
+            Self::NoEntry { .. } => "everything else is open; give the role what it lacks".to_owned(),
             Self::OtherIsOpen { .. } => {
                 "fence the other site first; with --force this one is opened nevertheless, and if both are written their \
                  rows part ways"

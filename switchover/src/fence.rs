@@ -6,23 +6,38 @@
 //! before, which are waited for, prepared ones too. Then it is tried: a fence stands when a write as the application's role
 //! has been refused.
 //!
+//! CONNECT is taken from everybody, not from the applications' roles alone: whoever is a member of a table's owner could
+//! give himself every right back, and who cannot come in cannot. Sessions of such roles are ended too.
+//!
 //! What is taken away is saved in the database itself, by the transaction that takes it. So after any cut there is either
 //! no fence, or a fence and everything that is needed to open it. Behind a fence that is closed again (such as one that
-//! a grant has made a hole in), what is newly found is added to what is saved.
+//! a grant has made a hole in), what is newly found is added to what is saved. What is renamed behind a fence is found
+//! again by its OID.
+//!
+//! Whether the administrator can do all that is asked before anything is taken. Irongate's own roles have the same rights
+//! before and behind a fence, by whomever they got them.
 
+mod administrator;
+mod follow;
+mod live;
+mod neighbours;
+mod own;
 mod proof;
 mod saved;
 mod writers;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use irongate_checkpoint::Role;
-use irongate_deployment::Configuration;
+use irongate_postgres::Session;
 use serde::Serialize;
 use tokio_postgres::error::SqlState;
 
 use crate::error::Error;
 use crate::place::Place;
+use follow::Followed;
+pub use live::{is_live, others_are_closed, spare_the_live};
+use neighbours::Neighbours;
 pub use saved::{Object, Right, Saved, Trigger};
 
 /// Where a fence keeps what it has taken away. One row, for there is one fence.
@@ -61,6 +76,8 @@ pub struct Closed {
     pub database: String,
     /// Rights that were taken away now.
     pub rights: usize,
+    /// Rights of Irongate's own roles that hung on those, and are lent to them directly as long as the fence stands.
+    pub lent: usize,
     /// Roles that may not log in from now on.
     pub logins: usize,
     /// Triggers that were disabled now.
@@ -86,6 +103,10 @@ pub struct Opened {
     pub triggers: usize,
     /// Writes that were tried as an application's role, rolled back, and had succeeded.
     pub accepted_writes: usize,
+    /// What had another name than before, and got back what was its own.
+    pub renamed: Vec<String>,
+    /// What is gone, and with it the rights to it.
+    pub gone: Vec<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -107,6 +128,42 @@ pub struct Standing {
 /// [`Error::NoRole`], [`Error::Database`].
 pub async fn roles_exist(place: &Place) -> Result<(), Error> {
     proof::roles_exist(place).await
+}
+
+/// What would keep a fence from being closed or from holding, as far as it shows before: rights that the administrator
+/// lacks, roles and functions that no fence can hold back.
+///
+/// # Errors
+/// [`Error::Database`], [`Error::Saved`].
+pub async fn foreseen(place: &Place) -> Result<Vec<String>, Error> {
+    let found = Found::at(place, true).await?;
+    let mut foreseen = found.administrator_lacks(place).await?;
+    foreseen.extend(proof::leaks_by_nature(place).await?);
+    Ok(foreseen)
+}
+
+/// What a fence would take now: behind one that stands, what has come since.
+///
+/// # Errors
+/// [`Error::Database`], [`Error::Saved`].
+pub async fn rest(place: &Place) -> Result<Saved, Error> {
+    let Found { mut saved, logins, .. } = Found::at(place, false).await?;
+    saved.logins = logins;
+    Ok(saved)
+}
+
+/// What a fence has saved, under the names that things have now; none without a fence.
+///
+/// # Errors
+/// [`Error::Database`], [`Error::Saved`].
+pub async fn kept(place: &Place) -> Result<Option<Saved>, Error> {
+    match standing(place).await? {
+        None => Ok(None),
+        Some(_) => match load(place).await? {
+            None => Ok(None),
+            Some((saved, _)) => Ok(Some(follow::follow(place, saved).await?.saved)),
+        },
+    }
 }
 
 /// Shows again that a fence stands and holds.
@@ -137,40 +194,82 @@ pub async fn standing(place: &Place) -> Result<Option<Standing>, Error> {
 }
 
 /// Whether the table or its schema is not there.
-fn is_missing(error: &tokio_postgres::Error) -> bool {
+pub(crate) fn is_missing(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME))
 }
 
 /// Closes the fence of a database, and shows that it stands. Safe to repeat.
 ///
 /// # Errors
-/// [`Error::NoRole`] for an application's role that the server does not have; [`Error::Leaks`] when somebody can still
-/// write; [`Error::Writers`]; [`Error::NotSetUp`], [`Error::Saved`], [`Error::Database`]. After an error behind the
+/// [`Error::NoRole`] for an application's role that the server does not have; [`Error::Administrator`] when it cannot be
+/// closed as this administrator; [`Error::NotSetUp`]: then nothing was taken. [`Error::Leaks`] when somebody can still
+/// write; [`Error::Writers`]; [`Error::Saved`], [`Error::Database`]. After an error behind the
 /// taking the fence is closed as far as the message does not say otherwise; [`open`] takes it back.
 ///
 /// Not cancel-safe: call it again.
 pub async fn close(place: &Place, how: &Close) -> Result<Closed, Error> {
     let begun = Instant::now();
     proof::roles_exist(place).await?;
-    let before = Saved::read(place, how.standby).await?;
-    take(place, how, &before).await?;
+    let found = Found::at(place, how.standby).await?;
+    let lacks = found.administrator_lacks(place).await?;
+    if !lacks.is_empty() {
+        return Err(Error::Administrator { end: place.to_string(), lacks });
+    }
+    let lent = take(place, how, &found).await?;
     let sessions = writers::end(place, how.writers).await?;
     writers::wait(place, how.writers).await?;
-    disable(place, how, &before).await?;
+    disable(place, how, &found.saved).await?;
     let refused_writes = proof::closed(place).await?;
     Ok(Closed {
         database: place.to_string(),
-        rights: before.rights.len(),
-        logins: if place.keep_login { 0 } else { before.logins.len() },
-        triggers: before.triggers.len(),
+        rights: found.saved.rights.len(),
+        lent,
+        logins: found.logins.len(),
+        triggers: found.saved.triggers.len(),
         sessions,
         refused_writes,
         seconds: begun.elapsed().as_secs_f64(),
     })
 }
 
-/// Saves and takes away, in one transaction.
-async fn take(place: &Place, how: &Close, found: &Saved) -> Result<(), Error> {
+/// What there is to be taken.
+struct Found {
+    /// What is to be given back one day.
+    saved: Saved,
+    /// Roles whose LOGIN is to be taken now; saved are all that had it.
+    logins: BTreeSet<String>,
+}
+
+impl Found {
+    async fn at(place: &Place, with_triggers: bool) -> Result<Self, Error> {
+        let mut saved = Saved::read(place, with_triggers).await?;
+        let superusers = superusers(place).await.map_err(place.failed("look for superusers"))?;
+        // They need no right, and nobody but a superuser could take it.
+        saved.rights.retain(|right| right.grantee.as_ref().is_none_or(|role| !superusers.contains(role)));
+        let neighbours = neighbours::look(place).await?;
+        let may_keep = |role: &&String| place.keep_login || neighbours.open.contains(*role);
+        let logins = saved.logins.iter().filter(|role| !may_keep(role)).cloned().collect();
+        saved.logins.extend(neighbours.saved);
+        Ok(Self { saved, logins })
+    }
+
+    async fn administrator_lacks(&self, place: &Place) -> Result<Vec<String>, Error> {
+        let own =
+            saved::rights(place, true).await.map_err(place.failed("read what Irongate's roles may do"))?;
+        let logins: Vec<String> = self.logins.iter().cloned().collect();
+        // Rights of our own that would fall are given back in the name of who gave them.
+        let givers = saved::givers(self.saved.rights.iter().chain(&own));
+        administrator::lacks(place, &self.saved, &logins, givers).await
+    }
+}
+
+async fn superusers(place: &Place) -> Result<BTreeSet<String>, tokio_postgres::Error> {
+    const SQL: &str = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolsuper";
+    place.session.query(SQL, &[]).await?.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Saves and takes away, in one transaction. How many rights of Irongate's own roles would have been lost by that.
+async fn take(place: &Place, how: &Close, found: &Found) -> Result<usize, Error> {
     let failed = || place.failed("take away the rights");
     let session = &place.session;
     session.batch_execute(TABLE).await.map_err(|error| {
@@ -179,21 +278,28 @@ async fn take(place: &Place, how: &Close, found: &Saved) -> Result<(), Error> {
     let begin = format!("BEGIN; SET LOCAL lock_timeout = {}; LOCK irongate.fence", how.locks.as_millis());
     session.batch_execute(&begin).await.map_err(failed())?;
     let taken = async {
-        let (mut all, standby) = load(place).await?.unwrap_or_default();
-        let mut found = found.clone();
-        if place.keep_login {
-            // What an earlier fence took stays saved.
-            found.logins.clear();
-        }
-        all.extend(found.clone());
+        let (before, standby) = load(place).await?.unwrap_or_default();
+        let mut all = follow::follow(place, before).await?.saved;
+        let database = database_name(place).await?;
+        let direct = saved::rights(place, true).await.map_err(failed())?;
+        let own = own::rights(place).await.map_err(failed())?;
+        let taking = found.saved.taking(place, &database, &found.logins);
+        session.batch_execute(&taking.join(";\n")).await.map_err(failed())?;
+        let left = own::rights(place).await.map_err(failed())?;
+        let mut found = found.saved.clone();
+        let direct_left = saved::rights(place, true).await.map_err(failed())?;
+        found.fallen = direct.difference(&direct_left).cloned().collect();
+        found.lent = own.difference(&left).cloned().collect();
+        session.batch_execute(&found.lending(&database).join(";\n")).await.map_err(failed())?;
+        let lent = found.lent.len();
+        all.extend(found);
         let text = serde_json::to_string(&all).map_err(|error| unreadable(place, &error))?;
         const SAVE: &str = "INSERT INTO irongate.fence (run, standby, saved) VALUES ($1, $2, $3)
              ON CONFLICT (one) DO UPDATE SET standby = excluded.standby, saved = excluded.saved,
                  run = coalesce(excluded.run, fence.run)";
         session.execute(SAVE, &[&how.run, &(how.standby || standby), &text]).await.map_err(failed())?;
-        let database = database_name(place).await?;
-        session.batch_execute(&found.taking(place, &database).join(";\n")).await.map_err(failed())?;
-        session.batch_execute("COMMIT").await.map_err(failed())
+        session.batch_execute("COMMIT").await.map_err(failed())?;
+        Ok(lent)
     };
     let taken = taken.await;
     if taken.is_err() {
@@ -221,8 +327,8 @@ async fn disable(place: &Place, how: &Close, found: &Saved) -> Result<(), Error>
 /// tried by a write as each application's role. Without a fence nothing is done.
 ///
 /// # Errors
-/// [`Error::NotRestored`], and then nothing was given back; [`Error::StillClosed`], when everything is as it was and an
-/// application cannot write nevertheless; [`Error::Saved`], [`Error::Database`].
+/// [`Error::NotRestored`], and then nothing was given back; [`Error::StillClosed`] and [`Error::NoEntry`], when everything
+/// is as it was and an application cannot write or log in nevertheless; [`Error::Saved`], [`Error::Database`].
 ///
 /// Not cancel-safe: call it again.
 pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Error> {
@@ -234,24 +340,30 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
     let session = &place.session;
     let begin = format!("BEGIN; SET LOCAL lock_timeout = {}; LOCK irongate.fence", locks.as_millis());
     session.batch_execute(&begin).await.map_err(failed())?;
+    let Neighbours { saved: elsewhere, .. } = neighbours::look(place).await?;
     let given = async {
         let Some((saved, standby)) = load(place).await? else { return Ok(None) };
-        let saved = drop_what_is_gone(place, saved).await?;
+        let Followed { mut saved, renamed } = follow::follow(place, saved).await?;
+        // LOGIN belongs to the server: whichever fence has taken it, its roles are to come in here.
+        saved.logins.extend(elsewhere);
         let database = database_name(place).await?;
         session.batch_execute(&saved.giving(&database).join(";\n")).await.map_err(failed())?;
-        let now = Saved::read(place, standby).await?;
+        let mut now = Saved::read(place, standby).await?;
+        // Also of roles that the configuration does not name any more.
+        now.logins = proof::logins(place, &saved).await?;
+        now.fallen = saved::rights(place, true).await.map_err(failed())?;
         let lacking = lacking(&saved, &now);
         if !lacking.is_empty() {
             return Err(Error::NotRestored { end: place.to_string(), lacking });
         }
         session.batch_execute("DELETE FROM irongate.fence; COMMIT").await.map_err(failed())?;
-        Ok(Some(saved))
+        Ok(Some((saved, renamed)))
     };
     let given = given.await;
     if !matches!(given, Ok(Some(_))) {
         let _ = session.batch_execute("ROLLBACK").await;
     }
-    let Some(saved) = given? else { return Ok(None) };
+    let Some((saved, renamed)) = given? else { return Ok(None) };
     let accepted_writes = proof::open(place, &saved).await?;
     Ok(Some(Opened {
         database: place.to_string(),
@@ -259,46 +371,24 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
         logins: saved.logins.len(),
         triggers: saved.triggers.len(),
         accepted_writes,
+        renamed: renamed.into_iter().collect(),
+        gone: saved.gone.into_iter().collect(),
         seconds: begun.elapsed().as_secs_f64(),
     }))
 }
 
-/// Makes sure that no other site of a database is open, as far as fences tell: what comes after [`open`] by hand would be
-/// two sites that write.
-///
-/// # Errors
-/// [`Error::OtherIsOpen`], also for a site that cannot be asked; [`Error::Deployment`].
-pub async fn others_are_closed(configuration: &Configuration, place: &Place) -> Result<(), Error> {
-    let role = Role::load(&place.session).await.map_err(irongate_deployment::Error::from)?;
-    if let Some(role) = role {
-        let reason = match &role.run {
-            Some(holder) => format!("run \"{}\" of {} has it in hand", holder.run, holder.holder),
-            None if role.live != place.site => format!("site \"{}\" writes it", role.live),
-            None => String::new(),
-        };
-        if !reason.is_empty() {
-            return Err(Error::NotByHand { end: place.to_string(), reason });
-        }
-    }
-    let sites = configuration.databases.get(&place.database).into_iter().flat_map(|sites| sites.keys());
-    for site in sites.filter(|site| **site != place.site) {
-        let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
-        let reason = match asked.await {
-            Ok(Some(_)) => continue,
-            Ok(None) => "has no fence".to_owned(),
-            Err(error) => format!("cannot be asked whether it has a fence: {error}"),
-        };
-        let other = format!("{}.{site}", place.database);
-        return Err(Error::OtherIsOpen { end: place.to_string(), other, reason });
-    }
-    Ok(())
-}
-
 /// What is saved, and whether for a standby.
 async fn load(place: &Place) -> Result<Option<(Saved, bool)>, Error> {
+    load_at(&place.session, place).await
+}
+
+/// The same of another database of the place's server; none where there is no table either.
+async fn load_at(session: &Session, place: &Place) -> Result<Option<(Saved, bool)>, Error> {
     let failed = || place.failed("read what the fence has saved");
-    let row =
-        place.session.query_opt("SELECT saved, standby FROM irongate.fence", &[]).await.map_err(failed())?;
+    let row = match session.query_opt("SELECT saved, standby FROM irongate.fence", &[]).await {
+        Err(error) if is_missing(&error) => return Ok(None),
+        row => row.map_err(failed())?,
+    };
     let Some(row) = row else { return Ok(None) };
     let text: String = row.try_get(0).map_err(failed())?;
     let saved = serde_json::from_str(&text).map_err(|error| unreadable(place, &error))?;
@@ -314,48 +404,11 @@ async fn database_name(place: &Place) -> Result<String, Error> {
     row.and_then(|row| row.try_get(0)).map_err(place.failed("ask for the database's name"))
 }
 
-/// Leaves out what has been dropped since: there is nothing that a right could be given to.
-async fn drop_what_is_gone(place: &Place, mut saved: Saved) -> Result<Saved, Error> {
-    let failed = || place.failed("look for what has been dropped");
-    let names = |rows: Vec<tokio_postgres::Row>| -> Result<std::collections::BTreeSet<String>, tokio_postgres::Error> {
-        rows.iter().map(|row| row.try_get(0)).collect()
-    };
-    const ROLES: &str = "SELECT rolname::text FROM pg_catalog.pg_roles";
-    let roles = place.session.query(ROLES, &[]).await.and_then(names).map_err(failed())?;
-    const OBJECTS: &str = "SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_class c
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        UNION ALL SELECT pg_catalog.format('%s.%s column %s', n.nspname, c.relname, a.attname)
-          FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT a.attisdropped
-        UNION ALL SELECT pg_catalog.format('%s.%s trigger %s', n.nspname, c.relname, t.tgname)
-          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
-    let objects = place.session.query(OBJECTS, &[]).await.and_then(names).map_err(failed())?;
-    saved.rights.retain(|right| {
-        let there = match &right.object {
-            Object::Table { schema, name } | Object::Sequence { schema, name } => {
-                objects.contains(&format!("{schema}.{name}"))
-            }
-            Object::Column { schema, name, column } => {
-                objects.contains(&format!("{schema}.{name} column {column}"))
-            }
-            Object::Database => true,
-        };
-        there
-            && roles.contains(&right.grantor)
-            && right.grantee.as_ref().is_none_or(|role| roles.contains(role))
-    });
-    saved.logins.retain(|role| roles.contains(role));
-    saved.triggers.retain(|trigger| {
-        objects.contains(&format!("{}.{} trigger {}", trigger.schema, trigger.table, trigger.name))
-    });
-    Ok(saved)
-}
-
 /// What of `saved` is not there `now`, and what is there besides. Rights to columns may have come with those to tables.
 fn lacking(saved: &Saved, now: &Saved) -> Vec<String> {
     let mut lacking: Vec<String> =
         saved.rights.difference(&now.rights).map(|right| format!("{right} is lacking")).collect();
+    lacking.extend(saved.fallen.difference(&now.fallen).map(|right| format!("{right} is lacking")));
     // What was made behind the fence has rights of its own, which nobody took.
     let known = |object: &Object| saved.rights.iter().any(|right| right.object == *object);
     let more = now.rights.difference(&saved.rights).filter(|right| known(&right.object));

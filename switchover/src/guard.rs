@@ -140,7 +140,7 @@ async fn depose(configuration: &Configuration, here: &Place, role: &Role) -> Res
 
 #[cfg(test)]
 mod tests {
-    use irongate_checkpoint::Holder;
+    use irongate_checkpoint::RunHolder as Holder;
 
     use super::*;
 

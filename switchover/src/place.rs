@@ -1,14 +1,16 @@
 //! A database at a site, spoken to as its administrator.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use irongate_deployment::Configuration;
-use irongate_postgres::Session;
+use irongate_deployment::configuration::Address;
+use irongate_postgres::{Endpoint, Session};
 
 use crate::error::Error;
 
 /// The name under which the sessions are shown.
-const APPLICATION: &str = "irongate switchover";
+pub(crate) const APPLICATION: &str = "irongate switchover";
 
 /// A database at a site and a session of its administrator.
 #[derive(Debug)]
@@ -23,7 +25,21 @@ pub struct Place {
     pub keep_login: bool,
     /// Irongate's own roles here, and the administrator: a fence does not concern them.
     pub own: Vec<String>,
+    /// Other databases that may be in the same server, and let some of the same roles in.
+    pub(crate) neighbours: Vec<Neighbour>,
     pub(crate) session: Session,
+}
+
+/// A database of the same site that shares roles of applications with another one.
+#[derive(Debug)]
+pub(crate) struct Neighbour {
+    pub(crate) database: String,
+    /// The roles that both let in.
+    pub(crate) roles: Vec<String>,
+    /// Its administrator's, or else Extract's.
+    pub(crate) endpoint: Endpoint,
+    /// It has an administrator, who may have closed it.
+    pub(crate) may_be_fenced: bool,
 }
 
 impl fmt::Display for Place {
@@ -56,12 +72,14 @@ impl Place {
         if let Some(role) = access.roles.iter().find(|role| own.contains(&role.as_str())) {
             return Err(Error::OwnRole { role: role.clone(), database: database.to_owned() });
         }
+        let neighbours = neighbours(configuration, database, site, &access.roles);
         Ok(Self {
             database: database.to_owned(),
             site: site.to_owned(),
             applications: access.roles.clone(),
             keep_login: access.keep_login,
             own: own.map(str::to_owned).to_vec(),
+            neighbours,
             session,
         })
     }
@@ -71,4 +89,20 @@ impl Place {
         let (end, doing) = (self.to_string(), doing.to_owned());
         move |source| Error::Database { end, doing, source: Box::new(source.into()) }
     }
+}
+
+fn neighbours(configuration: &Configuration, database: &str, site: &str, roles: &[String]) -> Vec<Neighbour> {
+    let others = configuration.databases.iter().filter(|(name, _)| *name != database);
+    let neighbour = |(name, sites): (&String, &BTreeMap<String, Address>)| {
+        let (address, access) = (sites.get(site)?, configuration.access.get(name)?);
+        let shared: Vec<String> = access.roles.iter().filter(|role| roles.contains(role)).cloned().collect();
+        let login = address.admin.as_ref().unwrap_or(&address.extract);
+        (!shared.is_empty()).then(|| Neighbour {
+            database: name.clone(),
+            roles: shared,
+            endpoint: login.endpoint.clone(),
+            may_be_fenced: address.admin.is_some(),
+        })
+    };
+    others.filter_map(neighbour).collect()
 }

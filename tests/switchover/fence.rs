@@ -36,13 +36,14 @@ const DATABASE: &str = "
     RESET ROLE";
 
 /// Everything that a fence must give back, as the catalogs have it.
-const STATE: &str = "
+pub(super) const STATE: &str = "
     SELECT string_agg(line, E'\\n' ORDER BY line) FROM (
         SELECT format('%s %s %s %s %s %s', c.oid::regclass, a.grantor::regrole, a.grantee, a.privilege_type, a.is_grantable, 't')
           FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault(
               CASE c.relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r' END, c.relowner))) a
          WHERE c.relnamespace = 'odd'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
-        UNION ALL SELECT format('%s.%s %s', attrelid::regclass, attname, attacl) FROM pg_attribute WHERE attacl IS NOT NULL
+        UNION ALL SELECT format('%s.%s %s', attrelid::regclass, attname,
+                     ARRAY(SELECT item::text FROM unnest(attacl) item ORDER BY 1)) FROM pg_attribute WHERE attacl IS NOT NULL
                      AND attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'odd'::regnamespace)
         UNION ALL SELECT format('db %s %s %s', a.grantor::regrole, a.grantee, a.privilege_type)
           FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
@@ -51,7 +52,7 @@ const STATE: &str = "
         UNION ALL SELECT format('trigger %s %s', tgname, tgenabled) FROM pg_trigger WHERE NOT tgisinternal
     ) s (line)";
 
-async fn database(major: u32) -> (Server, Configuration) {
+pub(super) async fn database(major: u32) -> (Server, Configuration) {
     let server = Server::start(major, &Settings::new().set("max_prepared_transactions", "4")).await;
     server.create_database("shop").await;
     server.batch_in("shop", DATABASE).await;
@@ -66,7 +67,7 @@ async fn database(major: u32) -> (Server, Configuration) {
     (server, configuration)
 }
 
-fn quickly() -> Close {
+pub(super) fn quickly() -> Close {
     Close { writers: Duration::from_secs(2), ..Close::default() }
 }
 
@@ -105,7 +106,8 @@ async fn a_fence_holds_and_gives_back_exactly_what_there_was() {
         // What is dropped behind the fence is not missed.
         server.batch_in("shop", "DROP VIEW odd.seen").await;
         let opened = open(&place, Duration::from_secs(1)).await.unwrap().unwrap();
-        assert!(opened.accepted_writes == 0 && opened.logins == 2, "{opened:?}");
+        assert!(opened.accepted_writes >= 2 && opened.logins == 2, "{opened:?}");
+        assert_eq!((opened.renamed.len(), opened.gone), (0, vec!["table odd.seen".to_owned()]));
         server.batch_in("shop", "SET ROLE owner; REVOKE TRUNCATE ON odd.part FROM app").await;
         let after = server.scalar("shop", STATE).await;
         let without_view = |text: &str| -> Vec<String> {
@@ -206,7 +208,7 @@ async fn a_fence_that_does_not_hold_is_said_and_can_be_taken_back() {
     leaks("ALTER ROLE batch SUPERUSER", "role batch is a superuser", "ALTER ROLE batch NOSUPERUSER").await;
     leaks(
         "CREATE FUNCTION odd.leak() RETURNS int SECURITY DEFINER LANGUAGE sql AS 'SELECT 1'",
-        "function odd.leak() runs as superuser",
+        "function odd.leak() runs as role postgres, which is a superuser",
         "DROP FUNCTION odd.leak()",
     )
     .await;

@@ -21,12 +21,18 @@ async fn places(here: &Here, gate: &Gate) -> anyhow::Result<Vec<Place>> {
     Ok(places)
 }
 
-pub(crate) async fn close(global: &Global, Fence { gate, timeout }: &Fence) -> anyhow::Result<()> {
+pub(crate) async fn close(global: &Global, Fence { gate, timeout, force }: &Fence) -> anyhow::Result<()> {
     let here = Here::load(global)?;
+    let places = places(&here, gate).await?;
+    if !force {
+        for place in &places {
+            fence::spare_the_live(&here.configuration, place).await?;
+        }
+    }
     let how =
         fence::Close { writers: Duration::from_secs(*timeout), locks: LOCKS, ..fence::Close::default() };
     let mut all = Vec::new();
-    for place in places(&here, gate).await? {
+    for place in places {
         let closed = fence::close(&place, &how).await?;
         if !global.json {
             output::text(format_args!(
@@ -68,6 +74,12 @@ pub(crate) async fn open(global: &Global, Open { gate, force }: &Open) -> anyhow
                     output::plural(opened.triggers, "trigger"),
                     output::plural(opened.accepted_writes, "trial write"),
                 ))?,
+            }
+            for renamed in opened.iter().flat_map(|opened| &opened.renamed) {
+                output::text(format_args!("{place}: {renamed}, with its rights"))?;
+            }
+            for gone in opened.iter().flat_map(|opened| &opened.gone) {
+                output::text(format_args!("{place}: {gone} is gone, and with it what was saved of it"))?;
             }
         }
         all.extend(opened);

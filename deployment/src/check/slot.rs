@@ -45,6 +45,21 @@ pub(super) async fn source(
     }
 }
 
+/// A flow whose turn it is not needs no slot; one that is there keeps log for nobody.
+pub(super) async fn of_another_turn(side: &Side<'_>, flow: &Flow, findings: &mut Findings) {
+    let object = format!("slot \"{}\"", flow.slot);
+    match catalog::slot(&side.session, &flow.slot).await {
+        Ok(None) => {}
+        Ok(Some(_)) => findings.warning(
+            &side.end,
+            &object,
+            "it is not this site's turn to write, and the slot keeps log and old catalog rows for nobody",
+            format!("SELECT pg_drop_replication_slot({})", irongate_postgres::sql::quote_literal(&flow.slot)),
+        ),
+        Err(error) => findings.unanswered(&side.end, &object, &error),
+    }
+}
+
 fn usable(side: &Side<'_>, flow: &Flow, slot: &SlotFacts, findings: &mut Findings) {
     let object = format!("slot \"{}\"", slot.name);
     let again = format!("irongate instantiate {}", flow.name);

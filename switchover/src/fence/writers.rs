@@ -6,23 +6,36 @@
 
 use std::time::{Duration, Instant};
 
+use super::saved::NOT_THEIRS;
 use crate::error::Error;
 use crate::place::Place;
 
 /// How often it is looked again.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Ends the sessions of the applications' roles, and waits until they have ended. How many there were.
+/// Ends the sessions of the applications' roles, and of all who could give themselves a right again or have kept one:
+/// members of those who own something, and of the role that may write everything. Waits until they have ended; how many
+/// there were.
 pub(super) async fn end(place: &Place, limit: Duration) -> Result<u64, Error> {
-    const END: &str =
-        "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
-         WHERE datname = pg_catalog.current_database() AND usename = ANY ($1::text[]::name[])
-           AND pid <> pg_catalog.pg_backend_pid()";
+    let end = format!(
+        "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(a.pid))
+           FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+          WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+            AND (r.rolname = ANY ($1::text[]::name[])
+                 OR NOT r.rolsuper AND NOT r.rolname = ANY ($2::text[]::name[]) AND a.backend_type <> 'walsender'
+                    AND (pg_catalog.pg_has_role(r.oid, 'pg_write_all_data', 'MEMBER')
+                         OR EXISTS (SELECT FROM (SELECT c.relowner FROM pg_catalog.pg_class c
+                                                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                                  WHERE c.relkind IN ('r', 'p', 'v', 'f', 'S') AND {NOT_THEIRS}
+                                                 UNION SELECT d.datdba FROM pg_catalog.pg_database d
+                                                  WHERE d.datname = pg_catalog.current_database()) o(owner)
+                                     WHERE pg_catalog.pg_has_role(r.oid, o.owner, 'MEMBER'))))"
+    );
     let failed = || place.failed("end the applications' sessions");
     let begun = Instant::now();
     let mut most = 0;
     loop {
-        let row = place.session.query_one(END, &[&place.applications]).await.map_err(failed())?;
+        let row = place.session.query_one(&end, &[&place.applications, &place.own]).await.map_err(failed())?;
         let left = row.try_get::<_, i64>(0).map_err(failed())?.max(0).unsigned_abs();
         most = most.max(left);
         if left == 0 {

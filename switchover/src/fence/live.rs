@@ -1,0 +1,66 @@
+//! Which site writes, before somebody closes or opens one by hand.
+
+use irongate_checkpoint::Role;
+use irongate_deployment::Configuration;
+
+use super::standing;
+use crate::error::Error;
+use crate::place::Place;
+
+/// Whether the site of a place is the one that writes its database: as the database says, or, as long as no run has ever
+/// changed that, as the flows that are started by themselves do.
+///
+/// # Errors
+/// [`Error::Deployment`] when the database cannot be asked.
+pub async fn is_live(configuration: &Configuration, place: &Place) -> Result<bool, Error> {
+    let role = Role::load(&place.session).await.map_err(irongate_deployment::Error::from)?;
+    Ok(match role {
+        Some(role) => role.live == place.site,
+        None => configuration.flows.values().any(|flow| {
+            flow.database == place.database && flow.from == place.site && !configuration.is_reverse(flow)
+        }),
+    })
+}
+
+/// Refuses to close by hand a site whose applications are at work.
+///
+/// # Errors
+/// [`Error::Live`]; [`Error::Deployment`], [`Error::Database`].
+pub async fn spare_the_live(configuration: &Configuration, place: &Place) -> Result<(), Error> {
+    // Behind a fence that stands there is nobody to be cut off.
+    if standing(place).await?.is_none() && is_live(configuration, place).await? {
+        return Err(Error::Live { end: place.to_string() });
+    }
+    Ok(())
+}
+
+/// Makes sure that no other site of a database is open, as far as fences tell: what comes after [`open`] by hand would be
+/// two sites that write.
+///
+/// # Errors
+/// [`Error::OtherIsOpen`], also for a site that cannot be asked; [`Error::Deployment`].
+pub async fn others_are_closed(configuration: &Configuration, place: &Place) -> Result<(), Error> {
+    let role = Role::load(&place.session).await.map_err(irongate_deployment::Error::from)?;
+    if let Some(role) = role {
+        let reason = match &role.run {
+            Some(holder) => format!("run \"{}\" of {} has it in hand", holder.run, holder.holder),
+            None if role.live != place.site => format!("site \"{}\" writes it", role.live),
+            None => String::new(),
+        };
+        if !reason.is_empty() {
+            return Err(Error::NotByHand { end: place.to_string(), reason });
+        }
+    }
+    let sites = configuration.databases.get(&place.database).into_iter().flat_map(|sites| sites.keys());
+    for site in sites.filter(|site| **site != place.site) {
+        let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
+        let reason = match asked.await {
+            Ok(Some(_)) => continue,
+            Ok(None) => "has no fence".to_owned(),
+            Err(error) => format!("cannot be asked whether it has a fence: {error}"),
+        };
+        let other = format!("{}.{site}", place.database);
+        return Err(Error::OtherIsOpen { end: place.to_string(), other, reason });
+    }
+    Ok(())
+}
