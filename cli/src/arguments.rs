@@ -131,6 +131,9 @@ pub(crate) enum Command {
     Fence(Fence),
     /// Let the applications in again, with exactly what they had
     Open(Open),
+    /// Names in the DNS that lead to the site that writes: look at them, or point them to a site
+    #[command(subcommand)]
+    Name(Name),
     /// Show every group: program, state, lag, position, since when, what it is doing
     Info(Names),
     /// Show how far each flow is behind, at each stage and end to end
@@ -260,6 +263,34 @@ pub(crate) struct Open {
     /// Open although another site may be open, or cannot be asked, or a run has the database in hand
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Name {
+    /// Show what every name server says
+    Show {
+        /// Only names that lead to this database (may be given several times)
+        #[arg(long, value_name = "NAME")]
+        database: Vec<String>,
+    },
+    /// Point the names to a site, in one operation for each zone, and wait until every name server says so
+    Point(PointName),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PointName {
+    /// The site
+    #[arg(long, value_name = "SITE")]
+    pub(crate) to: String,
+    /// The site to which they lead now; any other one if it is not said
+    #[arg(long, value_name = "SITE")]
+    pub(crate) from: Option<String>,
+    /// Only names that lead to this database (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Vec<String>,
+    /// Check only: name servers, times to live, and whether the update would be taken; change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Args, Clone, Debug)]

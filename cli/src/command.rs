@@ -11,6 +11,7 @@ mod init;
 mod instantiate;
 mod lag;
 mod manager;
+mod name;
 mod position;
 mod run;
 mod runs;
@@ -55,6 +56,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Runs { run, html } => runs::run(&global, run.as_deref(), html.as_deref()),
         Command::Fence(options) => fence::close(&global, &options).await,
         Command::Open(options) => fence::open(&global, &options).await,
+        Command::Name(name) => name::run(&global, &name).await,
         Command::Info(names) => info::run(&global, &names).await,
         Command::Lag(names) => lag::run(&global, &names).await,
         Command::Stats(names) => stats::run(&global, &names).await,

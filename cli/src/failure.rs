@@ -76,6 +76,15 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         Deployment::Checkpoint(error) => of_checkpoint(error),
         _ => 1,
     };
+    let of_names = |failure: &irongate_switchover::names::Failure| {
+        use irongate_switchover::names::Failure;
+        match failure {
+            Failure::Nothing { .. } | Failure::Key { .. } => 2,
+            Failure::Shared { .. } | Failure::Foreign { .. } | Failure::Changed { .. } => 3,
+            Failure::Unknown { .. } | Failure::Behind { .. } | Failure::Partly { .. } => 4,
+            _ => 1,
+        }
+    };
     // This finds it as a context too, which the chain does not.
     match error.downcast_ref::<End>() {
         Some(End::Usage { .. }) => return 2,
@@ -97,6 +106,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             use irongate_switchover::Error as Switchover;
             match error {
                 Switchover::Deployment(error) => of_deployment(error),
+                Switchover::Names(failure) => of_names(failure),
                 Switchover::NoAccess { .. }
                 | Switchover::OwnRole { .. }
                 | Switchover::Elsewhere { .. }

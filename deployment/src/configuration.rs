@@ -8,7 +8,9 @@
 mod access;
 mod conflicts;
 mod database;
+mod dns;
 mod flow;
+mod hooks;
 mod keys;
 mod link;
 mod manager;
@@ -28,7 +30,9 @@ use toml::Spanned;
 
 pub use access::Access;
 pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
+pub use dns::{NameServer, Record, RecordType, Zone};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
+pub use hooks::{HookName, HookOptions};
 pub use keys::{Concern, Concerns};
 pub use link::{LinkOptions, PumpOptions, SiteOptions};
 pub use manager::{AlarmOptions, Limits, ManagerOptions, RestartOptions};
@@ -40,7 +44,9 @@ pub use table::{TableName, TablePattern};
 use crate::error::Error;
 use access::AccessSection;
 use database::AddressSection;
+use dns::ZoneSection;
 use flow::{Context, FlowSection, Spans};
+use hooks::HookSection;
 use link::{LinkSection, SiteSection};
 use manager::ManagerSection;
 use problem::Problems;
@@ -61,6 +67,10 @@ struct Document {
     link: Option<LinkSection>,
     #[serde(default)]
     access: BTreeMap<Spanned<String>, AccessSection>,
+    #[serde(default)]
+    names: BTreeMap<Spanned<String>, ZoneSection>,
+    #[serde(default)]
+    hooks: BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, HookSection>>,
     #[serde(default)]
     manager: ManagerSection,
 }
@@ -102,6 +112,10 @@ pub struct Configuration {
     pub flows: BTreeMap<String, Flow>,
     /// The applications' roles, by database.
     pub access: BTreeMap<String, Access>,
+    /// Zones with names that lead to the site that writes, by the names of their sections.
+    pub names: BTreeMap<String, Zone>,
+    /// The hooks of each site.
+    pub hooks: BTreeMap<String, BTreeMap<HookName, HookOptions>>,
 }
 
 impl Configuration {
@@ -283,6 +297,14 @@ impl Document {
             has_link: link.is_some(),
             databases: &addressed,
         };
+        let names = review_zones(self.names, directory, &context, problems);
+        let mut hooks = BTreeMap::new();
+        for (site, sections) in self.hooks {
+            if !sites.contains(site.get_ref()) {
+                unknown_site(problems, site.get_ref(), site.span(), &sites);
+            }
+            hooks.insert(site.into_inner(), hooks::review(sections, directory, problems));
+        }
         let mut flows = BTreeMap::new();
         let mut spans = Vec::new();
         for (name, section) in self.flows {
@@ -319,6 +341,8 @@ impl Document {
             databases,
             flows,
             access,
+            names,
+            hooks,
         };
         configuration.review_server_names(&spans, problems);
         Some(configuration)
@@ -353,6 +377,27 @@ impl Configuration {
             }
         }
     }
+}
+
+/// One zone, one section: what changes together is changed in one operation.
+fn review_zones(
+    sections: BTreeMap<Spanned<String>, ZoneSection>,
+    directory: &Path,
+    context: &Context<'_>,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<String, Zone> {
+    let known = dns::Known { sites: context.sites, databases: context.databases };
+    let mut zones: BTreeMap<String, Zone> = BTreeMap::new();
+    for (name, section) in sections {
+        names::review_name(problems, &name, "zone's section", names::LONGEST_FLOW);
+        let zone = section.review(&name, directory, &known, problems);
+        if let Some((other, _)) = zones.iter().find(|(_, other)| other.zone == zone.zone) {
+            let reason = format!("zone \"{}\" stands in [names.{other}] already", zone.zone);
+            problems.add(name.span(), reason, Some("write all its records into one section".into()));
+        }
+        zones.insert(name.into_inner(), zone);
+    }
+    zones
 }
 
 fn unknown_site(problems: &mut Problems<'_>, site: &str, span: Range<usize>, sites: &BTreeSet<String>) {

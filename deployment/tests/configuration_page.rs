@@ -36,6 +36,16 @@ admin_uri = "postgresql://p@h1/db"
 uri = "postgresql://h2/db"
 [access.db]
 roles = ["app"]
+[names.zone]
+zone = "example.com"
+server = "ns1.example.com"
+key_file = "names.key"
+[[names.zone.records]]
+name = "db"
+type = "A"
+values = { a = "192.0.2.1", b = "192.0.2.2" }
+[hooks.a.notify]
+path = "hooks/notify"
 [flows.f]
 database = "db"
 from = "a"
@@ -61,7 +71,14 @@ policy = "queue"
 "#;
 
 /// The names that the page has for what a deployment names itself, in the file above.
-const NAMES: [(&str, &str); 4] = [("SITE", "a"), ("DATABASE", "db"), ("FLOW", "f"), ("map[]", "map")];
+const NAMES: [(&str, &str); 6] = [
+    ("SITE", "a"),
+    ("DATABASE", "db"),
+    ("FLOW", "f"),
+    ("ZONE", "zone"),
+    ("HOOK", "notify"),
+    ("map[]", "map"),
+];
 
 struct Row {
     /// As the page has it.
@@ -148,6 +165,9 @@ fn the_page_has_every_key_and_no_other() {
     for free in [
         &["sites"][..],
         &["access"],
+        &["names"],
+        &["hooks"],
+        &["hooks", "a"],
         &["databases"],
         &["databases", "db"],
         &["flows"],
@@ -230,6 +250,42 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
         ),
         ("link.retry_delay", "\"0s\"", "a time of nothing", "\"1s\" or more"),
         ("sites.a.control_listen", "\"0.0.0.0:1\"", "cannot listen where the collector does", "7421"),
+        ("names.zone.server", "\"a:b\"", "is no name server", "ns1.example.com"),
+        ("names.zone.servers", "[]", "a list without name servers", "leave servers away"),
+        ("names.zone.zone", "\"a..b\"", "no name of a zone", "write"),
+        ("names.zone.ttl_limit", "\"0s\"", "a time of nothing", "\"1s\" or more"),
+        ("names.zone.records.0.ttl", "\"1500ms\"", "whole seconds", "30s"),
+        ("names.zone.records.0.ttl", "\"2min\"", "longer than ttl_limit, 60 s", "smaller"),
+        ("names.zone.records.0.name", "\"db.example.org.\"", "cannot be a name in zone", "its own zone"),
+        ("names.zone.records.0.name", "\"d b\"", "cannot be a name in zone", "below the zone"),
+        (
+            "names.zone.records.0.type",
+            "\"AAAA\"",
+            "\"192.0.2.1\" is no value of a record of type AAAA",
+            "IPv6",
+        ),
+        ("names.zone.records.0.type", "\"TXT\"", "unknown variant", ""),
+        ("names.zone.records.0.databases", "[\"x\"]", "there is no database \"x\"", "[databases]"),
+        ("names.zone.records.0.values", "{ a = \"192.0.2.1\" }", "while site \"b\" writes", "add b"),
+        (
+            "names.zone.records.0.values",
+            "{ a = \"192.0.2.1\", b = [\"192.0.2.1\"] }",
+            "have the same value",
+            "its own",
+        ),
+        ("names.zone.records.0.values", "{ a = [], b = \"192.0.2.1\" }", "without a value", "one"),
+        (
+            "names.zone.records.0.values",
+            "{ a = \"192.0.2.1\", c = \"192.0.2.2\" }",
+            "there is no site \"c\"",
+            "a, b",
+        ),
+        ("hooks.a.notify.time_limit", "\"0s\"", "a time of nothing", "60s"),
+        ("hooks.a.notify.environment", "{ IRONGATE_RUN = \"x\" }", "cannot be a variable", "the run's own"),
+        ("hooks.a.notify.environment", "{ PGPASSWORD = \"x\" }", "cannot be a variable", "PGPASSFILE"),
+        ("hooks.a.notify.environment", "{ \"a=b\" = \"x\" }", "cannot be a variable", "letters"),
+        ("hooks.a.nothing.path", "\"x\"", "no run has a hook \"nothing\"", "stop-applications"),
+        ("hooks.c.notify.path", "\"x\"", "there is no site \"c\"", "a, b"),
         ("sites.a.control_address", "\"a\"", "no host with a port", "write"),
         (
             "sites.b.control_listen",

@@ -15,6 +15,7 @@ mod remote;
 mod server;
 
 use irongate_checkpoint::Status;
+use irongate_deployment::configuration::HookName;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Control, Events};
@@ -22,6 +23,7 @@ pub(crate) use remote::RemoteServer;
 pub(crate) use server::Server;
 
 use crate::event::{Entry, Severity};
+use crate::hook::{Context, HookReport, HookState};
 use crate::info::Info;
 use crate::settings::Difference;
 use crate::supervisor::Answer;
@@ -95,14 +97,33 @@ pub enum Command {
     },
     /// Reading the settings again.
     Reload,
+    /// Which hooks of runs there are, and whether they could be run.
+    Hooks,
+    /// Running one of them: that which is configured there under this name.
+    Hook {
+        /// The hook.
+        hook: HookName,
+        /// What it is told.
+        context: Context,
+    },
 }
 
 impl Command {
     /// Whether it only looks.
     pub fn is_question(&self) -> bool {
         match self {
-            Self::Ping | Self::Info | Self::Events { .. } | Self::Report { .. } | Self::Stats { .. } => true,
-            Self::Start(_) | Self::Stop(_) | Self::Restart(_) | Self::Kill(_) | Self::Reload => false,
+            Self::Ping
+            | Self::Info
+            | Self::Events { .. }
+            | Self::Report { .. }
+            | Self::Stats { .. }
+            | Self::Hooks => true,
+            Self::Start(_)
+            | Self::Stop(_)
+            | Self::Restart(_)
+            | Self::Kill(_)
+            | Self::Reload
+            | Self::Hook { .. } => false,
         }
     }
 }
@@ -166,6 +187,13 @@ pub enum Reply {
     },
     /// To [`Command::Reload`].
     Reloaded(Difference),
+    /// To [`Command::Hooks`].
+    Hooks {
+        /// Those that are configured.
+        hooks: Vec<HookState>,
+    },
+    /// To [`Command::Hook`], when it has ended.
+    Hooked(HookReport),
     /// It was not done.
     Error {
         /// Why.

@@ -74,6 +74,8 @@ pub enum Kind {
     TurnedAway,
     /// The hook failed.
     HookFailed,
+    /// A run had a hook executed here.
+    HookRan,
     /// The manager cannot write or read what it should.
     Trouble,
 }

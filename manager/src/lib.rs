@@ -31,6 +31,7 @@ mod connections;
 pub mod control;
 mod error;
 pub mod event;
+pub mod hook;
 mod http;
 pub mod info;
 mod manager;

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use irongate_checkpoint::GroupLock;
+use irongate_deployment::configuration::{HookName, HookOptions};
 use irongate_trail::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::control::{RemoteServer, Server};
 use crate::error::Error;
 use crate::event::{Entry, EventLog, Kind, Notice, RECENT, Runner, Severity};
+use crate::hook::Hooks;
 use crate::http::Http;
 use crate::info::{GroupOverview, Overview};
 use crate::process::Handle;
@@ -81,6 +83,8 @@ pub(crate) enum Message {
     TurnedAway {
         reason: String,
     },
+    /// Something to be told.
+    Tell(Notice),
     Ended {
         group: String,
         pid: u32,
@@ -106,6 +110,7 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<(u64, Entry)>,
     pub(crate) state_directory: std::path::PathBuf,
     pub(crate) reports: Reports,
+    pub(crate) hooks: Hooks,
 }
 
 /// The loop's own.
@@ -128,6 +133,7 @@ struct Running {
     overview: watch::Sender<Overview>,
     events: broadcast::Sender<(u64, Entry)>,
     watch: watch::Sender<WatchSettings>,
+    hooks: watch::Sender<BTreeMap<HookName, HookOptions>>,
     systemd: Systemd,
     shutting_down: bool,
     _lock: GroupLock,
@@ -173,6 +179,7 @@ impl Manager {
         let (seen, seens) = watch::channel(Seen::default());
         let (events, _) = broadcast::channel(RECENT);
         let (watched, watches) = watch::channel(watch_settings(&settings));
+        let (hooks, hooked) = watch::channel(settings.hooks.clone());
         let (tell, mut told) = mpsc::unbounded_channel();
         let shared = Shared {
             messages: messages.clone(),
@@ -181,6 +188,7 @@ impl Manager {
             events: events.clone(),
             state_directory: settings.state_directory.clone(),
             reports: reports.clone(),
+            hooks: Hooks::new(&settings.site, hooked),
         };
         let control = Server::bind(&settings.socket(), shared.clone())?;
         let http = match settings.http {
@@ -208,6 +216,7 @@ impl Manager {
             overview,
             events,
             watch: watched,
+            hooks,
             systemd: Systemd::new(),
             shutting_down: false,
             _lock: lock,

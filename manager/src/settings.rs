@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use irongate_checkpoint::Program;
-use irongate_deployment::configuration::Concerns;
+use irongate_deployment::configuration::{Concerns, HookName, HookOptions};
 use irongate_postgres::Endpoint;
 use irongate_pump::LinkSettings;
 
@@ -44,6 +44,8 @@ pub struct ManagerSettings {
     pub thresholds: Thresholds,
     /// Who is told of events.
     pub hook: Option<Hook>,
+    /// What runs may have executed here.
+    pub hooks: BTreeMap<HookName, HookOptions>,
     /// Where `/health`, `/status` and `/metrics` are served; nowhere if `None`.
     pub http: Option<SocketAddr>,
     /// The control socket; in the manager's directory if `None`.
@@ -276,6 +278,7 @@ impl ManagerSettings {
             watch_interval: Duration::from_secs(10),
             thresholds: Thresholds::default(),
             hook: None,
+            hooks: BTreeMap::new(),
             http: None,
             socket: None,
             remote: None,

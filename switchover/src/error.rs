@@ -45,6 +45,9 @@ pub enum Error {
         /// What went wrong.
         source: Box<irongate_postgres::Error>,
     },
+    /// Names do not lead where they should.
+    #[error(transparent)]
+    Names(#[from] crate::names::Failure),
     /// The schema of Irongate's own tables is not there.
     #[error("database \"{end}\" is not set up")]
     NotSetUp {
@@ -335,6 +338,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Deployment(error) => error.is_transient(),
+            Self::Names(failure) => failure.is_transient(),
             Self::Database { source, .. } => source.is_transient(),
             Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } => true,
             Self::Unfinished { source, .. } => source.is_transient(),
@@ -347,6 +351,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Deployment(error) => return error.hint(),
+            Self::Names(failure) => return failure.hint(),
             Self::Database { source, .. } => return source.hint(),
             Self::NoAdmin { database, .. } => format!("give [databases.{database}.SITE] an admin_uri"),
             Self::NoAccess { database } => {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use irongate_checkpoint::Status;
+use irongate_deployment::configuration::HookName;
 use irongate_pump::{LinkSettings, Secure};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use super::{Caller, Command, MAX_RESPONSE, Order, Outcome, Reply, Request, Response, VERSION};
 use crate::error::Error;
 use crate::event::Entry;
+use crate::hook::{Context, HookReport, HookState};
 use crate::info::Info;
 use crate::settings::{Difference, default_socket};
 use crate::supervisor::Word;
@@ -150,6 +152,34 @@ impl Control {
     pub async fn stats(&self, names: &[String]) -> Result<Vec<Status>, Error> {
         match self.ask(Command::Stats { names: names.to_vec() }, self.patience).await? {
             Reply::Stats { statuses } => Ok(statuses),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// The hooks of runs that are configured there, and whether they could be run.
+    ///
+    /// # Errors
+    /// As [`Control::ping`].
+    pub async fn hooks(&self) -> Result<Vec<HookState>, Error> {
+        match self.ask(Command::Hooks, self.patience).await? {
+            Reply::Hooks { hooks } => Ok(hooks),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// Has a hook run to its end there, at most for as long as is configured there. One that fails is no error: its report
+    /// says so. None is configured: `None`.
+    ///
+    /// # Errors
+    /// As [`Control::ping`]; [`Error::Refused`] for one that runs already.
+    ///
+    /// Cancelling does not end the hook.
+    pub async fn run_hook(&self, hook: HookName, context: Context) -> Result<Option<HookReport>, Error> {
+        let hooks = self.hooks().await?;
+        let Some(state) = hooks.into_iter().find(|state| state.hook == hook) else { return Ok(None) };
+        let limit = Duration::try_from_secs_f64(state.limit_seconds).unwrap_or(Duration::MAX);
+        match self.ask(Command::Hook { hook, context }, self.patience.saturating_add(limit)).await? {
+            Reply::Hooked(report) => Ok(Some(report)),
             other => Err(self.odd(&other)),
         }
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::task::Context;
 use std::time::Duration;
 
+use irongate_deployment::configuration::HookName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
 use tokio::sync::broadcast::error::RecvError;
@@ -21,7 +22,8 @@ use super::remote::Certified;
 use super::{Command, MAX_REQUEST, Order, Outcome, Reply, Request, Response, VERSION};
 use crate::connections::serve_all;
 use crate::error::Error;
-use crate::event::Severity;
+use crate::event::{Kind, Notice, Severity};
+use crate::hook::{Context as HookContext, HookResult, NotRun};
 use crate::info::{Info, info};
 use crate::manager::{Message, Said, Shared};
 use crate::supervisor::{Answer, Refusal, Word};
@@ -173,6 +175,8 @@ async fn answer(
         Command::Kill(order) => obey(shared, Word::Kill, &order, by).await,
         Command::Report { group, lines } => report(shared, group, lines).await,
         Command::Stats { names } => stats(shared, &names).await,
+        Command::Hooks => Reply::Hooks { hooks: shared.hooks.states() },
+        Command::Hook { hook, context } => run_hook(shared, hook, &context, by).await,
         Command::Reload => {
             let (reply, answer) = oneshot::channel();
             match ask(shared, Message::Reload { reply }, answer).await {
@@ -293,6 +297,39 @@ fn outcome(info: &Info, group: &str, said: &Said) -> Outcome {
         doing,
         severity,
         unsaved: said.unsaved.clone(),
+    }
+}
+
+/// Runs a hook of this site's own configuration to its end, whether or not the one who asks is still there then.
+async fn run_hook(shared: &Shared, hook: HookName, context: &HookContext, by: Option<&str>) -> Reply {
+    let by = by.map_or_else(String::new, |site| format!(" from site \"{site}\""));
+    match shared.hooks.run(hook, context).await {
+        Ok(report) => {
+            let (severity, how) = match &report.result {
+                HookResult::Done => (Severity::Info, "done".to_owned()),
+                HookResult::Failed(how) => (Severity::Warning, format!("failed: {how}")),
+                HookResult::Killed => (Severity::Warning, "killed: its time was over".to_owned()),
+            };
+            let HookContext { run, step, .. } = context;
+            let seconds = report.seconds;
+            let text = format!(
+                "hook \"{hook}\" for step \"{step}\" of run \"{run}\"{by}: {how} after {seconds:.1} s"
+            );
+            let _ = shared.messages.send(Message::Tell(Notice::new(severity, Kind::HookRan, text))).await;
+            Reply::Hooked(report)
+        }
+        Err(NotRun::Unknown) => {
+            let site = &shared.hooks.site;
+            let hint =
+                format!("configure it with [hooks.{site}.{hook}] at that site, and have its manager reload");
+            refuse(format!("site \"{site}\" has no hook \"{hook}\""), Some(hint))
+        }
+        Err(NotRun::Busy) => Reply::Error {
+            message: format!("hook \"{hook}\" of site \"{}\" is running already", shared.hooks.site),
+            hint: Some("wait until it has ended, or its time is over".to_owned()),
+            transient: true,
+        },
+        Err(NotRun::Unsayable) => refuse("what the hook is to be told holds a control character", None),
     }
 }
 

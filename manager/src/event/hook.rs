@@ -3,23 +3,20 @@
 //! It runs in a task of its own behind a bounded queue, so however slow it is, supervision does not wait. What does not
 //! fit in the queue is counted and told as one event.
 
-use std::io;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Entry;
+use crate::hook::{Group, spawn};
 use crate::settings::Hook;
 
 /// Events that wait for the hook at most.
 const QUEUE: usize = 256;
-/// How often a hook is tried whose file is being written.
-const BUSY_ATTEMPTS: u32 = 25;
 
 /// What the hook's task is given.
 #[derive(Debug)]
@@ -69,33 +66,6 @@ impl Runner {
     }
 }
 
-/// Ends the hook with everything that it has started.
-struct Group {
-    child: Child,
-    pid: Option<Pid>,
-}
-
-impl Group {
-    fn kill(&self) {
-        if let Some(pid) = self.pid {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
-}
-
-/// Starts the hook. A file that somebody is just writing is waited for.
-async fn spawn(command: &mut Command) -> io::Result<Child> {
-    for _ in 0..BUSY_ATTEMPTS {
-        match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            other => return other,
-        }
-    }
-    command.spawn()
-}
-
 async fn run(site: &str, Hooked { hook, entry }: &Hooked) -> Result<(), String> {
     let path = hook.path.display();
     let mut command = Command::new(&hook.path);
@@ -116,8 +86,7 @@ async fn run(site: &str, Hooked { hook, entry }: &Hooked) -> Result<(), String> 
     let child = spawn(&mut command)
         .await
         .map_err(|error| format!("hook \"{path}\" could not be started: {error}"))?;
-    let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let mut group = Group { child, pid };
+    let mut group = Group::of(child);
     let mut json = serde_json::to_vec(entry).unwrap_or_default();
     json.push(b'\n');
     let converse = async {
@@ -127,7 +96,11 @@ async fn run(site: &str, Hooked { hook, entry }: &Hooked) -> Result<(), String> 
         }
         group.child.wait().await
     };
-    match tokio::time::timeout(hook.limit, converse).await {
+    let ended = tokio::time::timeout(hook.limit, converse).await;
+    if ended.is_ok() {
+        group.release();
+    }
+    match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(format!("hook \"{path}\" failed: {status}")),
         Ok(Err(error)) => Err(format!("hook \"{path}\" could not be waited for: {error}")),

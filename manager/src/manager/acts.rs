@@ -170,6 +170,7 @@ impl Running {
                 let _ = reply.send(self.reload().await);
             }
             Message::TurnedAway { reason } => self.turned_away(&reason),
+            Message::Tell(notice) => self.record(notice),
             Message::Ended { group, pid, exit } => {
                 // Another process may have been found since.
                 if self.processes.get(&group).is_some_and(|(known, _)| *known == pid) {

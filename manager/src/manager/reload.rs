@@ -54,6 +54,7 @@ impl Running {
         let difference = self.settings.take_over(new, &running);
         self.supervisor.set_limits(self.settings.restart, self.settings.stop_limit);
         self.watch.send_replace(watch_settings(&self.settings));
+        self.hooks.send_replace(self.settings.hooks.clone());
         self.tell(Event::Reload(self.settings.rules())).await;
         Ok(difference)
     }

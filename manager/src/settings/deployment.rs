@@ -38,6 +38,7 @@ impl ManagerSettings {
         settings.groups = groups.iter().map(|group| spec(configuration, site, executable, group)).collect();
         settings.take_options(&configuration.manager);
         settings.keys = configuration.concerns(site);
+        settings.hooks = configuration.hooks.get(site).cloned().unwrap_or_default();
         if let Some(options) = configuration.site_options.get(site) {
             settings.http = options.http;
             settings.hook = options.notify.as_ref().map(Hook::new);

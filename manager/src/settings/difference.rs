@@ -62,6 +62,7 @@ impl ManagerSettings {
             ("the watch interval", self.watch_interval != new.watch_interval),
             ("the thresholds of alarms", self.thresholds != new.thresholds),
             ("the hook", self.hook != new.hook),
+            ("the hooks of runs", self.hooks != new.hooks),
             ("the certificates", self.certificates != new.certificates),
         ];
         let fixed = [
@@ -90,6 +91,7 @@ impl ManagerSettings {
             watch_interval: new.watch_interval,
             thresholds: new.thresholds,
             hook: new.hook,
+            hooks: new.hooks,
             certificates: new.certificates,
             keys: new.keys,
             reload: new.reload.or(self.reload.take()),
