@@ -5,7 +5,7 @@
 mod access;
 #[path = "switchover/fence.rs"]
 mod fence;
-#[path = "switchover/report.rs"]
-mod report;
 #[path = "switchover/names.rs"]
 mod names;
+#[path = "switchover/report.rs"]
+mod report;

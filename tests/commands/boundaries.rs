@@ -1,31 +1,55 @@
 //! A run that is killed at every boundary of its steps, and inside each, comes to the same end as one that is not.
 
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
 
 use irongate_switchover::plan::Kind;
-use irongate_tests::{Process, Reference, SITES, Server, Tier};
+use irongate_tests::{Process, Reference, SITES, Server, Tier, wait_until};
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
 use super::books::{Application, books, follows, numbers, reference, rights, running, slots};
 use super::deployment::{PATIENCE, stop};
 
+/// A place at which a run kills itself.
+struct Cut<'a> {
+    here: &'a str,
+    plan: Kind,
+    site: &'a str,
+    order: &'a str,
+    step: &'a str,
+    place: &'a str,
+}
+
 /// Runs a plan to the place where it kills itself; whether it came there.
-async fn killed(reference: &Reference, here: &str, order: &str, step: &str, place: &str) -> bool {
+async fn killed(reference: &Reference, cut: Cut<'_>) -> bool {
+    let Cut { here, plan, site, order, step, place } = cut;
     let mut command = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
     let file = reference.directory.path().join("irongate.toml");
-    command.arg(file).args([here, "switchover", here, order, step, place]);
+    command.arg(file).args([here, &plan.to_string(), site, order, step, place]);
     command.current_dir(reference.directory.path());
     let mut run = Process::spawn(command);
     let status = run.wait(PATIENCE).await;
     if status.success() {
         return false;
     }
-    use std::os::unix::process::ExitStatusExt;
-    assert_eq!(status.signal(), Some(9), "at {step} {place}: {}", run.stderr());
+    assert_eq!(status.signal(), Some(9), "{plan} at {step} {place}: {}", run.stderr());
     true
+}
+
+/// All places of a plan, each step's beginning and end and some inside; in the quick tier a few of them.
+fn places(plan: Kind, random: &mut StdRng) -> Vec<(&'static str, String)> {
+    let mut places: Vec<(&str, String)> = Vec::new();
+    for step in plan.steps() {
+        places.extend([(step.name, "begins".to_owned()), (step.name, "done".to_owned())]);
+        for _ in 0..Tier::pick(0, 1, 3) {
+            places.push((step.name, random.random_range(1..120).to_string()));
+        }
+    }
+    places
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,13 +64,7 @@ async fn a_run_killed_at_every_boundary_comes_to_the_same_end() {
         let reference = reference(major).await;
         let managers = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;
-        let mut places: Vec<(&str, String)> = Vec::new();
-        for step in Kind::Switchover.steps() {
-            places.extend([(step.name, "begins".to_owned()), (step.name, "done".to_owned())]);
-            for _ in 0..Tier::pick(0, 1, 3) {
-                places.push((step.name, random.random_range(1..120).to_string()));
-            }
-        }
+        let mut places = places(Kind::Switchover, &mut random);
         if Tier::pick(true, false, false) {
             places = places.choose_multiple(&mut random, 4).cloned().collect();
         }
@@ -60,7 +78,11 @@ async fn a_run_killed_at_every_boundary_comes_to_the_same_end() {
             let before = rights(&reference.servers[live]).await;
             let application = Application::start(&reference.servers, 1_000_000 * round);
             tokio::time::sleep(Duration::from_millis(50)).await;
-            if killed(&reference, SITES[to], "begin", step, &place).await {
+            let cut_at = |order, step, place| {
+                let (here, plan) = (SITES[to], Kind::Switchover);
+                killed(&reference, Cut { here, plan, site: here, order, step, place })
+            };
+            if cut_at("begin", step, &place).await {
                 cut += 1;
                 if random.random_bool(0.4) {
                     // The taking back is cut off too, at a step that may have begun.
@@ -68,7 +90,7 @@ async fn a_run_killed_at_every_boundary_comes_to_the_same_end() {
                     let undone = steps.choose(&mut random).map_or("lock", |step| step.name);
                     let could = !is_behind_no_return(&reference, SITES[to]).await;
                     if could {
-                        killed(&reference, SITES[to], "abort", undone, "undone").await;
+                        cut_at("abort", undone, "undone").await;
                     }
                     let finished = reference.start(SITES[to], &abort).finish(PATIENCE).await;
                     match finished.code() {
@@ -106,6 +128,88 @@ async fn a_run_killed_at_every_boundary_comes_to_the_same_end() {
         for manager in managers {
             stop(manager).await;
         }
+    }
+}
+
+/// The whole life after a disaster, with the run of each of its plans killed somewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_and_a_reinstatement_killed_at_every_boundary_come_to_the_same_end() {
+    let seed = irongate_tests::seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let major = *Server::majors().choose(&mut random).expect("a version");
+    let mut reference = reference(major).await;
+    let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    let [mut takeovers, mut returns] =
+        [Kind::Failover, Kind::Reinstate].map(|plan| places(plan, &mut random));
+    takeovers.shuffle(&mut random);
+    returns.shuffle(&mut random);
+    let rounds = Tier::pick(1, 4, takeovers.len());
+    let mut kept: Vec<i64> = Vec::new();
+    for round in 0..rounds {
+        let (number, takeover) = (round as i64 + 1, &takeovers[round]);
+        let back = &returns[round % returns.len()];
+        let what = format!("seed {seed}, PostgreSQL {major}, failover {takeover:?}, reinstate {back:?}");
+        println!("{what}");
+        let application = Application::start(&reference.servers, 1_000_000 * number);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        reference.kill("main");
+        reference.servers[0].kill();
+        let cut = |plan, site, place: &'static str, step| Cut {
+            here: "secondary",
+            plan,
+            site,
+            order: "begin",
+            step,
+            place,
+        };
+        let place: &'static str = takeover.1.clone().leak();
+        let words = ["failover", "--to", "secondary", "--accept-loss"];
+        if killed(&reference, cut(Kind::Failover, "secondary", place, takeover.0)).await {
+            if random.random_bool(0.3) && takeover.0 != "open" && takeover.0 != "roles" {
+                let abort = reference.start("secondary", &[&words[..3], &["--abort"]].concat());
+                let code = abort.finish(PATIENCE).await.code();
+                let words = if code == 0 { words.to_vec() } else { [&words[..3], &["--resume"]].concat() };
+                reference.expect("secondary", 0, &words).await;
+            } else {
+                reference.expect("secondary", 0, &[&words[..3], &["--resume"]].concat()).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        reference.servers[0].start_again().await;
+        managers[0] = reference.start("main", &["manager"]);
+        let roles = "SELECT live || ' ' || coalesce(run, 'free') FROM irongate.role";
+        wait_until(PATIENCE, "the site that came back to be closed", async || {
+            reference.servers[0].try_client("app", "config").await.is_err()
+                && reference.servers[0].scalar("config", roles).await == "secondary free"
+        })
+        .await;
+        let acknowledged = application.stop().await;
+        // What 1 had not sent is lost, and everything that 2 acknowledged is there.
+        let there = reference.servers[1].rows("config", "SELECT n::text FROM entry WHERE site = 'app'").await;
+        let there: BTreeSet<i64> = there.iter().filter_map(|row| row[0].as_ref()?.parse().ok()).collect();
+        let lost = acknowledged.iter().filter(|n| !there.contains(n)).count();
+        println!("{lost} of {} lost", acknowledged.len());
+        kept.extend(acknowledged.into_iter().filter(|n| there.contains(n)));
+
+        let place: &'static str = back.1.clone().leak();
+        let words = ["reinstate", "main", "--accept-loss"];
+        wait_until(PATIENCE, "the manager of main", async || {
+            reference.start("main", &["health"]).finish(PATIENCE).await.code() != 2
+        })
+        .await;
+        if killed(&reference, cut(Kind::Reinstate, "main", place, back.0)).await {
+            reference.expect("secondary", 0, &[&words[..2], &["--resume"]].concat()).await;
+        }
+        follows(&reference, 1, 10 * number).await;
+        reference.expect("main", 0, &["switchback"]).await;
+        follows(&reference, 0, 10 * number + 1).await;
+        books(&reference.servers[0], &kept).await;
+        let normal = (slots(&reference, 0).await, slots(&reference, 1).await);
+        assert_eq!(normal, ("csp,msp".into(), "mss".into()), "{what}");
+    }
+    for manager in managers {
+        stop(manager).await;
     }
 }
 

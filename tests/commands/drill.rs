@@ -25,7 +25,10 @@ async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {
         numbers(main).await;
         follows(&reference, 0, 1).await;
         assert_eq!([rights(main).await, rights(secondary).await], before);
-        assert_eq!((slots(&reference, 0).await, slots(&reference, 1).await), ("csp,msp".into(), "mss".into()));
+        assert_eq!(
+            (slots(&reference, 0).await, slots(&reference, 1).await),
+            ("csp,msp".into(), "mss".into())
+        );
         assert!(secondary.try_client("app", "config").await.is_err(), "the standby is closed again");
 
         // Cut off while the standby is open, and somebody writes there.
@@ -40,7 +43,10 @@ async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {
         assert!(found.contains("1 transactions were written at the standby"), "{found}");
         reference.expect("secondary", 0, &[&words[..], &["--abort"]].concat()).await;
         assert!(secondary.try_client("app", "config").await.is_err(), "the standby is closed again");
-        assert_eq!((slots(&reference, 0).await, slots(&reference, 1).await), ("csp,msp".into(), "mss".into()));
+        assert_eq!(
+            (slots(&reference, 0).await, slots(&reference, 1).await),
+            ("csp,msp".into(), "mss".into())
+        );
         secondary.batch_in("config", "DELETE FROM entry WHERE site = 'astray'").await;
         follows(&reference, 0, 2).await;
         for manager in managers {
