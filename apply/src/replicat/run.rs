@@ -124,6 +124,12 @@ fn still_to_come(error: &Error) -> Option<&'static str> {
         irongate_trail::Error::Lineage { found, expected, .. } if expected.is_anew_after(found) => {
             Some("waiting for the pump to bring what follows the last initial load")
         }
+        // Or from a server that was made anew. That the pump is refused is for the pump to say.
+        irongate_trail::Error::Lineage { found, expected, .. }
+            if expected.system_identifier != found.system_identifier =>
+        {
+            Some("waiting for the pump to bring what the server sends that the checkpoint is of")
+        }
         _ => None,
     }
 }

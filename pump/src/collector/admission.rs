@@ -112,7 +112,10 @@ pub(super) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused
     };
     check_epoch(hello, own.epoch)?;
     let Some(history) = hello.histories.iter().find(|history| history.lineage == own.lineage) else {
-        if first.lineage.is_anew_after(&own.lineage) && first.previous.0 == Lsn::ZERO {
+        // In a later epoch the site may have been made anew, as another cluster.
+        let is_anew = first.lineage.is_anew_after(&own.lineage)
+            || (hello.epoch > own.epoch && first.lineage.system_identifier != own.lineage.system_identifier);
+        if is_anew && first.previous.0 == Lsn::ZERO {
             return Ok(*first);
         }
         let Lineage { system_identifier, .. } = own.lineage;
@@ -129,7 +132,14 @@ pub(super) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused
                 "the pump's trail of flow \"{flow}\" is {what} ({last}) than the one here ({})",
                 own.lineage
             ),
-            format!("point the pump at the trail of the flow's own source, or {INSTANTIATE}"),
+            if last.system_identifier == system_identifier {
+                format!("point the pump at the trail of the flow's own source, or {INSTANTIATE}")
+            } else {
+                format!(
+                    "point the pump at the trail of the flow's own source; if that is a new cluster on purpose, stop the \
+                     flow, move its trail's directory here away, and {INSTANTIATE}"
+                )
+            },
         ));
     };
     // As the trail's reader finds its place: it follows the very commit, or begins no later.
@@ -246,6 +256,9 @@ mod tests {
         assert_eq!(code_of(place(&purged, Some(&own(at(400, 450))))), Code::Gap);
         let other = Own { lineage: Lineage { system_identifier: 8, ..LINEAGE }, ..own(at(0, 10)) };
         assert_eq!(code_of(place(&hello(), Some(&other))), Code::Lineage);
+        let later = Hello { epoch: other.epoch + 1, ..hello() };
+        assert_eq!(place(&later, Some(&other)).unwrap(), history(LINEAGE, 0, 10));
+        assert_eq!(code_of(place(&Hello { epoch: 9, ..purged.clone() }, Some(&other))), Code::Lineage);
         let anew = Own { lineage: Lineage { slot_incarnation: Lsn(6), ..LINEAGE }, ..own(at(0, 10)) };
         assert_eq!(code_of(place(&hello(), Some(&anew))), Code::Lineage);
         // A later slot: from its beginning, or not at all.
