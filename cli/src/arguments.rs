@@ -125,6 +125,12 @@ pub(crate) enum Command {
         /// Write the report of the run to this file, as a page that needs nothing else and can be printed
         #[arg(long, value_name = "FILE", requires = "run")]
         html: Option<PathBuf>,
+        /// Only the name of the run that is not over; nothing if there is none
+        #[arg(long, conflicts_with_all = ["run", "last"])]
+        unfinished: bool,
+        /// Only the name of the last run
+        #[arg(long, conflicts_with = "run")]
+        last: bool,
     },
     /// Keep the applications out of a site: rights to write, CONNECT, LOGIN and triggers are saved and taken away, sessions
     /// ended, and a write as the application's role must fail

@@ -7,10 +7,12 @@
 //! around them: servers, applications that write, and somebody who pulls plugs.
 
 mod binaries;
+mod business;
 mod compare;
 mod guard;
 mod heartbeat;
 mod kept;
+mod life;
 mod load;
 mod log;
 mod process;
@@ -118,6 +120,8 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     let drained = drain(&servers, load, log, began, &mut sites, &mut heartbeat);
     report.transactions = report.step("drain", "waiting for the other site", drained).await?;
     report.step("terminal", "one terminal for both sites", terminal(&sites)).await?;
+    let cost = life::live(report, &binaries, &mut servers, &mut sites).await?;
+    report.outage_seconds = cost.outage;
     report.step("stop", "an orderly stop", stop(&mut sites)).await?;
     report.step("trail", "every checksum of the trails", trails(&sites)).await?;
     let found = report.step("compare", "every row of every table", compared(&servers)).await?;

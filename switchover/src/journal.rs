@@ -212,7 +212,8 @@ impl Journal {
                 runs.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
             }
         }
-        runs.sort();
+        // A run's name ends with the time at which it began.
+        runs.sort_by(|a: &String, b| when(a).cmp(when(b)).then_with(|| a.cmp(b)));
         Ok(runs)
     }
 
@@ -238,6 +239,11 @@ impl Journal {
         self.entries.push(entry);
         Ok(())
     }
+}
+
+/// When a run began, as its name says it.
+fn when(run: &str) -> &str {
+    run.rsplit('-').next().unwrap_or(run)
 }
 
 fn path_of(state_directory: &Path, run: &str) -> Result<PathBuf, Error> {
@@ -309,6 +315,10 @@ mod tests {
         Journal::begin(dir.path(), heading("a")).unwrap();
         assert!(matches!(Journal::begin(dir.path(), heading("a")), Err(Error::Journal { .. })));
         assert_eq!(Journal::runs(dir.path()).unwrap(), ["a", "b"]);
+        Journal::begin(dir.path(), heading("switchover-20261121")).unwrap();
+        Journal::begin(dir.path(), heading("failover-20261122")).unwrap();
+        let runs = Journal::runs(dir.path()).unwrap();
+        assert_eq!(runs[..2], ["switchover-20261121", "failover-20261122"], "the oldest first, whatever the plan");
         assert!(matches!(Journal::open(dir.path(), "c"), Err(Error::NoRun { .. })));
         assert!(matches!(Journal::open(dir.path(), "../a"), Err(Error::NoRun { .. })));
     }

@@ -36,7 +36,8 @@ async fn the_demo_loses_nothing_repeats_nothing_and_cleans_up() {
         let report = finished.json();
         assert_eq!(report["result"], "ok", "{report}");
         assert_eq!((&report["lost_transactions"], &report["repeated_transactions"]), (&0.into(), &0.into()));
-        assert!(report["outage_seconds"].is_null(), "{report}");
+        let outage = report["outage_seconds"].as_f64().expect("a switchover has an outage");
+        println!("PostgreSQL {major}: outage of the switchover {outage:.3} s");
         assert!(report["kills"].as_u64() > Some(1), "{report}");
         for step in report["steps"].as_array().expect("steps are a list") {
             assert!(step["name"].is_string() && step["seconds"].is_number(), "{step}");

@@ -63,6 +63,26 @@ pub(crate) fn run(global: &Global, run: Option<&str>, html: Option<&Path>) -> an
     Ok(output::print(&table)?)
 }
 
+/// Prints the name of the last run, for scripts; with `unfinished` only if it is not over.
+pub(crate) fn name(global: &Global, unfinished: bool) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let state = &here.configuration.state_directory;
+    let mut last = None;
+    for run in Journal::runs(state)? {
+        let (heading, entries) = Journal::read(state, &run)?;
+        if !unfinished || report::report(&heading, &entries).result == "unfinished" {
+            last = Some(run);
+        }
+    }
+    if global.json {
+        return output::json(&json!({ "run": last }));
+    }
+    match last {
+        Some(run) => Ok(output::text(run)?),
+        None => Ok(()),
+    }
+}
+
 /// Shows what has come of a run.
 pub(crate) fn show(global: &Global, report: &Report) -> anyhow::Result<()> {
     if global.json {

@@ -26,8 +26,8 @@ pub(super) struct Report {
     pub(super) compare: Option<Comparison>,
     /// The same of the log database, which both sites write.
     pub(super) compare_log: Option<Comparison>,
-    /// There is no change of roles in this demo.
-    outage_seconds: Option<f64>,
+    /// Seconds in which the planned switchover let nobody write.
+    pub(super) outage_seconds: Option<f64>,
     /// Transactions of the load that are not at the target.
     pub(super) lost_transactions: Option<u64>,
     /// Transactions of the load that are there more than once.

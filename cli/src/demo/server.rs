@@ -129,6 +129,19 @@ impl Server {
         Ok(client)
     }
 
+    /// Ends it at once, as a power cut does; it recovers when it starts again.
+    pub(super) async fn crash(&mut self) -> anyhow::Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let _ = kill_process(Pid::from_child(&process), Signal::QUIT);
+        tokio::task::spawn_blocking(move || process.wait()).await??;
+        Ok(())
+    }
+
+    /// Starts it again. Blocks.
+    pub(super) fn start_again(&mut self, binaries: &Binaries) -> anyhow::Result<()> {
+        self.launch(binaries)
+    }
+
     /// Leaves the server running when this is dropped; returns its process id.
     pub(super) fn keep(&mut self) -> Option<u32> {
         self.process.take().map(|process| process.id())
@@ -156,6 +169,7 @@ impl Drop for Server {
 const HBA: &str = "\
 local all postgres trust
 local replication postgres trust
+local all app trust
 local all all scram-sha-256
 local replication all scram-sha-256
 ";

@@ -11,6 +11,7 @@ use irongate_pump::certs;
 use rand::Rng;
 
 use super::binaries::Binaries;
+use super::business::ROLE;
 use super::server::Server;
 use super::{DATABASE, FLOW, LOG, SCALE, SCHEMAS, SITES};
 use crate::output;
@@ -106,6 +107,14 @@ pub(super) async fn database(sites: &Sites) -> anyhow::Result<((), String)> {
         server.client("postgres").await?.batch_execute(&format!("CREATE DATABASE {LOG}")).await?;
         server.client(LOG).await?.batch_execute(LOG_SCHEMA).await.map_err(said)?;
     }
+    for server in sites.both() {
+        let rights = format!(
+            "CREATE ROLE {ROLE} LOGIN; GRANT USAGE ON SCHEMA config, stat TO {ROLE};
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA config, stat TO {ROLE};
+             GRANT USAGE ON ALL SEQUENCES IN SCHEMA config, stat TO {ROLE}"
+        );
+        server.client(DATABASE).await?.batch_execute(&rights).await.map_err(said)?;
+    }
     Ok(((), format!("{evidence}; a log that both sites write")))
 }
 
@@ -160,6 +169,7 @@ pub(super) fn configure(base: &Path, sites: &Sites) -> anyhow::Result<PathBuf> {
             flow != "css"
         );
     }
+    text += &format!("[access.{DATABASE}]\nroles = [\"{ROLE}\"]\n");
     let file = base.join("irongate.toml");
     fs::write(&file, text)?;
     let configuration = Configuration::read(&file)?;
