@@ -14,6 +14,7 @@ mod link;
 mod origins;
 mod publication;
 mod roles;
+mod sequences;
 mod server;
 mod slot;
 mod standby;
@@ -161,6 +162,7 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
         };
         tables::source(&source, flow, &survey, &mut findings).await;
         roles::source(&source, &survey, &mut findings).await;
+        sequences::source(&source, flow, &mut findings).await;
         publication::source(&source, flow, &survey, &mut findings).await;
         origins::source(&source, configuration, flow, &mut findings).await;
         slot::source(&source, target.as_ref(), configuration, flow, &mut findings).await;
