@@ -8,3 +8,5 @@ mod support;
 mod fast_and_exact;
 #[path = "replicat/refusals.rs"]
 mod refusals;
+#[path = "replicat/sequences.rs"]
+mod sequences;

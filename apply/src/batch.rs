@@ -10,6 +10,7 @@ use irongate_checkpoint::MARKER_PREFIX;
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
 use crate::conflict::{Base, VERSION_PREFIX};
+use crate::sequence::{self, Reading, SEQUENCE_PREFIX};
 use crate::settings::Grouping;
 
 /// A piece of a large transaction is handed over when it has so many times the changes of a group.
@@ -81,6 +82,8 @@ pub struct Batch {
     bases: Vec<(usize, Base)>,
     /// The same of the next change of the table.
     next_base: Option<(Base, String)>,
+    /// Where the source's sequences stand.
+    sequences: Vec<Reading>,
 }
 
 impl Batch {
@@ -93,6 +96,7 @@ impl Batch {
         self.changes.clear();
         self.parts.clear();
         self.bases.clear();
+        self.sequences.clear();
         (self.commit, self.commits, self.messages, self.progress) = (None, 0, 0, None);
         if self.open.is_none() {
             self.marker = None;
@@ -205,6 +209,8 @@ impl Batch {
                     } else if message.prefix == VERSION_PREFIX {
                         let said = Base::parse(message.content);
                         self.next_base = said.map(|(base, table)| (base, table.to_owned()));
+                    } else if message.prefix == SEQUENCE_PREFIX {
+                        self.sequences.extend(sequence::parse(message.content).unwrap_or_default());
                     }
                 }
                 self.messages += 1;
@@ -304,6 +310,11 @@ impl Batch {
     /// that everything before it is applied and that nothing has come behind it.
     pub fn marker(&self) -> Option<&str> {
         self.marker.as_deref()
+    }
+
+    /// Where the source's sequences stand, in the order of the messages that said so.
+    pub fn sequences(&self) -> &[Reading] {
+        &self.sequences
     }
 
     /// Bytes of rows.

@@ -68,6 +68,8 @@ pub struct Totals {
     pub errors: u64,
     /// Conflicts with what was at the target.
     pub conflicts: u64,
+    /// How often a sequence of the source could not be followed at the target.
+    pub sequences_left: u64,
     /// Groups that the target refused and that were applied change by change.
     pub refused: u64,
     /// By source table.
@@ -275,6 +277,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         let errors = outcome.queued + outcome.ignored;
         self.totals.errors += errors;
         self.totals.conflicts += outcome.conflicts;
+        self.totals.sequences_left += outcome.sequences_left;
         self.totals.messages += self.batch.messages();
         self.totals.bytes += self.batch.bytes() as u64;
         self.totals.transactions += self.batch.commits();

@@ -38,9 +38,14 @@ pub struct ReplicatSettings {
     /// What to do where both sites have changed the same key; `None` where only one site writes. With it a target
     /// transaction holds one source transaction, whose commit time it carries.
     pub conflicts: Option<Conflicts>,
+    /// How many steps a sequence is set ahead of where the source's was read.
+    pub sequence_margin: u64,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
 }
+
+/// How many steps a sequence is ahead unless it is said otherwise: more than a source gives between two looks.
+pub const SEQUENCE_MARGIN: u64 = 1000;
 
 impl ReplicatSettings {
     /// How source transactions are grouped: not at all where each row is to have its own commit's time.

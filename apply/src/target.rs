@@ -3,6 +3,7 @@
 mod exact;
 mod postgres;
 mod resolve;
+mod sequences;
 
 use std::future::Future;
 
@@ -46,6 +47,8 @@ pub struct Outcome {
     pub ignored: u64,
     /// Conflicts with what was at the target, however they were resolved.
     pub conflicts: u64,
+    /// Sequences of the source that could not be followed at the target.
+    pub sequences_left: u64,
 }
 
 /// Takes batches and applies them exactly once.

@@ -14,6 +14,7 @@ mod link;
 mod origins;
 mod publication;
 mod roles;
+mod sequences;
 mod server;
 mod slot;
 mod standby;
@@ -162,6 +163,7 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
         };
         tables::source(&source, flow, &survey, &mut findings).await;
         roles::source(&source, &survey, &mut findings).await;
+        sequences::source(&source, flow, &mut findings).await;
         publication::source(&source, flow, &survey, &mut findings).await;
         origins::source(&source, configuration, flow, &mut findings).await;
         if is_its_turn(&source, configuration, flow).await {

@@ -158,6 +158,7 @@ impl Configuration {
             synchronous_commit: options.synchronous_commit,
             policies: options.policies.clone(),
             conflicts: flow.conflicts.clone(),
+            sequence_margin: options.sequence_margin,
             retry: options.retry,
         })
     }

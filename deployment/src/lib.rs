@@ -34,6 +34,7 @@ pub use instantiate::{
 pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};
+pub use sequence::{Raised, Secured, SequencePoll, secure_sequences};
 pub use setup::{
     Event, Progress as Listener, Report, Setup, begin_anew, begin_capture, plan, setup, teardown,
     teardown_plan,

@@ -1,8 +1,17 @@
-//! The sequences that belong to a flow. They are never in the stream; their values are copied.
+//! The sequences that belong to a flow. What they give is never in the stream: where they stand is looked at again and
+//! again, copied at an initial load and at a switchover, and put beyond the rows at a failover.
 
+mod ahead_of_rows;
+mod poll;
+
+use irongate_postgres::catalog;
 use tokio_postgres::Client;
 
 use crate::configuration::{Flow, TableName};
+
+pub(crate) use ahead_of_rows::behind;
+pub use ahead_of_rows::{Raised, Secured, secure_sequences};
+pub use poll::SequencePoll;
 
 /// A sequence.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,45 +22,30 @@ pub(crate) struct Sequence {
     pub(crate) owner: Option<(TableName, String)>,
 }
 
+impl Sequence {
+    pub(crate) fn of(sequence: &catalog::Sequence) -> Self {
+        let owner = sequence.owner.as_ref();
+        Self {
+            oid: sequence.oid,
+            name: TableName::new(&sequence.schema, &sequence.name),
+            owner: owner.map(|(schema, table, column)| (TableName::new(schema, table), column.clone())),
+        }
+    }
+}
+
 /// All sequences of the database, by name.
 pub(crate) async fn sequences(client: &Client) -> Result<Vec<Sequence>, irongate_postgres::Error> {
-    let rows = client
-        .query(
-            "SELECT c.oid, n.nspname, c.relname, tn.nspname, t.relname, a.attname
-               FROM pg_catalog.pg_class c
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-               LEFT JOIN pg_catalog.pg_depend d
-                 ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.objsubid = 0
-                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0
-                AND d.deptype IN ('a', 'i')
-               LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
-               LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
-               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-              WHERE c.relkind = 'S' AND c.relpersistence <> 't'
-              ORDER BY n.nspname, c.relname",
-            &[],
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let table: (Option<String>, Option<String>) = (row.try_get(3)?, row.try_get(4)?);
-            let table = table.0.zip(table.1).map(|(schema, name)| TableName { schema, name });
-            Ok(Sequence {
-                oid: row.try_get(0)?,
-                name: TableName { schema: row.try_get(1)?, name: row.try_get(2)? },
-                owner: table.zip(row.try_get(5)?),
-            })
-        })
-        .collect()
+    Ok(catalog::sequences(client).await?.iter().map(Sequence::of).collect())
 }
 
 /// Those of a source's sequences that belong to the flow: by their table, or by the patterns if they have none.
 pub(crate) fn of_flow(all: Vec<Sequence>, flow: &Flow) -> Vec<Sequence> {
-    let belongs = |sequence: &Sequence| {
-        let name = sequence.owner.as_ref().map_or(&sequence.name, |(table, _)| table);
-        flow.includes(&name.schema, &name.name)
-    };
-    all.into_iter().filter(belongs).collect()
+    all.into_iter().filter(|sequence| belongs(sequence, flow)).collect()
+}
+
+pub(crate) fn belongs(sequence: &Sequence, flow: &Flow) -> bool {
+    let name = sequence.owner.as_ref().map_or(&sequence.name, |(table, _)| table);
+    flow.includes(&name.schema, &name.name)
 }
 
 /// The target's sequence for one of the source's: the one of the same column of the table's counterpart, else the one

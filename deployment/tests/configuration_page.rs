@@ -233,6 +233,7 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
         ("manager.stop_limit", "\"0s\"", "a time of nothing", "\"1s\" or more"),
         ("manager.watch_interval", "\"0s\"", "a time of nothing", "\"1s\" or more"),
         ("manager.heartbeat_interval", "\"1ms\"", "comes too often", "\"off\""),
+        ("manager.sequence_interval", "\"1ms\"", "comes too often", "\"off\""),
         ("manager.heartbeat_interval", "\"never\"", "\"never\" is not a length of time", "\"off\""),
         ("manager.restart.delay", "\"2min\"", "longest delay is shorter", "longest_delay"),
         ("manager.restart.attempts", "-1", "invalid value", ""),

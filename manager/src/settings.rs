@@ -103,8 +103,19 @@ pub struct FlowWatch {
     pub purge: Option<Purge>,
     /// How often the source is made to write a heartbeat; never if `None`.
     pub heartbeat: Option<Duration>,
+    /// How the source's sequences are followed; not at all if `None`.
+    pub sequences: Option<SequenceWatch>,
     /// The flow waits for its day: that it has no slot is then no alarm, and there is no heartbeat, until its Extract runs.
     pub waits: bool,
+}
+
+/// How a source's sequences are followed, while its Extract runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SequenceWatch {
+    /// How often they are looked at.
+    pub every: Duration,
+    /// The flow whose sequences they are.
+    pub flow: irongate_deployment::configuration::Flow,
 }
 
 /// Which files of a trail go once every reader has passed them.
@@ -343,8 +354,13 @@ impl ManagerSettings {
                 return bad(what, format!("{} s", length.as_secs_f64()), "it must be a millisecond or more");
             }
         }
-        let is_heart =
-            |flow: &&FlowWatch| flow.heartbeat.is_some_and(|every| every < Duration::from_millis(10));
+        let is_often = |every: Option<Duration>| every.is_some_and(|every| every < Duration::from_millis(10));
+        let is_look = |flow: &&FlowWatch| is_often(flow.sequences.as_ref().map(|watch| watch.every));
+        if let Some(flow) = self.flows.iter().find(is_look) {
+            let value = format!("that of flow \"{}\"", flow.name);
+            return bad("the interval of sequences", value, "it must be ten milliseconds or more");
+        }
+        let is_heart = |flow: &&FlowWatch| is_often(flow.heartbeat);
         if let Some(flow) = self.flows.iter().find(is_heart) {
             let value = format!("that of flow \"{}\"", flow.name);
             return bad("a heartbeat's interval", value, "it must be ten milliseconds or more");

@@ -9,6 +9,7 @@ mod certificate;
 mod heartbeat;
 mod measure;
 mod purge;
+mod sequences;
 mod slot;
 
 use std::path::PathBuf;

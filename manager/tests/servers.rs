@@ -49,6 +49,7 @@ impl Site {
             slot: Some(SLOT.into()),
             purge: None,
             heartbeat: Some(Duration::from_millis(100)),
+            sequences: None,
             waits,
         }];
         let control = Control::of(dir.path(), "main");

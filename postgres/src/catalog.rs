@@ -7,6 +7,7 @@
 mod activity;
 mod index;
 mod publication;
+mod sequence;
 mod server;
 mod slot;
 mod table;
@@ -18,6 +19,7 @@ use tokio_postgres::Client;
 pub use activity::{PreparedTransaction, Writer, prepared_transactions, writers};
 pub use index::{ForeignKey, Index, IndexKind};
 pub use publication::{Publication, PublishedTable, publication, publication_tables};
+pub use sequence::{Counting, Sequence, Stand, sequences, set as set_sequences, stands};
 pub use server::{
     RoleFacts, ServerFacts, current_wal_flush_lsn, current_wal_lsn, role_facts, server_facts, setting,
 };

@@ -39,6 +39,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 grouping: Grouping::default(),
                 synchronous_commit: *synchronous == "on",
                 policies: Policies::default(),
+                sequence_margin: irongate_apply::SEQUENCE_MARGIN,
                 conflicts: None,
                 retry: Retry::default(),
             };

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use irongate_apply::{
-    Applier, Grouping, Names, Policies, PostgresTarget, ReplicatSettings, Retry, Step, TrailDirectory,
+    Applier, Grouping, Names, Policies, PostgresTarget, ReplicatSettings, Retry, Step, Totals,
+    TrailDirectory,
 };
 use irongate_checkpoint::{Applied, CheckpointTable, checkpoint_setup};
 use irongate_postgres::Endpoint;
 use irongate_tests::{Server, TempDir};
 use irongate_trail::{
-    Begin, Column, Commit, CommitLsn, Directory, Lineage, Lsn, Position, Relation, ReplicaIdentity,
+    Begin, Column, Commit, CommitLsn, Directory, Lineage, Lsn, Message, Position, Relation, ReplicaIdentity,
     ResumeLsn, Timestamp, TupleBuilder, Writer, WriterOptions,
 };
 
@@ -52,6 +53,7 @@ pub(crate) enum Op {
     Insert(Arc<Relation>, Vec<u8>),
     Update(Arc<Relation>, Option<(u8, Vec<u8>)>, Vec<u8>),
     Delete(Arc<Relation>, u8, Vec<u8>),
+    Message(&'static str, Vec<u8>),
 }
 
 /// A trail, a target server's database and a checkpoint.
@@ -108,6 +110,7 @@ impl Bench {
             grouping: Grouping::default(),
             synchronous_commit: false,
             policies: Policies::default(),
+            sequence_margin: irongate_apply::SEQUENCE_MARGIN,
             conflicts: None,
             retry: Retry::default(),
         }
@@ -151,6 +154,10 @@ impl Bench {
                     self.writer.relation(relation).unwrap();
                     self.writer.row(relation.id, b'D', &[&[*kind], old.as_slice()].concat()).unwrap();
                 }
+                Op::Message(prefix, content) => {
+                    let message = Message { prefix, content, transactional: true, lsn: commit_lsn.0 };
+                    self.writer.message(&message).unwrap();
+                }
             }
         }
         self.writer.commit(&Commit { commit_lsn, end_lsn, commit_time: time, changes: 0 }).unwrap();
@@ -167,6 +174,22 @@ impl Bench {
         &self,
         settings: ReplicatSettings,
     ) -> Result<(Applied, u64), irongate_apply::Error> {
+        let (applied, totals) = self.applied_and_totals(settings).await?;
+        Ok((applied, totals.refused))
+    }
+
+    /// Applies all there is; says all that was counted.
+    pub(crate) async fn apply_totals(
+        &self,
+        settings: ReplicatSettings,
+    ) -> Result<Totals, irongate_apply::Error> {
+        self.applied_and_totals(settings).await.map(|(_, totals)| totals)
+    }
+
+    async fn applied_and_totals(
+        &self,
+        settings: ReplicatSettings,
+    ) -> Result<(Applied, Totals), irongate_apply::Error> {
         let grouping = settings.grouping;
         let target = PostgresTarget::new(settings);
         let mut applier = Applier::new(TrailDirectory(self.trail()), target, grouping);
@@ -184,7 +207,7 @@ impl Bench {
             };
             match step {
                 Step::Applied => {}
-                Step::Idle => return Ok((*applier.applied(), applier.totals().refused)),
+                Step::Idle => return Ok((*applier.applied(), applier.totals().clone())),
             }
         }
     }

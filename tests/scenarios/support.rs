@@ -121,6 +121,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         grouping: Grouping::default(),
         synchronous_commit: false,
         policies: Policies::default(),
+        sequence_margin: irongate_apply::SEQUENCE_MARGIN,
         conflicts: None,
         retry: Retry { longest: Duration::from_secs(1), ..Retry::default() },
     }

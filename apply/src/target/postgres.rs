@@ -20,6 +20,7 @@ use irongate_trail::{Lsn, Position};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::resolve::prepared_for_conflicts;
+use super::sequences::Sequences;
 use super::{Failure, Mode, Outcome, Target};
 use crate::batch::{Batch, Change};
 use crate::compile::{SetKind, Step, compile};
@@ -64,6 +65,7 @@ pub struct PostgresTarget {
     watermarks: Option<Watermarks>,
     /// When old tombstones were last removed.
     purged: Option<Instant>,
+    sequences: Sequences,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,7 @@ pub(crate) struct Connection {
 impl PostgresTarget {
     /// A target that connects when it is first loaded.
     pub fn new(settings: ReplicatSettings) -> Self {
-        Self { settings, connection: None, watermarks: None, purged: None }
+        Self { settings, connection: None, watermarks: None, purged: None, sequences: Sequences::default() }
     }
 }
 
@@ -127,6 +129,17 @@ impl Target for PostgresTarget {
 
     async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
         let Some(connection) = &mut self.connection else { return Err(Failure::Lost(not_loaded())) };
+        let sequences_left = if batch.sequences().is_empty() {
+            0
+        } else {
+            match connection.follow_sequences(&mut self.sequences, batch, &self.settings).await {
+                Ok(left) => left,
+                Err(failure) => {
+                    self.connection = None;
+                    return Err(failure);
+                }
+            }
+        };
         let result = match mode {
             Mode::Grouped if self.settings.conflicts.is_some() => {
                 connection.apply_resolving(batch, &self.settings, end).await
@@ -141,6 +154,7 @@ impl Target for PostgresTarget {
             }
             other => other,
         };
+        let result = result.map(|outcome| Outcome { sequences_left, ..outcome });
         match result {
             Err(Failure::Lost(error)) => {
                 // What the server said last tells more than that the line is dead.
@@ -246,6 +260,24 @@ impl Connection {
         self.plans.clear();
         self.statements.clear();
         Ok(())
+    }
+
+    /// Brings the sequences forward that the batch speaks of; how many could not be.
+    async fn follow_sequences(
+        &self,
+        sequences: &mut Sequences,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+    ) -> Result<u64, Failure> {
+        if self.open.is_none() {
+            return sequences.follow(&self.session, batch.sequences(), settings).await;
+        }
+        // Within a transaction that has begun, a refusal must not take the rows with it; what was set stays set.
+        self.session.batch_execute("SAVEPOINT irongate_sequences").await.map_err(sort)?;
+        let left = sequences.follow(&self.session, batch.sequences(), settings).await?;
+        let end = "ROLLBACK TO irongate_sequences; RELEASE irongate_sequences";
+        self.session.batch_execute(end).await.map_err(sort)?;
+        Ok(left)
     }
 
     /// The plans of the batch's relations, in their order.

@@ -26,7 +26,8 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
         findings.note(
             &side.end,
             format!("sequences {}", listed(survey.sequences.iter().map(|sequence| &sequence.name))),
-            "their values are not in the stream; they are copied by the initial load and at a switchover",
+            "their values are not in the stream: they are copied by the initial load and at a switchover, and followed \
+             with a margin in between",
         );
     }
     if let Err(error) = left_out(side, flow, survey, findings).await {

@@ -9,8 +9,8 @@ use super::problem::Problems;
 use super::units::{Bytes, Limit, Time};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// The shortest heartbeat that a database should be asked for.
-const LEAST_HEARTBEAT: Duration = Duration::from_millis(10);
+/// A database should not be asked for anything more often.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// `[manager]` as it is written.
 #[derive(Deserialize, Default)]
@@ -19,6 +19,7 @@ pub(super) struct ManagerSection {
     stop_limit: Option<Spanned<Time>>,
     watch_interval: Option<Spanned<Time>>,
     heartbeat_interval: Option<Spanned<Limit<Time>>>,
+    sequence_interval: Option<Spanned<Limit<Time>>>,
     #[serde(default)]
     restart: RestartSection,
     #[serde(default)]
@@ -61,6 +62,8 @@ pub struct ManagerOptions {
     pub watch_interval: Duration,
     /// How often a source is made to write a heartbeat; `None` is never.
     pub heartbeat_interval: Option<Duration>,
+    /// How often a source's sequences are looked at, where one site writes the database at a time; `None` is never.
+    pub sequence_interval: Option<Duration>,
     /// How a group that died is started again.
     pub restart: RestartOptions,
     /// What is too much.
@@ -118,6 +121,7 @@ impl Default for ManagerOptions {
             stop_limit: Duration::from_secs(60),
             watch_interval: Duration::from_secs(10),
             heartbeat_interval: Some(Duration::from_secs(10)),
+            sequence_interval: Some(Duration::from_secs(5)),
             restart: RestartOptions {
                 attempts: 20,
                 delay: Duration::from_secs(1),
@@ -201,20 +205,21 @@ impl ManagerSection {
             let remedy = "make longest_delay as long as delay or longer";
             problems.add(at, "the longest delay is shorter than the first", Some(remedy.into()));
         }
-        let heartbeat_interval = match self.heartbeat_interval {
-            None => default.heartbeat_interval,
-            Some(given) => {
-                if given.get_ref().0.is_some_and(|time| time.0 < LEAST_HEARTBEAT) {
-                    let remedy = "use \"10ms\" or more, or \"off\"";
-                    problems.add(given.span(), "a heartbeat that comes too often", Some(remedy.into()));
-                }
-                given.into_inner().0.map(|time| time.0)
+        let mut often = |given: Option<Spanned<Limit<Time>>>, default: Option<Duration>, what: &str| {
+            let Some(given) = given else { return default };
+            if given.get_ref().0.is_some_and(|time| time.0 < LEAST_INTERVAL) {
+                let remedy = "use \"10ms\" or more, or \"off\"";
+                problems.add(given.span(), format!("a {what} that comes too often"), Some(remedy.into()));
             }
+            given.into_inner().0.map(|time| time.0)
         };
+        let heartbeat_interval = often(self.heartbeat_interval, default.heartbeat_interval, "heartbeat");
+        let sequence_interval = often(self.sequence_interval, default.sequence_interval, "look at sequences");
         ManagerOptions {
             stop_limit,
             watch_interval,
             heartbeat_interval,
+            sequence_interval,
             restart,
             alarms: self.alarms.review(&default.alarms, problems),
         }

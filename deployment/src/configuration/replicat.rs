@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use irongate_apply::{Action, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry};
+use irongate_apply::{Action, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry, SEQUENCE_MARGIN};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -21,6 +21,7 @@ pub(super) struct ReplicatSection {
     batch_bytes: Option<Spanned<Bytes>>,
     batch_transactions: Option<Spanned<u32>>,
     synchronous_commit: Option<bool>,
+    sequence_margin: Option<u64>,
     retry_attempts: Option<u32>,
     retry_delay: Option<Spanned<Time>>,
     retry_longest_delay: Option<Spanned<Time>>,
@@ -49,16 +50,30 @@ enum ActionName {
 }
 
 /// Settings of a flow's Replicat, as far as the configuration gives them.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReplicatOptions {
     /// How source transactions are grouped.
     pub grouping: Grouping,
     /// Whether a commit at the target waits for the target's disk.
     pub synchronous_commit: bool,
+    /// How many steps a sequence is set ahead of where the source's was read.
+    pub sequence_margin: u64,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
     /// What to do about the other errors.
     pub policies: Policies,
+}
+
+impl Default for ReplicatOptions {
+    fn default() -> Self {
+        Self {
+            grouping: Grouping::default(),
+            synchronous_commit: false,
+            sequence_margin: SEQUENCE_MARGIN,
+            retry: Retry::default(),
+            policies: Policies::default(),
+        }
+    }
 }
 
 impl PartialEq for ReplicatOptions {
@@ -67,6 +82,7 @@ impl PartialEq for ReplicatOptions {
         let retry = |r: &Retry| (r.attempts, r.delay, r.longest);
         grouping(&self.grouping) == grouping(&other.grouping)
             && self.synchronous_commit == other.synchronous_commit
+            && self.sequence_margin == other.sequence_margin
             && retry(&self.retry) == retry(&other.retry)
             && self.policies == other.policies
     }
@@ -93,6 +109,7 @@ impl ReplicatSection {
             options.grouping.transactions = transactions.into_inner().into();
         }
         options.synchronous_commit = self.synchronous_commit.unwrap_or(options.synchronous_commit);
+        options.sequence_margin = self.sequence_margin.unwrap_or(options.sequence_margin);
         options.retry.attempts = self.retry_attempts.or(options.retry.attempts);
         let usual = (options.retry.delay, options.retry.longest);
         (options.retry.delay, options.retry.longest) =

@@ -10,7 +10,8 @@ use irongate_deployment::groups::group_name;
 use irongate_deployment::{Configuration, Group};
 
 use super::{
-    FlowWatch, GroupSpec, Hook, ManagerSettings, Purge, Remote, RestartPolicy, Threshold, Thresholds,
+    FlowWatch, GroupSpec, Hook, ManagerSettings, Purge, Remote, RestartPolicy, SequenceWatch, Threshold,
+    Thresholds,
 };
 use crate::control::{Caller, Control};
 use crate::error::Error;
@@ -152,6 +153,8 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         Some(_) => Some(configuration.source(flow)?.extract.endpoint.clone()),
         None => None,
     };
+    let is_active_passive = configuration.active_passive().contains(&flow.database.as_str());
+    let follows = |every| SequenceWatch { every, flow: flow.clone() };
     let keep = || Purge { keep: flow.purge.keep, keep_files: flow.purge.keep_files as usize };
     Ok(FlowWatch {
         name: flow.name.clone(),
@@ -160,10 +163,16 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         replicat: here(Program::Replicat),
         slot: extract.as_ref().map(|_| flow.slot.clone()),
         heartbeat: extract.as_ref().and(configuration.manager.heartbeat_interval),
+        // Where both sites write, each gives values of its own.
+        sequences: extract
+            .as_ref()
+            .filter(|_| is_active_passive)
+            .and(configuration.manager.sequence_interval)
+            .map(follows),
         waits: !flow.autostart,
         extract,
         source,
-        site: configuration.active_passive().contains(&flow.database.as_str()).then(|| flow.from.clone()),
+        site: is_active_passive.then(|| flow.from.clone()),
         purge: flow.purge.purge.then(keep),
     })
 }
@@ -190,7 +199,7 @@ mod tests {
         assert_eq!(flow.extract.as_deref(), Some("csp-extract"));
         assert_eq!(flow.slot.as_deref(), Some("irongate_contact_csp"));
         assert_eq!(flow.source.as_ref().unwrap().user(), "irongate_extract");
-        assert!(flow.purge.is_some() && flow.heartbeat.is_some());
+        assert!(flow.purge.is_some() && flow.heartbeat.is_some() && flow.sequences.is_some());
         // What the file does not say is what a manager does anyway.
         let anyway = ManagerSettings::new("secondary", "/");
         assert_eq!(settings.restart, anyway.restart);

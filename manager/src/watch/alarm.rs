@@ -375,6 +375,7 @@ mod tests {
             slot: Some("s".into()),
             purge: None,
             heartbeat: None,
+            sequences: None,
             waits: false,
         }
     }

@@ -8,6 +8,7 @@ use irongate_deployment::Stage;
 use irongate_trail::{Directory, Lsn, Mark, Timestamp, durable};
 
 use super::heartbeat::Heartbeat;
+use super::sequences::Sequences;
 use super::slot::Source;
 use super::{FlowView, StageView, TrailView, purge};
 use crate::event::Notice;
@@ -19,6 +20,7 @@ pub(super) struct Flow {
     settings: FlowWatch,
     source: Option<Source>,
     heartbeat: Option<Heartbeat>,
+    sequences: Option<Sequences>,
     /// The last trouble with purge, so that it is told once.
     purge_trouble: Option<Notice>,
     /// What happened on the way, for people.
@@ -40,7 +42,14 @@ impl Flow {
     pub(super) fn new(settings: FlowWatch) -> Self {
         let site = settings.site.clone();
         let source = settings.source.clone().map(|endpoint| Source::new(endpoint, site));
-        let mut flow = Self { settings, source, heartbeat: None, purge_trouble: None, notices: Vec::new() };
+        let mut flow = Self {
+            settings,
+            source,
+            heartbeat: None,
+            sequences: None,
+            purge_trouble: None,
+            notices: Vec::new(),
+        };
         flow.beat(!flow.settings.waits);
         flow
     }
@@ -55,6 +64,18 @@ impl Flow {
                 heartbeat.get_or_insert_with(start);
             }
             _ => *heartbeat = None,
+        }
+    }
+
+    /// Has the source's sequences looked at, or not: only while Extract takes what is written of them.
+    fn follow_sequences(&mut self, should: bool) {
+        let Self { settings, sequences, .. } = self;
+        match (&settings.source, &settings.sequences) {
+            (Some(source), Some(watch)) if should => {
+                let start = || Sequences::start(watch.flow.clone(), source.clone(), watch.every);
+                sequences.get_or_insert_with(start);
+            }
+            _ => *sequences = None,
         }
     }
 
@@ -86,6 +107,7 @@ impl Flow {
         self.purged(files.purged);
         let is_live = files.extract.as_ref().is_some_and(|extract| extract.state.is_live());
         self.beat(!self.settings.waits || is_live);
+        self.follow_sequences(is_live);
         let end = match answer {
             Some(Ok(answer)) => {
                 // A slot that is there keeps log, whoever waits for what; one that is not yet there is no trouble.
@@ -238,6 +260,7 @@ mod tests {
             slot: None,
             purge: None,
             heartbeat: None,
+            sequences: None,
             waits: false,
         };
         let mut flow = Flow::new(settings);
