@@ -144,14 +144,14 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
 /// Each flow is set up where it begins. The log is empty, so nothing has to be copied.
 async fn setup([main, secondary]: &[Site; 2]) -> anyhow::Result<((), String)> {
     let mut statements = 0;
-    for (site, flow) in [(main, FLOW), (main, "msp"), (secondary, "mss")] {
+    for (site, flow) in [(main, FLOW), (secondary, "css"), (main, "msp"), (secondary, "mss")] {
         let configuration = &site.configuration;
         let options = deployment::Setup { site: Some(site.name.to_owned()), ..deployment::Setup::default() };
         let done =
             deployment::setup(configuration, &[configuration.flow(flow)?], &options, &mut |_| {}).await?;
         statements += done.statements.len();
     }
-    Ok(((), format!("{statements} statements for three flows; no role of Irongate's is a superuser")))
+    Ok(((), format!("{statements} statements for four flows; no role of Irongate's is a superuser")))
 }
 
 async fn check(sites: &[Site; 2]) -> anyhow::Result<((), String)> {

@@ -318,7 +318,11 @@ mod tests {
         Journal::begin(dir.path(), heading("switchover-20261121")).unwrap();
         Journal::begin(dir.path(), heading("failover-20261122")).unwrap();
         let runs = Journal::runs(dir.path()).unwrap();
-        assert_eq!(runs[..2], ["switchover-20261121", "failover-20261122"], "the oldest first, whatever the plan");
+        assert_eq!(
+            runs[..2],
+            ["switchover-20261121", "failover-20261122"],
+            "the oldest first, whatever the plan"
+        );
         assert!(matches!(Journal::open(dir.path(), "c"), Err(Error::NoRun { .. })));
         assert!(matches!(Journal::open(dir.path(), "../a"), Err(Error::NoRun { .. })));
     }

@@ -74,7 +74,11 @@ async fn sequences_follow_forward_with_a_margin_and_within_their_bounds() {
         }
         // Never back; also not when the source was set back, and not by what is read again.
         bench.transaction(&[message(&[reading("plain", 7), reading("down", 3)]), row("1")]);
-        bench.transaction(&[message(&[reading("plain", 2000), reading("plain", 100), reading("short", 100)])]);
+        bench.transaction(&[message(&[
+            reading("plain", 2000),
+            reading("plain", 100),
+            reading("short", 100),
+        ])]);
         bench.apply(settings.clone()).await.unwrap();
         assert_eq!(stand(&bench, "plain").await, "3000 true");
         assert_eq!(stand(&bench, "down").await, "-5011 true");
@@ -102,7 +106,9 @@ async fn a_sequence_that_cannot_follow_is_in_nobodys_way() {
     let mut settings = bench.settings();
     settings.grouping.changes = 1;
     let rows: Vec<Op> = (10..30).map(|id| row(&id.to_string())).collect();
-    bench.transaction(&[&rows[..], &[message(&[reading("plain", 50), reading("missing", 7)])], &rows[..0]].concat());
+    bench.transaction(
+        &[&rows[..], &[message(&[reading("plain", 50), reading("missing", 7)])], &rows[..0]].concat(),
+    );
     let address = bench.server.socket_uri("applier", "target");
     settings.target = address.parse().unwrap();
     let totals = bench.apply_totals(settings).await.unwrap();

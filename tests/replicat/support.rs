@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use irongate_apply::{
-    Applier, Grouping, Names, Policies, PostgresTarget, ReplicatSettings, Retry, Step, Totals,
-    TrailDirectory,
+    Applier, Grouping, Names, Policies, PostgresTarget, ReplicatSettings, Retry, Step, Totals, TrailDirectory,
 };
 use irongate_checkpoint::{Applied, CheckpointTable, checkpoint_setup};
 use irongate_postgres::Endpoint;

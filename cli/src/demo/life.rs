@@ -2,7 +2,6 @@
 //!
 //! Each is what an operator types, called as a library; the application goes on all the time and is asked in the end.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,10 +11,10 @@ use irongate_manager::Control;
 use irongate_manager::supervisor::Word;
 use irongate_switchover::plan::{self, Kind, Limits, Order, Request};
 use irongate_switchover::report::Report as Run;
-use irongate_switchover::{Place, fence, salvage};
+use irongate_switchover::{Place, fence};
 
 use super::binaries::Binaries;
-use super::business::{Business, Entry, found};
+use super::business::{Business, found};
 use super::report::Report;
 use super::site::Site;
 use super::sites::Sites;
@@ -55,8 +54,6 @@ pub(super) async fn live(
     let at = report.step("disaster", "the main site loses its power", lost).await?;
     report.step("failover", "the standby takes over", failover(at, &business, sites)).await?;
     report.step("return", "the main site comes back", come_back(binaries, servers, &mut sites[MAIN])).await?;
-    let salvaged = salvage(&business, servers, &sites[MAIN]);
-    report.step("salvage", "what it had alone", salvaged).await?;
     report.step("reinstate", "it becomes a standby", reinstate(sites)).await?;
     let back = change(Kind::Switchback, MAIN, &business, sites);
     report.step("switchback", "normal mode again", back).await?;
@@ -123,7 +120,8 @@ async fn disaster(
     main.manager.kill()?;
     (0..main.groups.len()).try_for_each(|place| main.kill(place))?;
     servers.main.crash().await?;
-    let evidence = "the link had been slow for 0.4 s; then server, manager and groups of main ended at once".to_owned();
+    let evidence =
+        "the link had been slow for 0.4 s; then server, manager and groups of main ended at once".to_owned();
     Ok((Instant::now(), evidence))
 }
 
@@ -162,35 +160,6 @@ async fn come_back(
     let evidence = format!(
         "main was told by its manager that secondary writes, and closed, {} after its start",
         millis(begin.elapsed().as_secs_f64())
-    );
-    Ok(((), evidence))
-}
-
-/// What main had committed and secondary never got: found, compared with the application's books, and repeated there.
-async fn salvage(
-    business: &Business,
-    servers: &Sites,
-    main: &Site,
-) -> anyhow::Result<((), String)> {
-    let there = found(&servers.secondary).await?;
-    let known = business.acknowledged();
-    let expected: BTreeSet<&Entry> = known.iter().filter(|entry| !there.contains(entry)).collect();
-    let out = main.configuration.state_directory.join("salvage");
-    let options = salvage::Options { out: out.clone(), divergence: None };
-    let done = salvage::salvage(&main.configuration, DATABASE, main.name, &options, &mut |_| {}).await?;
-    // What was committed and not acknowledged any more may be there, too.
-    let lost = done.summary.transactions;
-    anyhow::ensure!(lost >= expected.len() as u64, "{} are lost and {lost} were salvaged", expected.len());
-    let form = out.join("decisions.toml");
-    let text = std::fs::read_to_string(&form)?;
-    let text = text.replace("\"undecided\"", "\"replay\"");
-    let text = text.replace("signed_off_by = \"\"", "signed_off_by = \"irongate demo\"");
-    std::fs::write(&form, text)?;
-    let carried = salvage::apply(&main.configuration, main.name, &out, &mut |_| {}).await?;
-    let evidence = format!(
-        "{lost} transactions that secondary never got, {} of them acknowledged: listed from trail and slot, signed off, {} repeated",
-        expected.len(),
-        carried.replayed
     );
     Ok(((), evidence))
 }

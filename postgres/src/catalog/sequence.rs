@@ -166,7 +166,8 @@ pub async fn stands<'s>(
 /// [`Error`]; some may have been set.
 pub async fn set(client: &Client, stands: &[(u32, Stand)]) -> Result<(), Error> {
     const SQL: &str = "SELECT pg_catalog.setval(oid::pg_catalog.regclass, last, called)
-         FROM pg_catalog.unnest($1::pg_catalog.oid[], $2::pg_catalog.int8[], $3::pg_catalog.bool[]) s (oid, last, called)";
+         FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::pg_catalog.int8[]),
+                         pg_catalog.unnest($3::pg_catalog.bool[])) s (oid, last, called)";
     let oids: Vec<u32> = stands.iter().map(|(oid, _)| *oid).collect();
     let lasts: Vec<i64> = stands.iter().map(|(_, stand)| stand.last).collect();
     let called: Vec<bool> = stands.iter().map(|(_, stand)| stand.called).collect();

@@ -17,15 +17,17 @@ use super::{Run, Unit};
 use crate::error::Error;
 
 /// The time before the last received transaction from which the rate is taken, in microseconds.
-const WINDOW: i64 = 60_000_000;
+const WINDOW: i64 = 10_000_000;
+/// The shortest time that a rate is taken from, in microseconds.
+const SHORTEST: i64 = 1_000_000;
 
 /// What has arrived of a flow at the site that takes over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrived {
     /// How far its trail is durable here.
     pub(super) mark: Mark,
-    /// Transactions of the applications in the last minute of the trail.
-    recent: u64,
+    /// Transactions of the applications in a second, by the end of the trail.
+    rate: f64,
     /// The bytes behind the last whole transaction: of one that has not come whole.
     incomplete: u64,
 }
@@ -36,9 +38,9 @@ impl Arrived {
         now.0.saturating_sub(self.mark.set.0).max(0) as f64 / 1e6
     }
 
-    /// Transactions that may have been committed there since, at the rate of the last minute.
+    /// Transactions that may have been committed there since, at the rate of the last ten seconds.
     pub(super) fn estimate(&self, now: Timestamp) -> u64 {
-        (self.silence(now) * self.recent as f64 / (WINDOW as f64 / 1e6)).ceil() as u64
+        (self.silence(now) * self.rate).ceil() as u64
     }
 
     /// As a report has it.
@@ -48,7 +50,7 @@ impl Arrived {
             "last_commit_received": self.mark.commit_time.to_string(),
             "last_commit_lsn": self.mark.commit_lsn.to_string(),
             "seconds_since": self.silence(now),
-            "transactions_in_the_last_minute": self.recent,
+            "transactions_per_second": (self.rate * 10.0).round() / 10.0,
             "estimated_lost_transactions_at_most": self.estimate(now),
             "bytes_of_an_incomplete_transaction": self.incomplete,
         })
@@ -139,8 +141,13 @@ fn arrived(directory: &std::path::Path) -> Result<Option<Arrived>, irongate_trai
     // The last file and the one before it, in case the last has only just begun.
     let first = listing.files.iter().rev().take(2).last().map_or(last.seqno, |file| file.seqno);
     let since = mark.commit_time.0.saturating_sub(WINDOW);
-    let recent = transactions(&storage, Begins::File(first), |commit| commit.commit_time.0 > since)?;
-    Ok(Some(Arrived { mark, recent, incomplete }))
+    let mut earliest = mark.commit_time.0;
+    let recent = transactions(&storage, Begins::File(first), |commit| {
+        earliest = earliest.min(commit.commit_time.0.max(since));
+        commit.commit_time.0 > since
+    })?;
+    let span = mark.commit_time.0.saturating_sub(earliest).max(SHORTEST);
+    Ok(Some(Arrived { mark, rate: recent as f64 * 1e6 / span as f64, incomplete }))
 }
 
 fn written(directory: &std::path::Path) -> Result<u64, irongate_trail::Error> {
@@ -157,7 +164,7 @@ fn written(directory: &std::path::Path) -> Result<u64, irongate_trail::Error> {
 fn transactions(
     storage: &Arc<dyn Storage>,
     begins: Begins,
-    wanted: impl Fn(&Commit) -> bool,
+    mut wanted: impl FnMut(&Commit) -> bool,
 ) -> Result<u64, irongate_trail::Error> {
     let mut reader = Reader::open(Arc::clone(storage), begins)?;
     let (mut count, mut rows) = (0, false);

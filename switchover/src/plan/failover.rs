@@ -331,10 +331,15 @@ impl Run<'_> {
 
     /// Lets the applications in with what there is: the sequences are put behind everything that stands in the tables.
     pub(super) async fn open_alone(&self) -> Result<Value, Error> {
-        let mut opened = Vec::new();
+        let (mut opened, mut raised) = (Vec::new(), Vec::new());
         for unit in &self.units {
+            if fence::standing(&unit.to).await?.is_some() {
+                let secured =
+                    irongate_deployment::secure_sequences(self.configuration, unit.pair.into).await?;
+                raised.push(json!(secured));
+            }
             opened.extend(fence::open(&unit.to, self.limits.locks).await?);
         }
-        Ok(json!({ "opened": opened }))
+        Ok(json!({ "opened": opened, "sequences": raised }))
     }
 }
