@@ -3,6 +3,8 @@
 
 #[path = "names/bind.rs"]
 mod bind;
+#[path = "names/examples.rs"]
+mod examples;
 #[path = "names/point.rs"]
 mod point;
 #[path = "names/relay.rs"]
