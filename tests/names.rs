@@ -9,5 +9,7 @@ mod examples;
 mod point;
 #[path = "names/relay.rs"]
 mod relay;
+#[path = "names/switchover.rs"]
+mod switchover;
 #[path = "names/trust.rs"]
 mod trust;
