@@ -3,9 +3,13 @@
 
 #[path = "names/bind.rs"]
 mod bind;
+#[path = "names/examples.rs"]
+mod examples;
 #[path = "names/point.rs"]
 mod point;
 #[path = "names/relay.rs"]
 mod relay;
+#[path = "names/switchover.rs"]
+mod switchover;
 #[path = "names/trust.rs"]
 mod trust;

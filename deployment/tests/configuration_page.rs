@@ -286,6 +286,7 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
         ("hooks.a.notify.environment", "{ PGPASSWORD = \"x\" }", "cannot be a variable", "PGPASSFILE"),
         ("hooks.a.notify.environment", "{ \"a=b\" = \"x\" }", "cannot be a variable", "letters"),
         ("hooks.a.nothing.path", "\"x\"", "no run has a hook \"nothing\"", "stop-applications"),
+        ("hooks.a.fence.path", "\"x\"", "take each other back", "add \"open\""),
         ("hooks.c.notify.path", "\"x\"", "there is no site \"c\"", "a, b"),
         ("sites.a.control_address", "\"a\"", "no host with a port", "write"),
         (
@@ -315,4 +316,21 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
         (None, None, None)
     );
     assert!(alarms.lag.critical.is_some());
+}
+
+/// The sections of names and hooks stand in the files that `init` writes, for whoever needs them.
+#[test]
+fn what_is_commented_out_in_the_examples_is_sound() {
+    for text in [Configuration::example(), Configuration::reference()] {
+        let (before, names) = text.split_once("# [names.example]").unwrap();
+        let lines = format!("# [names.example]{names}");
+        let own = lines.lines().filter_map(|line| line.strip_prefix("# ")).filter(|line| {
+            line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+        });
+        let text = format!("{before}\n{}\n", own.collect::<Vec<_>>().join("\n"));
+        let configuration = Configuration::parse(&text, Path::new("/irongate.toml"))
+            .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(configuration.names["example"].records[0].values.len(), 2);
+        assert_eq!(configuration.hooks["main"].len(), 1);
+    }
 }

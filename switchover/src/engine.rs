@@ -119,7 +119,12 @@ mod tests {
         assert_eq!(next(&[]), Next::Do(0));
         assert_eq!(next(&[step("a")]), Next::Do(0));
         assert_eq!(next(&[step("a"), done("a"), step("b")]), Next::Do(1));
-        let failed = What::Failed { step: "b".into(), error: String::new(), hint: None };
+        let failed = What::Failed {
+            step: "b".into(),
+            error: String::new(),
+            hint: None,
+            evidence: serde_json::Value::Null,
+        };
         assert_eq!(next(&[step("a"), done("a"), step("b"), failed]), Next::Do(1));
         let all: Vec<What> = STEPS.iter().flat_map(|s| [step(s.name), done(s.name)]).collect();
         assert_eq!(next(&all), Next::End(Outcome::Done));

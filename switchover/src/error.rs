@@ -45,6 +45,9 @@ pub enum Error {
         /// What went wrong.
         source: Box<irongate_postgres::Error>,
     },
+    /// A hook did not do what it is for.
+    #[error(transparent)]
+    Hook(#[from] crate::hook::Failure),
     /// Names do not lead where they should.
     #[error(transparent)]
     Names(#[from] crate::names::Failure),
@@ -347,11 +350,20 @@ impl Error {
         }
     }
 
+    /// What shows what went wrong, for the journal.
+    pub(crate) fn evidence(&self) -> serde_json::Value {
+        match self {
+            Self::Hook(failure) => failure.evidence(),
+            _ => serde_json::Value::Null,
+        }
+    }
+
     /// What to type or do next.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Deployment(error) => return error.hint(),
             Self::Names(failure) => return failure.hint(),
+            Self::Hook(failure) => return failure.hint(),
             Self::Database { source, .. } => return source.hint(),
             Self::NoAdmin { database, .. } => format!("give [databases.{database}.SITE] an admin_uri"),
             Self::NoAccess { database } => {

@@ -72,6 +72,9 @@ pub enum What {
         error: String,
         /// What to do.
         hint: Option<String>,
+        /// What shows it, such as what a hook has printed.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        evidence: Value,
     },
     /// A step is being taken back.
     Undo {

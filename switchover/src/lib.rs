@@ -3,6 +3,7 @@
 //! * [`fence`]: keeping the applications out of a database, and letting them in again with exactly what they had.
 //! * [`plan`]: changes of roles as runs that can be cut off anywhere and gone on with.
 //! * [`guard`]: a site that was lost learns that another one has taken over, and is closed.
+//! * [`hook`]: what a run has done beyond the databases, by programs of the sites.
 //! * [`names`]: names in the DNS, pointed to the site that writes.
 //! * [`journal`] and [`engine`]: what a run has done, and what it does next.
 //! * [`report`]: what is told of a run.
@@ -12,6 +13,7 @@ pub mod engine;
 mod error;
 pub mod fence;
 pub mod guard;
+pub mod hook;
 pub mod journal;
 pub mod names;
 mod place;

@@ -9,6 +9,7 @@ mod drill;
 mod evidence;
 mod failover;
 mod groups;
+mod hooks;
 mod kind;
 mod precheck;
 mod reinstate;
@@ -212,7 +213,7 @@ pub async fn run(
         }
         _ => Journal::open(state, &heading.run)?,
     };
-    if let Next::Over(outcome) = next(kind.steps(), journal.entries(), way) {
+    if let Next::Over(outcome) = next(&run.steps(), journal.entries(), way) {
         return Err(Error::IsOver { run: run.heading.run, outcome });
     }
     run.drive(&mut journal, way, progress).await?;
@@ -226,9 +227,9 @@ impl Run<'_> {
         way: Way,
         progress: &mut Progress<'_>,
     ) -> Result<(), Error> {
+        let steps = self.steps();
         loop {
-            let steps = self.kind.steps();
-            match next(steps, journal.entries(), way) {
+            match next(&steps, journal.entries(), way) {
                 Next::Do(place) => {
                     let Step { name, .. } = steps[place];
                     journal.note(What::Step { step: name.to_owned() })?;
@@ -248,7 +249,7 @@ impl Run<'_> {
                     let Step { name, .. } = steps[place];
                     journal.note(What::Undo { step: name.to_owned() })?;
                     progress(name, "is taken back");
-                    match self.undo(name).await {
+                    match self.undo(name, progress).await {
                         Ok(evidence) => journal.note(What::Undone { step: name.to_owned(), evidence })?,
                         Err(error) => return Err(self.failed(journal, &steps[place..=place], error)),
                     }
@@ -268,7 +269,12 @@ impl Run<'_> {
     fn failed(&self, journal: &mut Journal, begun: &[Step], source: Error) -> Error {
         let step = begun.last().map_or("", |step| step.name);
         let can_abort = !begun.iter().any(|step| step.no_return);
-        let failed = What::Failed { step: step.to_owned(), error: source.to_string(), hint: source.hint() };
+        let failed = What::Failed {
+            step: step.to_owned(),
+            error: source.to_string(),
+            hint: source.hint(),
+            evidence: source.evidence(),
+        };
         match journal.note(failed) {
             Ok(()) => {
                 Error::Unfinished { run: self.heading.run.clone(), step, can_abort, source: Box::new(source) }

@@ -233,10 +233,11 @@ fn tries(entries: &[Entry]) -> Vec<Try> {
                     last.evidence = evidence.clone();
                 }
             }
-            What::Failed { error, hint, .. } => {
+            What::Failed { error, hint, evidence, .. } => {
                 if let Some(last) = last {
                     last.end(entry.at, "failed");
                     (last.error, last.hint) = (Some(error.clone()), hint.clone());
+                    last.evidence = evidence.clone();
                 }
             }
             What::Begun(_) | What::Ended { .. } => {}

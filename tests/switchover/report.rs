@@ -64,7 +64,12 @@ impl Made {
     fn failed(&mut self, step: &str, seconds: f64, error: &str, hint: Option<&str>) {
         self.begin(step);
         self.at += seconds;
-        self.note(What::Failed { step: step.into(), error: error.into(), hint: hint.map(Into::into) });
+        self.note(What::Failed {
+            step: step.into(),
+            error: error.into(),
+            hint: hint.map(Into::into),
+            evidence: Value::Null,
+        });
     }
 
     fn undone(&mut self, step: &str, seconds: f64, evidence: Value) {

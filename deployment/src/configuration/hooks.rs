@@ -60,6 +60,13 @@ impl HookName {
         Self::DisableJobs,
     ];
 
+    /// Those that take each other back.
+    const PAIRS: [(Self, Self); 3] = [
+        (Self::StopApplications, Self::StartApplications),
+        (Self::Fence, Self::Open),
+        (Self::DisableJobs, Self::EnableJobs),
+    ];
+
     /// The name as it is written.
     pub fn word(self) -> &'static str {
         match self {
@@ -107,17 +114,33 @@ pub(super) fn review(
     directory: &Path,
     problems: &mut Problems<'_>,
 ) -> BTreeMap<HookName, HookOptions> {
-    let mut hooks = BTreeMap::new();
+    let mut hooks: BTreeMap<HookName, HookOptions> = BTreeMap::new();
+    let mut places = BTreeMap::new();
     for (name, section) in sections {
         let options = section.review(directory, problems);
         match name.get_ref().parse::<HookName>() {
-            Ok(hook) => drop(hooks.insert(hook, options)),
+            Ok(hook) => {
+                places.insert(hook, name.span());
+                hooks.insert(hook, options);
+            }
             Err(()) => {
                 let known = HookName::ALL.map(HookName::word).join(", ");
                 let reason = format!("no run has a hook \"{}\"", name.get_ref());
                 problems.add(name.span(), reason, Some(format!("there are: {known}")));
             }
         }
+    }
+    for (close, open) in HookName::PAIRS {
+        let (there, lacking) = match (places.get(&close), places.get(&open)) {
+            (Some(at), None) => (at, open),
+            (None, Some(at)) => (at, close),
+            _ => continue,
+        };
+        problems.add(
+            there.clone(),
+            format!("\"{close}\" and \"{open}\" take each other back, and this site has only one of them"),
+            Some(format!("add \"{lacking}\" to this site")),
+        );
     }
     hooks
 }

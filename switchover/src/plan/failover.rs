@@ -108,10 +108,15 @@ impl Run<'_> {
                 "fence": fence::standing(&unit.to).await?.map(|fence| fence.since),
             }));
         }
+        // A name server that is frozen, or a hook that is not there, does not keep a site from taking over: it is said.
+        let mut warnings = Vec::new();
+        let reach = self.check_hooks(&mut warnings).await?;
         if !complaints.is_empty() {
             return Err(Error::Refused { complaints });
         }
         Ok(json!({
+            "reach": reach,
+            "warnings": warnings,
             "probes": probes.iter().map(super::evidence::Probe::told).collect::<Vec<_>>(),
             "databases": databases,
             "loss_accepted": self.heading.accept_loss,

@@ -47,10 +47,11 @@ impl Run<'_> {
             // The trail of what the new site will write lies where this runs.
             servers::disk(&self.configuration.trail(unit.pair.out_of), alarms, &mut findings);
         }
+        let reach = self.check_hooks(&mut findings.complaints).await?;
         let checked: Vec<String> = self.units.iter().map(|unit| unit.to.to_string()).collect();
         let Findings { complaints, notes } = findings;
         if complaints.is_empty() {
-            Ok(json!({ "checked": checked, "notes": notes }))
+            Ok(json!({ "checked": checked, "notes": notes, "reach": reach }))
         } else {
             Err(Error::Refused { complaints })
         }

@@ -72,10 +72,12 @@ impl Run<'_> {
                 complaints.push(error.to_string());
             }
         }
+        let reach = self.check_hooks(&mut complaints).await?;
         if !complaints.is_empty() {
             return Err(Error::Refused { complaints });
         }
-        Ok(json!({ "checked": self.units.iter().map(|unit| unit.to.to_string()).collect::<Vec<_>>() }))
+        let checked: Vec<_> = self.units.iter().map(|unit| unit.to.to_string()).collect();
+        Ok(json!({ "checked": checked, "reach": reach }))
     }
 
     /// Stops everything that reads or writes the flows of both directions, at both sites, and drops the slot of the site

@@ -33,6 +33,9 @@ pub(super) const STEPS: [Step; 11] = [
 impl Run<'_> {
     /// Does a step, or what is left of it.
     pub(super) async fn step(&mut self, name: &str, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        if let Some(done) = self.hook_step(name, progress).await {
+            return done;
+        }
         match name {
             "prechecks" => match self.kind {
                 Kind::Failover => self.failover_precheck().await,
@@ -58,7 +61,10 @@ impl Run<'_> {
     }
 
     /// Takes a step back, or what was done of it.
-    pub(super) async fn undo(&mut self, name: &str) -> Result<Value, Error> {
+    pub(super) async fn undo(&mut self, name: &str, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        if let Some(undone) = self.hook_undo(name, progress).await {
+            return undone;
+        }
         match name {
             "lock" => self.unlock().await,
             "reverse-capture" => self.end_reverse().await,

@@ -279,7 +279,7 @@ fn attempt_of(attempt: &Try) -> Markup {
             td {
                 @if let Some(error) = &attempt.error { p.error { (evidence(&Value::String(error.clone()))) } }
                 @if let Some(hint) = &attempt.hint { p.hint { "Hint: " (hint) } }
-                @if attempt.error.is_none() { (evidence(&attempt.evidence)) }
+                @if attempt.error.is_none() || !attempt.evidence.is_null() { (evidence(&attempt.evidence)) }
             }
         }
     }

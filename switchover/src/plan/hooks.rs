@@ -1,0 +1,224 @@
+//! Steps that reach beyond the databases: applications, jobs, names, people.
+
+use irongate_deployment::configuration::HookName;
+use irongate_manager::Control;
+use irongate_manager::hook::{Context, HookResult};
+use serde_json::{Value, json};
+
+use super::{Kind, Progress, Run};
+use crate::engine::Step;
+use crate::error::Error;
+use crate::hook::{self, Failure, Hooked, NOTIFY, POINT_NAME, QUIET_LOST, Side};
+use crate::names::{self, Move};
+
+/// Whether what fails is noted and does not stop the run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Needed,
+    Best,
+}
+
+impl Run<'_> {
+    /// The steps of this run.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        hook::steps(self.kind, |step| {
+            let is_there = |hooked: Hooked| {
+                let hooks = hooked.hooks.iter();
+                hooks.into_iter().any(|hook| self.sites(hooked.side).iter().any(|site| self.has(site, *hook)))
+            };
+            let is_name =
+                step == POINT_NAME && names::is_configured(self.configuration, &self.heading.databases);
+            is_name || hook::of_step(step).is_some_and(is_there)
+        })
+    }
+
+    fn has(&self, site: &str, hook: HookName) -> bool {
+        self.configuration.hooks.get(site).is_some_and(|hooks| hooks.contains_key(&hook))
+    }
+
+    fn sites(&self, side: Side) -> Vec<&str> {
+        match side {
+            Side::From => vec![&self.heading.from],
+            Side::To => vec![&self.heading.to],
+            Side::Both => vec![&self.heading.to, &self.heading.from],
+        }
+    }
+
+    /// Does a step of hooks and names; `None` for a step that is none.
+    pub(super) async fn hook_step(
+        &self,
+        step: &str,
+        progress: &mut Progress<'_>,
+    ) -> Option<Result<Value, Error>> {
+        let hooked = hook::of_step(step)?;
+        Some(self.do_hooks(step, hooked, progress).await)
+    }
+
+    async fn do_hooks(
+        &self,
+        step: &str,
+        hooked: Hooked,
+        progress: &mut Progress<'_>,
+    ) -> Result<Value, Error> {
+        let mut evidence = json!({});
+        let databases = &self.heading.databases;
+        if step == POINT_NAME && names::is_configured(self.configuration, databases) {
+            let way = Move { from: Some(&self.heading.from), to: &self.heading.to, databases };
+            evidence["zones"] = json!(names::point(self.configuration, &way).await?);
+        }
+        let mut reports = Vec::new();
+        for site in self.sites(hooked.side) {
+            let is_lost = self.kind == Kind::Failover && *site == self.heading.from;
+            let effort =
+                if is_lost || [NOTIFY, QUIET_LOST].contains(&step) { Effort::Best } else { Effort::Needed };
+            for hook in hooked.hooks.iter().filter(|hook| self.has(site, **hook)) {
+                let report = self.run_hook(site, *hook, step, false, effort, progress).await?;
+                let is_silent = report["silent"] == true;
+                reports.push(report);
+                // A site that is not there is not asked again and again while nobody can work.
+                if is_silent {
+                    break;
+                }
+            }
+        }
+        evidence["hooks"] = Value::Array(reports);
+        Ok(evidence)
+    }
+
+    /// Takes such a step back; `None` for a step that is none.
+    pub(super) async fn hook_undo(
+        &self,
+        step: &str,
+        progress: &mut Progress<'_>,
+    ) -> Option<Result<Value, Error>> {
+        let hooked = hook::of_step(step)?;
+        // At a site that comes back nothing is to act, whatever becomes of the run.
+        if self.kind == Kind::Reinstate {
+            return Some(Ok(Value::Null));
+        }
+        let effort = if step == QUIET_LOST { Effort::Best } else { Effort::Needed };
+        let mut reports = Vec::new();
+        for site in self.sites(hooked.side) {
+            for hook in hooked.back.iter().filter(|hook| self.has(site, **hook)) {
+                match self.run_hook(site, *hook, step, true, effort, progress).await {
+                    Ok(report) => reports.push(report),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        }
+        Some(Ok(json!({ "hooks": reports })))
+    }
+
+    /// The manager of a site; one that may be lost has little time.
+    fn hook_runner(&self, site: &str) -> Result<Control, Error> {
+        let control = self.manager(site)?;
+        let is_lost = self.kind == Kind::Failover && site == self.heading.from;
+        Ok(if is_lost { control.with_patience(self.limits.probe) } else { control })
+    }
+
+    /// Has a hook run by the manager of its site. What it printed is told, and is evidence.
+    async fn run_hook(
+        &self,
+        site: &str,
+        hook: HookName,
+        step: &str,
+        back: bool,
+        effort: Effort,
+        progress: &mut Progress<'_>,
+    ) -> Result<Value, Error> {
+        let heading = &self.heading;
+        let context = Context {
+            run: heading.run.clone(),
+            plan: heading.plan.clone(),
+            step: step.to_owned(),
+            from: heading.from.clone(),
+            to: heading.to.clone(),
+            databases: heading.databases.clone(),
+            holder: heading.holder.clone(),
+            back,
+        };
+        progress(step, &format!("hook \"{hook}\" at site \"{site}\""));
+        let failed = |source| Error::Manager { site: site.to_owned(), source: Box::new(source) };
+        let asked = match self.hook_runner(site) {
+            Ok(control) => control.run_hook(hook, context).await.map_err(failed),
+            Err(error) => Err(error),
+        };
+        let is_silent = asked.as_ref().is_err_and(Error::is_transient);
+        let outcome = match asked {
+            Ok(Some(report)) if report.result == HookResult::Done => return Ok(json!(report)),
+            Ok(Some(report)) => Error::from(Failure::Failed { report: Box::new(report) }),
+            Ok(None) => Error::from(Failure::Missing { hook, site: site.to_owned() }),
+            Err(error) => error,
+        };
+        match effort {
+            Effort::Needed => Err(outcome),
+            Effort::Best => {
+                progress(step, &outcome.to_string());
+                Ok(json!({
+                    "hook": hook,
+                    "site": site,
+                    "result": "not-done",
+                    "reason": outcome.to_string(),
+                    "silent": is_silent,
+                    "printed": outcome.evidence(),
+                }))
+            }
+        }
+    }
+
+    /// What is wrong with hooks and names, in sentences, and what was looked at. Nothing is run and nothing changed.
+    pub(super) async fn check_hooks(&self, complaints: &mut Vec<String>) -> Result<Value, Error> {
+        let steps = self.steps();
+        let mut evidence = json!({});
+        let mut hooks = Vec::new();
+        for site in [&self.heading.from, &self.heading.to] {
+            let wanted: Vec<HookName> = steps
+                .iter()
+                .filter_map(|step| hook::of_step(step.name))
+                .filter(|hooked| self.sites(hooked.side).contains(&site.as_str()))
+                .flat_map(|hooked| hooked.hooks.iter().chain(hooked.back).copied())
+                .filter(|hook| self.has(site, *hook))
+                .collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let states = match self.hook_runner(site) {
+                Ok(control) => control.hooks().await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match states {
+                Ok(states) => {
+                    for hook in wanted {
+                        let problem = match states.iter().find(|state| state.hook == hook) {
+                            None => Some(Failure::Missing { hook, site: site.clone() }.to_string()),
+                            Some(state) => state.problem.as_ref().map(|problem| {
+                                format!(
+                                    "hook \"{hook}\" of site \"{site}\", {}, cannot be run: {problem}",
+                                    state.path
+                                )
+                            }),
+                        };
+                        complaints.extend(problem);
+                        hooks.push(json!({ "hook": hook, "site": site }));
+                    }
+                }
+                Err(reason) => {
+                    complaints.push(format!("the hooks of site \"{site}\" cannot be asked for: {reason}"))
+                }
+            }
+        }
+        evidence["hooks"] = Value::Array(hooks);
+        if steps.iter().any(|step| step.name == POINT_NAME)
+            && names::is_configured(self.configuration, &self.heading.databases)
+        {
+            let way = Move {
+                from: Some(&self.heading.from),
+                to: &self.heading.to,
+                databases: &self.heading.databases,
+            };
+            let checked = names::check(self.configuration, &way, complaints).await?;
+            evidence["zones"] = json!(checked);
+        }
+        Ok(evidence)
+    }
+}
