@@ -3,8 +3,6 @@
 #[path = "commands/deployment.rs"]
 mod deployment;
 
-#[path = "commands/books.rs"]
-mod books;
 #[path = "commands/boundaries.rs"]
 mod boundaries;
 #[path = "commands/conflicts.rs"]

@@ -13,6 +13,8 @@ mod full;
 mod network;
 #[path = "sites/outages.rs"]
 mod outages;
+#[path = "sites/roles.rs"]
+mod roles;
 #[path = "sites/soak.rs"]
 mod soak;
 

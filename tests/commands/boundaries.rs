@@ -11,8 +11,8 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
-use super::books::{Application, books, follows, numbers, reference, rights, running, slots};
 use super::deployment::{PATIENCE, stop};
+use irongate_tests::books::{Application, books, follows, numbers, reference, rights, running, slots};
 
 /// A place at which a run kills itself.
 struct Cut<'a> {

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use irongate_tests::{Process, SITES, Server};
 
-use super::books::{Application, books, follows, numbers, reference, rights, running, slots};
 use super::deployment::{PATIENCE, stop};
+use irongate_tests::books::{Application, books, follows, numbers, reference, rights, running, slots};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use irongate_tests::{Reference, SITES, Server, wait_until};
 
-use super::books::{Application, books, follows, reference, running, slots};
 use super::deployment::{PATIENCE, stop};
+use irongate_tests::books::{Application, books, follows, reference, running, slots};
 
 /// The acknowledged numbers that are at a site.
 async fn there(server: &Server) -> BTreeSet<i64> {

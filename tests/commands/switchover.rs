@@ -8,8 +8,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
-use super::books::{Application, books, follows, numbers, reference, rights, running, slots};
 use super::deployment::{PATIENCE, stop};
+use irongate_tests::books::{Application, books, follows, numbers, reference, rights, running, slots};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switchover_and_back_loses_nothing_and_repeats_nothing() {

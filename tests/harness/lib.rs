@@ -16,6 +16,7 @@
 //! ```
 
 mod binaries;
+pub mod books;
 mod browser;
 mod compare;
 pub mod disk;

@@ -4,20 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use irongate_tests::{Plan, Reference, SITES, Server, Tables, compare, wait_for, wait_until};
+use crate::{Plan, Reference, SITES, Server, Tables, compare, wait_for, wait_until};
 
-use super::deployment::PATIENCE;
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(crate) const ACCESS: &str = "[access.config]\nroles = [\"app\"]\n";
+/// Who the applications of the configuration database are.
+pub const ACCESS: &str = "[access.config]\nroles = [\"app\"]\n";
 
 /// An application that writes wherever it is let, and remembers what was acknowledged.
-pub(crate) struct Application {
+pub struct Application {
     over: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<Vec<i64>>,
 }
 
 impl Application {
-    pub(crate) fn start(servers: &[Server; 2], first: i64) -> Self {
+    /// Begins to write, with numbers above `first`. It finds the site that lets it.
+    pub fn start(servers: &[Server; 2], first: i64) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let addresses = servers.each_ref().map(|server| server.socket_uri("app", "config"));
         let stopped = Arc::clone(&over);
@@ -38,7 +41,8 @@ impl Application {
                         break;
                     }
                     acknowledged.push(n);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    // Up to 200 transactions in a second.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 connection.abort();
             }
@@ -47,14 +51,30 @@ impl Application {
         Self { over, task }
     }
 
-    pub(crate) async fn stop(self) -> Vec<i64> {
+    /// Ends; the numbers that were acknowledged.
+    ///
+    /// # Panics
+    /// When it has panicked.
+    pub async fn stop(self) -> Vec<i64> {
         self.over.store(true, Ordering::Relaxed);
         self.task.await.expect("the application does not panic")
     }
 }
 
-pub(crate) async fn reference(major: u32) -> Reference {
-    let reference = Plan::new(major).more(ACCESS).control().make().await;
+/// A reference deployment whose configuration database can change hands: both flows are set up, and the standby is closed.
+///
+/// # Panics
+/// When a step does not do what it should.
+pub async fn reference(major: u32) -> Reference {
+    prepared(Plan::new(major).more(ACCESS).control()).await
+}
+
+/// The same with other plans.
+///
+/// # Panics
+/// As [`reference`].
+pub async fn prepared(plan: Plan) -> Reference {
+    let reference = plan.make().await;
     for server in &reference.servers {
         let rights = "CREATE ROLE app LOGIN; CREATE SEQUENCE numbers; GRANT ALL ON entry, numbers TO app";
         server.batch_in("config", rights).await;
@@ -70,7 +90,10 @@ pub(crate) async fn reference(major: u32) -> Reference {
 }
 
 /// Waits until everything runs but the reverse set; one terminal sees both sites.
-pub(crate) async fn running(reference: &Reference) {
+///
+/// # Panics
+/// When it is not so.
+pub async fn running(reference: &Reference) {
     wait_until(PATIENCE, "everything but the reverse set to run", async || {
         // As long as a site cannot be asked, the exit code says so.
         let info = reference.start("main", &["info", "--json"]).finish(PATIENCE).await.json();
@@ -83,13 +106,19 @@ pub(crate) async fn running(reference: &Reference) {
 }
 
 /// The flows that have a slot at a site.
-pub(crate) async fn slots(reference: &Reference, site: usize) -> String {
+///
+/// # Panics
+/// When it is not so.
+pub async fn slots(reference: &Reference, site: usize) -> String {
     let sql = "SELECT coalesce(string_agg(right(slot_name, 3), ',' ORDER BY slot_name), '') FROM pg_replication_slots";
     reference.servers[site].scalar("config", sql).await
 }
 
 /// Waits until what is written at one site is at the other, and compares.
-pub(crate) async fn follows(reference: &Reference, from: usize, mark: i64) {
+///
+/// # Panics
+/// When it is not so.
+pub async fn follows(reference: &Reference, from: usize, mark: i64) {
     let sql = format!("INSERT INTO entry VALUES ('mark', {mark})");
     reference.servers[from].batch_in("config", &sql).await;
     let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark' AND n = {mark}");
@@ -100,12 +129,16 @@ pub(crate) async fn follows(reference: &Reference, from: usize, mark: i64) {
         Err(format!("{:?}", reference.groups(SITES[from]).await))
     })
     .await;
-    let [one, other] = reference.servers.each_ref().map(|server| server.uri("postgres", "config"));
+    // Whoever compares is at neither site.
+    let [one, other] = reference.servers.each_ref().map(|server| server.socket_uri("postgres", "config"));
     compare(&one, &other, &Tables::All).await.assert_same();
 }
 
 /// Every acknowledged row is there; the key keeps it from being there twice.
-pub(crate) async fn books(server: &Server, acknowledged: &[i64]) {
+///
+/// # Panics
+/// When it is not so.
+pub async fn books(server: &Server, acknowledged: &[i64]) {
     assert!(!acknowledged.is_empty(), "the application has written nothing");
     let rows = server.rows("config", "SELECT n::text FROM entry WHERE site = 'app' ORDER BY n").await;
     let there: std::collections::BTreeSet<i64> =
@@ -115,13 +148,19 @@ pub(crate) async fn books(server: &Server, acknowledged: &[i64]) {
 }
 
 /// No number of the sequence came twice.
-pub(crate) async fn numbers(server: &Server) {
+///
+/// # Panics
+/// When it is not so.
+pub async fn numbers(server: &Server) {
     let twice = "SELECT count(*) - count(DISTINCT word) FROM entry WHERE site = 'app'";
     assert_eq!(server.scalar("config", twice).await, "0", "numbers of the sequence came twice");
 }
 
 /// Everything that a fence takes away, at one site.
-pub(crate) async fn rights(server: &Server) -> String {
+///
+/// # Panics
+/// When it is not so.
+pub async fn rights(server: &Server) -> String {
     let sql = "SELECT string_agg(line, ' ' ORDER BY line) FROM (
         SELECT format('%s:%s', relname, (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(relacl) a))
           FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S')
