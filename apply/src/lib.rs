@@ -27,4 +27,5 @@ pub use policy::{Action, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
 pub use sequence::{Reading, SEQUENCE_PREFIX, encode as encode_sequences};
 pub use settings::{Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};
+pub use table::{TargetColumn, TargetTable};
 pub use target::{Failure, Mode, Outcome, PostgresTarget, Target};

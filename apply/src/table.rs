@@ -5,42 +5,49 @@ mod plan;
 
 pub(crate) use plan::{Key, Plan, Resolving};
 
-/// A table at the target.
+/// A table at the target, as far as changes of its rows depend on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct TargetTable {
-    pub(crate) schema: String,
-    pub(crate) name: String,
+pub struct TargetTable {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
     /// `pg_class.relkind`: `r` or `p`.
-    pub(crate) partitioned: bool,
-    pub(crate) columns: Vec<TargetColumn>,
+    pub partitioned: bool,
+    /// Its columns, in order.
+    pub columns: Vec<TargetColumn>,
     /// Unique indexes that are checked at once, without predicate or expression: columns by place in `columns`. The
     /// primary key first.
-    pub(crate) unique: Vec<Vec<usize>>,
+    pub unique: Vec<Vec<usize>>,
     /// Unique indexes and exclusion constraints of any kind, on the table or on any of its partitions alone.
-    pub(crate) constraints: usize,
+    pub constraints: usize,
     /// Triggers that fire in replica role.
-    pub(crate) has_triggers: bool,
+    pub has_triggers: bool,
     /// Rules that act in replica role.
-    pub(crate) has_rules: bool,
-    pub(crate) row_security: bool,
+    pub has_rules: bool,
+    /// Row security policies apply.
+    pub row_security: bool,
 }
 
 /// A column at the target.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct TargetColumn {
-    pub(crate) name: String,
+pub struct TargetColumn {
+    /// Its name.
+    pub name: String,
     /// The base type's OID.
-    pub(crate) type_oid: u32,
+    pub type_oid: u32,
     /// The base type without modifier, as SQL: casting a text to it checks no length, the assignment does.
-    pub(crate) cast: String,
+    pub cast: String,
     /// A cast from text to the type is a function of the user's, which need not be the type's input.
-    pub(crate) cast_is_function: bool,
+    pub cast_is_function: bool,
     /// The column's type is a domain, for which an operator of the base type is not always found.
-    pub(crate) domain: bool,
+    pub domain: bool,
     /// The operator that the type's unique indexes compare by, as SQL; `None` for a type without one.
-    pub(crate) equals: Option<String>,
-    pub(crate) not_null: bool,
-    pub(crate) generated: bool,
+    pub equals: Option<String>,
+    /// It takes no NULL.
+    pub not_null: bool,
+    /// Its value comes from an expression, and nobody may write it.
+    pub generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY`: an update may not set it.
-    pub(crate) identity_always: bool,
+    pub identity_always: bool,
 }

@@ -132,6 +132,9 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "run")]
         last: bool,
     },
+    /// Find out what a lost site had committed and the other one does not have, or carry out what was decided about it; to be
+    /// run at the lost site
+    Salvage(Salvage),
     /// Keep the applications out of a site: rights to write, CONNECT, LOGIN and triggers are saved and taken away, sessions
     /// ended, and a write as the application's role must fail
     Fence(Fence),
@@ -238,6 +241,25 @@ pub(crate) struct Flows {
     /// Flows; all of them if none is named
     #[arg(value_name = "FLOW")]
     pub(crate) flows: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Salvage {
+    /// The site that was lost
+    #[arg(value_name = "SITE")]
+    pub(crate) lost: String,
+    /// Only this database (may be given several times); all that one site writes at a time if none is named
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Vec<String>,
+    /// The directory to write; a new one below the state directory if none is named
+    #[arg(long, value_name = "DIR", conflicts_with = "apply")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where the sites parted, from the report of the failover, if the site that writes now cannot be asked
+    #[arg(long, value_name = "LSN", conflicts_with = "apply")]
+    pub(crate) divergence: Option<Lsn>,
+    /// Carry out what decisions.toml in this directory says
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
+    pub(crate) apply: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

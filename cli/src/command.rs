@@ -15,6 +15,7 @@ mod name;
 mod position;
 mod run;
 mod runs;
+mod salvage;
 mod sequences;
 mod setup;
 mod sites;
@@ -55,6 +56,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Reinstate(options) => switchover::reinstate(&global, &options).await,
         Command::Runs { unfinished, last, .. } if unfinished || last => runs::name(&global, unfinished),
         Command::Runs { run, html, .. } => runs::run(&global, run.as_deref(), html.as_deref()),
+        Command::Salvage(options) => salvage::run(&global, &options).await,
         Command::Fence(options) => fence::close(&global, &options).await,
         Command::Open(options) => fence::open(&global, &options).await,
         Command::Name(name) => name::run(&global, &name).await,

@@ -104,6 +104,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
             }
         } else if let Some(error) = cause.downcast_ref::<irongate_switchover::Error>() {
             use irongate_switchover::Error as Switchover;
+            use irongate_switchover::salvage::Problem;
             match error {
                 Switchover::Deployment(error) => of_deployment(error),
                 Switchover::Names(failure) => of_names(failure),
@@ -121,6 +122,12 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::OnlyBack { .. }
                 | Switchover::Scattered { .. } => 3,
                 Switchover::Unfinished { .. } => 4,
+                Switchover::Salvage(problem) => match &**problem {
+                    Problem::Elsewhere { .. } | Problem::Spoilt { .. } => 2,
+                    Problem::Conflict { repeated, .. } if *repeated > 0 => 4,
+                    problem if problem.is_refusal() => 3,
+                    _ => 1,
+                },
                 Switchover::NoAdmin { .. }
                 | Switchover::NotSetUp { .. }
                 | Switchover::NoRole { .. }

@@ -312,6 +312,9 @@ pub enum Error {
         /// What is lacking or too much.
         lacking: Vec<String>,
     },
+    /// What a lost site had committed cannot be found, or not be seen to.
+    #[error(transparent)]
+    Salvage(Box<crate::salvage::Problem>),
     /// An application that was let in cannot write.
     #[error("role \"{role}\" cannot write table {table} of \"{end}\": {reason}")]
     StillClosed {
@@ -336,6 +339,12 @@ pub enum Error {
     },
 }
 
+impl From<crate::salvage::Problem> for Error {
+    fn from(problem: crate::salvage::Problem) -> Self {
+        Self::Salvage(Box::new(problem))
+    }
+}
+
 impl Error {
     /// Whether trying again can help.
     pub fn is_transient(&self) -> bool {
@@ -346,6 +355,7 @@ impl Error {
             Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } => true,
             Self::Unfinished { source, .. } => source.is_transient(),
             Self::Manager { source, .. } => source.is_transient(),
+            Self::Salvage(problem) => problem.is_transient(),
             _ => false,
         }
     }
@@ -364,6 +374,7 @@ impl Error {
             Self::Deployment(error) => return error.hint(),
             Self::Names(failure) => return failure.hint(),
             Self::Hook(failure) => return failure.hint(),
+            Self::Salvage(problem) => return problem.hint(),
             Self::Database { source, .. } => return source.hint(),
             Self::NoAdmin { database, .. } => format!("give [databases.{database}.SITE] an admin_uri"),
             Self::NoAccess { database } => {

@@ -7,6 +7,7 @@
 //! * [`names`]: names in the DNS, pointed to the site that writes.
 //! * [`journal`] and [`engine`]: what a run has done, and what it does next.
 //! * [`report`]: what is told of a run.
+//! * [`salvage`]: what a lost site had committed and the other one does not have, and what becomes of it.
 #![deny(unsafe_code)]
 
 pub mod engine;
@@ -19,6 +20,7 @@ pub mod names;
 mod place;
 pub mod plan;
 pub mod report;
+pub mod salvage;
 
 pub use error::Error;
 pub use place::Place;

@@ -87,7 +87,7 @@ impl TargetTable {
     ///
     /// # Errors
     /// [`Error::Target`]; [`Error::NotATable`] for a view or the like.
-    pub(crate) async fn load(session: &Session, schema: &str, name: &str) -> Result<Option<Self>, Error> {
+    pub async fn load(session: &Session, schema: &str, name: &str) -> Result<Option<Self>, Error> {
         let Some(row) = session.query_opt(TABLE, &[&schema, &name]).await? else { return Ok(None) };
         let (oid, kind): (u32, String) = (row.try_get(0)?, row.try_get(1)?);
         let partitioned = match kind.as_str() {
