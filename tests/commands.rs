@@ -23,6 +23,8 @@ mod position;
 mod readme;
 #[path = "commands/refused.rs"]
 mod refused;
+#[path = "commands/sequences.rs"]
+mod sequences;
 #[path = "commands/switchover.rs"]
 mod switchover;
 #[path = "commands/two_sites.rs"]

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use irongate_apply::{Reading, SEQUENCE_PREFIX, encode_sequences};
+use irongate_checkpoint::Role;
+use irongate_postgres::Session;
 use irongate_postgres::catalog::{self, Stand};
-use irongate_postgres::{Error, Session};
 
 use super::{Sequence, belongs};
 use crate::configuration::Flow;
+use crate::error::Error;
 
 /// How often it is looked which sequences there are.
 const LIST_AGAIN: Duration = Duration::from_secs(60);
@@ -42,8 +44,14 @@ impl SequencePoll {
     ///
     /// Cancel-safe: at worst something is written twice, which does no harm.
     pub async fn poll(&mut self, session: &Session) -> Result<usize, Error> {
+        // Before a site's turn its sequences stand where those of the other site are followed to, which is of no interest.
+        let role = Role::load(session).await?;
+        if role.is_some_and(|role| role.live != self.flow.from) {
+            self.written.clear();
+            return Ok(0);
+        }
         if self.listed.is_none_or(|listed| listed.elapsed() >= LIST_AGAIN) {
-            let all = catalog::sequences(session).await?;
+            let all = catalog::sequences(session).await.map_err(|error| self.failed(error))?;
             // One that may not be read is told of by `check`.
             let ours = |sequence: &catalog::Sequence| {
                 sequence.may_read && belongs(&Sequence::of(sequence), &self.flow)
@@ -57,7 +65,7 @@ impl SequencePoll {
             Err(error) => {
                 // One of them may have been dropped.
                 self.listed = None;
-                return Err(error);
+                return Err(self.failed(error));
             }
         };
         let moved: Vec<(&catalog::Sequence, Stand)> = self
@@ -72,10 +80,19 @@ impl SequencePoll {
         let count = moved.len();
         for some in moved.chunks(IN_A_MESSAGE) {
             let content = encode_sequences(some.iter().map(|(one, stand)| reading(one, *stand)).collect());
-            session.execute(EMIT, &[&SEQUENCE_PREFIX, &content]).await?;
+            let written = session.execute(EMIT, &[&SEQUENCE_PREFIX, &content]).await;
+            written.map_err(|error| self.failed(error))?;
             self.written.extend(some.iter().map(|(one, stand)| (one.oid, *stand)));
         }
         Ok(count)
+    }
+
+    fn failed(&self, source: impl Into<irongate_postgres::Error>) -> Error {
+        Error::Database {
+            end: format!("{}.{}", self.flow.database, self.flow.from),
+            doing: "follow the sequences".to_owned(),
+            source: Box::new(source.into()),
+        }
     }
 }
 

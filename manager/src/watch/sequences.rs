@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use irongate_deployment::SequencePoll;
 use irongate_deployment::configuration::Flow;
-use irongate_postgres::{Endpoint, Error, Session};
+use irongate_postgres::{Endpoint, Session};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -53,13 +53,13 @@ async fn look(
     session: &mut Option<Session>,
     endpoint: &Endpoint,
     poll: &mut SequencePoll,
-) -> Result<(), Error> {
+) -> Result<(), String> {
     // A session that was in use when something went wrong is not used again.
     let open = match session.take() {
         Some(open) => open,
-        None => Session::connect(endpoint, "irongate sequences").await?,
+        None => Session::connect(endpoint, "irongate sequences").await.map_err(|error| error.to_string())?,
     };
-    poll.poll(&open).await?;
+    poll.poll(&open).await.map_err(|error| error.to_string())?;
     *session = Some(open);
     Ok(())
 }
