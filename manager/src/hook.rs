@@ -3,7 +3,7 @@
 //! A run names a hook; which program that is, how long it may take and what it finds in its environment stands in this
 //! site's own configuration. Nothing that comes from afar becomes a path or a variable's name.
 //!
-//! A hook begins with an empty environment but for a few variables that programs need ([`KEPT`]), so that no password that
+//! A hook begins with an empty environment but for a few variables that programs need, so that no password that
 //! this process was given reaches it. It runs in a process group of its own, and is killed with it when its time is over, or
 //! when the manager ends. One hook runs once at a time: whoever asks again meanwhile is told so.
 

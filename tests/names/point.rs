@@ -243,3 +243,74 @@ async fn a_name_server_that_is_not_there_is_said_in_time() {
     let said = bind.irongate(1, &THERE).await.stderr;
     assert!(said.contains("it cannot be reached"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_is_looked_for_and_one_that_is_long_comes_over_tcp() {
+    let bind = Bind::start().await;
+    // The update is done, and nobody says so.
+    let lost = |question: &[u8], answer: Vec<u8>| if is_update(question) { Vec::new() } else { answer };
+    let between = relay(bind.ports[0], Treatment { tcp: Box::new(lost), ..Treatment::default() }).await;
+    bind.configure(&bind.section(&[("server", format!("\"127.0.0.1:{between}\""))]));
+    let pointed = bind.irongate(0, &THERE).await.json();
+    assert_eq!(pointed["zones"][0]["changed"].as_array().unwrap().len(), 4);
+    assert_eq!(all(&bind, 1), AT_SECONDARY);
+
+    // More addresses than fit into an answer over UDP (RFC 1035, 4.2.1: 512 bytes).
+    let main: Vec<String> = (1..=60).map(|n| format!("10.0.0.{n}")).collect();
+    let lines: Vec<_> =
+        main.iter().map(|address| format!("update add many.shop.example 30 A {address}")).collect();
+    bind.edit(&lines.join("\n"));
+    let record = format!(
+        "[[names.shop.records]]\nname = \"many\"\ntype = \"A\"\nvalues = {{ main = {main:?}, secondary = \"10.0.1.1\" }}\n"
+    );
+    bind.configure(&(bind.section(&[]) + &record));
+    for (site, others) in [("main", "secondary"), ("secondary", "main")] {
+        // The other records are at the secondary site: each is a condition, or goes along.
+        let words = ["name", "point", "--to", site, "--json"];
+        let pointed = bind.irongate(0, &words).await.json();
+        let many = &pointed["zones"][0]["servers"][1]["records"][4];
+        let values = if site == "main" { 60 } else { 1 };
+        assert_eq!(many["values"].as_array().unwrap().len(), values, "from {others}: {many}");
+    }
+}
+
+/// Whether a message is an update (RFC 2136, 2.2: opcode 5).
+fn is_update(message: &[u8]) -> bool {
+    message[2] >> 3 & 0xf == 5
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_zones_the_one_that_is_changed_is_named_when_the_other_fails() {
+    let bind = Bind::start().await;
+    // Both are looked at before the first is changed; the second one's update meets somebody else's.
+    let (dir, port) = (bind.dir.path().to_owned(), bind.ports[0]);
+    let hand = move || {
+        edit(
+            &dir,
+            port,
+            "zone shop.example\nupdate delete db.shop.example A\nupdate add db.shop.example 30 A 192.0.2.99",
+        );
+    };
+    let between = relay(port, Treatment { before: Box::new(hand), ..Treatment::default() }).await;
+    let shop = bind.section(&[("server", format!("\"127.0.0.1:{between}\""))]);
+    let first = bind.section(&[("zone", format!("\"{OTHER}\""))]).replace("names.shop", "names.first");
+    let first =
+        first.split("[[names.first.records]]").take(2).collect::<Vec<_>>().join("[[names.first.records]]");
+    bind.configure(&(first + &shop));
+    let said = bind.irongate(4, &THERE).await.stderr;
+    assert!(
+        said.contains(
+            "zone other.example is changed, and then: somebody else is changing zone \"shop.example\""
+        ),
+        "{said}"
+    );
+    assert_eq!(bind.says(1, "A", &format!("db.{OTHER}")), "192.0.2.2");
+    assert_eq!(bind.says(0, "A", &format!("db.{ZONE}")), "192.0.2.99");
+    // Before anything is changed, it is said that one of them stands elsewhere.
+    bind.edit(
+        "zone other.example\nupdate delete db.other.example A\nupdate add db.other.example 30 A 192.0.2.1",
+    );
+    let said = bind.irongate(3, &THERE).await.stderr;
+    assert!(said.contains("nothing was changed in zone \"shop.example\""), "{said}");
+    assert_eq!(bind.says(0, "A", &format!("db.{OTHER}")), "192.0.2.1");
+}

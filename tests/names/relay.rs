@@ -38,6 +38,10 @@ async fn converse(mut client: TcpStream, to: SocketAddr, treatment: &Treatment) 
     let mut answer = vec![0; usize::from(server.read_u16().await?)];
     server.read_exact(&mut answer).await?;
     let answer = (treatment.tcp)(&question, answer);
+    if answer.is_empty() {
+        // Lost on its way.
+        return Ok(());
+    }
     client.write_u16(answer.len() as u16).await?;
     client.write_all(&answer).await
 }

@@ -37,6 +37,7 @@ impl Hooks<'_> {
             let path = self.path(site);
             let script = format!(
                 "#!/bin/sh\ncd {} || exit 9\necho \"$IRONGATE_SITE $IRONGATE_HOOK $IRONGATE_STEP $IRONGATE_BACK\" >> calls\n\
+                 if [ -e \"slow-$IRONGATE_SITE-$IRONGATE_HOOK\" ]; then sleep 3; echo \"$IRONGATE_SITE $IRONGATE_HOOK is over\" >> calls; fi\n\
                  if [ -e \"break-$IRONGATE_SITE-$IRONGATE_HOOK\" ]; then echo 'first things'; echo 'it is broken'; exit 3; fi\n\
                  echo \"done for $IRONGATE_DATABASES\"\n",
                 self.dir.display()
@@ -197,6 +198,23 @@ async fn a_switchover_takes_names_applications_and_jobs_with_it() {
     assert_eq!(hooks.calls(), expected);
     hooks.broken("secondary-fence", false);
     assert_eq!(name(0), "192.0.2.2");
+
+    // The leader of a run dies while a hook is at work: that one comes to its end, and then it is run again.
+    fs::write(bind.dir.path().join("slow-secondary-fence"), "").unwrap();
+    let mut leader = reference.start("main", &["switchback"]);
+    wait_until(PATIENCE, "the slow hook to begin", async || {
+        let calls = fs::read_to_string(bind.dir.path().join("calls")).unwrap_or_default();
+        calls.contains("secondary fence fence-hook no")
+    })
+    .await;
+    leader.kill();
+    reference.expect("main", 0, &["switchback", "--resume"]).await;
+    let fences: Vec<_> = hooks.calls().into_iter().filter(|call| call.contains("fence")).collect();
+    let once = ["secondary fence fence-hook no", "secondary fence is over"];
+    assert_eq!(fences, [once, once].concat());
+    fs::remove_file(bind.dir.path().join("slow-secondary-fence")).unwrap();
+    reference.expect("secondary", 0, &there).await;
+    assert_eq!(name(1), "192.0.2.2");
 
     // A frozen name server: the site writes, and the run says that somebody must look.
     bind.signal(1, Signal::STOP);

@@ -181,7 +181,13 @@ mod tests {
         }
         let quiet = certified(false, &["secondary"]);
         assert!(ask(&quiet, good, Command::Stats { names: Vec::new() }).is_ok());
-        for order in [stop(), Command::Start(Order::default()), Command::Reload] {
+        let hook = irongate_deployment::configuration::HookName::Notify;
+        let context = serde_json::json!({
+            "run": "r", "plan": "p", "step": "s", "from": "a", "to": "b", "databases": [], "holder": "h"
+        });
+        let run_hook = Command::Hook { hook, context: serde_json::from_value(context).unwrap() };
+        assert!(ask(&quiet, good, Command::Hooks).is_ok());
+        for order in [stop(), Command::Start(Order::default()), Command::Reload, run_hook] {
             let away = ask(&quiet, good, order).unwrap_err();
             assert!(
                 away.message.contains("may only look") && away.hint.contains("control_orders"),

@@ -1,8 +1,10 @@
 //! Steps that reach beyond the databases: applications, jobs, names, people.
 
+use std::time::{Duration, Instant};
+
 use irongate_deployment::configuration::HookName;
 use irongate_manager::Control;
-use irongate_manager::hook::{Context, HookResult};
+use irongate_manager::hook::{Context, HookReport, HookResult};
 use serde_json::{Value, json};
 
 use super::{Kind, Progress, Run};
@@ -16,6 +18,14 @@ use crate::names::{self, Move};
 enum Effort {
     Needed,
     Best,
+}
+
+/// How much longer than its limit a hook that is at work already is waited for.
+const BUSY: Duration = Duration::from_secs(5);
+
+fn is_busy(asked: &Result<Option<HookReport>, Error>) -> bool {
+    let Err(Error::Manager { source, .. }) = asked else { return false };
+    matches!(&**source, irongate_manager::Error::Refused { transient: true, .. })
 }
 
 impl Run<'_> {
@@ -139,9 +149,19 @@ impl Run<'_> {
         };
         progress(step, &format!("hook \"{hook}\" at site \"{site}\""));
         let failed = |source| Error::Manager { site: site.to_owned(), source: Box::new(source) };
-        let asked = match self.hook_runner(site) {
-            Ok(control) => control.run_hook(hook, context).await.map_err(failed),
-            Err(error) => Err(error),
+        let limit = self.configuration.hooks.get(site).and_then(|hooks| hooks.get(&hook));
+        let limit = limit.map_or(Duration::ZERO, |options| options.time_limit);
+        let begun = Instant::now();
+        let asked = loop {
+            let asked = match self.hook_runner(site) {
+                Ok(control) => control.run_hook(hook, context.clone()).await.map_err(failed),
+                Err(error) => Err(error),
+            };
+            // One that an earlier attempt has left at work ends by its own limit.
+            if !is_busy(&asked) || begun.elapsed() > limit + BUSY {
+                break asked;
+            }
+            tokio::time::sleep(BUSY / 10).await;
         };
         let is_silent = asked.as_ref().is_err_and(Error::is_transient);
         let outcome = match asked {
