@@ -25,7 +25,7 @@ pub use error::{Error, RowError};
 pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, replay, show, skip};
 pub use policy::{Action, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
-pub use sequence::{Reading, SEQUENCE_PREFIX, encode as encode_sequences};
+pub use sequence::{Reading, SEQUENCE_PREFIX, ahead as sequence_ahead, encode as encode_sequences};
 pub use settings::{Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};
 pub use table::{TargetColumn, TargetTable};
 pub use target::{Failure, Mode, Outcome, PostgresTarget, Target};

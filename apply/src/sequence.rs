@@ -57,7 +57,7 @@ pub(crate) fn parse(content: &[u8]) -> Option<Vec<Reading>> {
 
 /// Where the target's sequence is to stand: ahead of the source's by `margin` steps, but by no more than half of what it
 /// has left, so that a margin never uses a sequence up. `None` for a value that the target's cannot have.
-pub(crate) fn ahead(counting: Counting, source: Stand, margin: u64) -> Option<Stand> {
+pub fn ahead(counting: Counting, source: Stand, margin: u64) -> Option<Stand> {
     let Counting { increment, min, max, cycle, .. } = counting;
     if source.last < min || source.last > max || increment == 0 {
         return None;

@@ -1,5 +1,5 @@
-//! `irongate demo`: two sites on two throw-away servers, a live load, processes that are killed, and a full compare in
-//! the end.
+//! `irongate demo`: two sites on two throw-away servers, a live load, processes that are killed, a switchover and back, a
+//! disaster with everything that comes after it, and a full compare in the end.
 //!
 //! It is a program over the libraries, written as anybody could write it: the configuration is a file, set-up and the
 //! initial load are calls, and the rest is what an operator has: a manager at each site, which starts Extract, pump,
@@ -122,6 +122,7 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     report.step("terminal", "one terminal for both sites", terminal(&sites)).await?;
     let cost = life::live(report, &binaries, &mut servers, &mut sites).await?;
     report.outage_seconds = cost.outage;
+    report.transactions += cost.acknowledged;
     report.step("stop", "an orderly stop", stop(&mut sites)).await?;
     report.step("trail", "every checksum of the trails", trails(&sites)).await?;
     let found = report.step("compare", "every row of every table", compared(&servers)).await?;

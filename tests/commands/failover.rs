@@ -6,7 +6,7 @@ use std::time::Duration;
 use irongate_tests::{Reference, SITES, Server, wait_until};
 
 use super::deployment::{PATIENCE, stop};
-use irongate_tests::books::{Application, books, follows, reference, running, slots};
+use irongate_tests::books::{Application, books, follows, numbers, reference, running, slots};
 
 /// The acknowledged numbers that are at a site.
 async fn there(server: &Server) -> BTreeSet<i64> {
@@ -93,6 +93,7 @@ async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
         let more = application.stop().await;
         let kept = acknowledged.into_iter().filter(|n| !lost.contains(n)).chain(more).collect::<Vec<_>>();
         books(&reference.servers[0], &kept).await;
+        numbers(&reference.servers[0]).await;
         follows(&reference, 0, 2).await;
         assert_eq!(
             (slots(&reference, 0).await, slots(&reference, 1).await),

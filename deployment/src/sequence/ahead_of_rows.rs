@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use irongate_apply::sequence_ahead;
 use irongate_postgres::catalog::{self, Counting, Stand};
 use irongate_postgres::sql::{qualified, quote_identifier};
 use serde::Serialize;
@@ -60,7 +61,7 @@ pub struct Raised {
     pub columns: Vec<String>,
     /// Where it stood.
     pub before: i64,
-    /// Where it stands now: behind it comes the first value that is in none of the columns.
+    /// Where it stands now: behind it come values that are in none of the columns.
     pub now: i64,
     /// Why it could not be set, or gives no further value.
     pub trouble: Option<String>,
@@ -187,7 +188,8 @@ async fn furthest(
 }
 
 /// Puts the sequences of a flow's target beyond the values that are in the columns that use them, as its administrator,
-/// where the source cannot be asked any more. Forward only.
+/// where the source cannot be asked any more, and the flow's margin further: what the source had given to rows that never
+/// came is not given again. Forward only.
 ///
 /// # Errors
 /// [`Error::NoAdmin`], [`Error::Database`].
@@ -213,6 +215,7 @@ pub async fn secure_sequences(configuration: &Configuration, flow: &Flow) -> Res
     let mut raised = Vec::new();
     for one in behind {
         let beyond = one.beyond();
+        let beyond = sequence_ahead(one.counting, beyond, flow.replicat.sequence_margin).unwrap_or(beyond);
         let mut trouble = (one.counting.left(beyond.last) == 0).then(|| "it has no value left".to_owned());
         if one.may_set {
             catalog::set_sequences(&session, &[(one.oid, beyond)]).await.map_err(failed("set a sequence"))?;

@@ -37,18 +37,19 @@ impl SequencePoll {
         Self { flow, list: Vec::new(), listed: None, written: HashMap::new() }
     }
 
-    /// Looks, in a session at the source, and writes where those stand that have moved. How many did.
+    /// Looks, in a session at the source, and writes where those stand that have moved. How many did; `None` as long as it
+    /// is not the source's turn to be written.
     ///
     /// # Errors
     /// [`Error`]; what was not written is written the next time.
     ///
     /// Cancel-safe: at worst something is written twice, which does no harm.
-    pub async fn poll(&mut self, session: &Session) -> Result<usize, Error> {
+    pub async fn poll(&mut self, session: &Session) -> Result<Option<usize>, Error> {
         // Before a site's turn its sequences stand where those of the other site are followed to, which is of no interest.
         let role = Role::load(session).await?;
         if role.is_some_and(|role| role.live != self.flow.from) {
             self.written.clear();
-            return Ok(0);
+            return Ok(None);
         }
         if self.listed.is_none_or(|listed| listed.elapsed() >= LIST_AGAIN) {
             let all = catalog::sequences(session).await.map_err(|error| self.failed(error))?;
@@ -84,7 +85,7 @@ impl SequencePoll {
             written.map_err(|error| self.failed(error))?;
             self.written.extend(some.iter().map(|(one, stand)| (one.oid, *stand)));
         }
-        Ok(count)
+        Ok(Some(count))
     }
 
     fn failed(&self, source: impl Into<irongate_postgres::Error>) -> Error {

@@ -14,6 +14,9 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How long the source may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How soon it is looked again whether it is the source's turn.
+const SOON: Duration = Duration::from_millis(300);
+
 /// A running look; it ends when dropped.
 #[derive(Debug)]
 pub(super) struct Sequences(JoinHandle<()>);
@@ -29,7 +32,13 @@ impl Sequences {
                 ticks.tick().await;
                 let looked = tokio::time::timeout(PATIENCE, look(&mut session, &endpoint, &mut poll)).await;
                 match looked {
-                    Ok(Ok(())) => was_told = false,
+                    Ok(Ok(is_its_turn)) => {
+                        was_told = false;
+                        if !is_its_turn {
+                            // From the first moment of its turn on the other site has to be ahead.
+                            ticks.reset_after(every.min(SOON));
+                        }
+                    }
                     // Whether the source answers at all is an alarm of its own.
                     Ok(Err(error)) if !was_told => {
                         tracing::warn!(flow = name, %error, "sequences could not be looked at");
@@ -49,17 +58,18 @@ impl Drop for Sequences {
     }
 }
 
+/// Looks once; whether it is the source's turn to be written.
 async fn look(
     session: &mut Option<Session>,
     endpoint: &Endpoint,
     poll: &mut SequencePoll,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     // A session that was in use when something went wrong is not used again.
     let open = match session.take() {
         Some(open) => open,
         None => Session::connect(endpoint, "irongate sequences").await.map_err(|error| error.to_string())?,
     };
-    poll.poll(&open).await.map_err(|error| error.to_string())?;
+    let looked = poll.poll(&open).await.map_err(|error| error.to_string())?;
     *session = Some(open);
-    Ok(())
+    Ok(looked.is_some())
 }

@@ -14,7 +14,7 @@ use super::roles::role_of;
 use super::{Progress, Run, Unit};
 use crate::engine::Step;
 use crate::error::Error;
-use crate::fence;
+use crate::{fence, salvage};
 
 const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
@@ -72,12 +72,36 @@ impl Run<'_> {
                 complaints.push(error.to_string());
             }
         }
+        let mut salvaged = Vec::new();
+        for unit in &self.units {
+            match self.salvaged(unit).await? {
+                Some(signed) => salvaged.push(json!(signed)),
+                None if self.heading.accept_loss => {}
+                None => complaints.push(format!(
+                    "what {back} committed to {} and never sent would be gone, and nobody has signed for that: at {back}, \
+                     irongate salvage {back} lists it, and --apply carries out what was decided; --accept-loss gives it up",
+                    unit.pair.database
+                )),
+            }
+        }
         let reach = self.check_hooks(&mut complaints).await?;
         if !complaints.is_empty() {
             return Err(Error::Refused { complaints });
         }
         let checked: Vec<_> = self.units.iter().map(|unit| unit.to.to_string()).collect();
-        Ok(json!({ "checked": checked, "reach": reach }))
+        let loss_accepted = self.heading.accept_loss;
+        Ok(
+            json!({ "checked": checked, "salvaged": salvaged, "loss_accepted": loss_accepted, "reach": reach }),
+        )
+    }
+
+    /// What was signed for of the transactions behind the place where the sites have parted.
+    async fn salvaged(&self, unit: &Unit<'_>) -> Result<Option<salvage::SignedOff>, Error> {
+        let flow = &unit.pair.into.name;
+        match salvage::divergence(&unit.to, flow).await? {
+            Some(divergence) => salvage::signed_off(&unit.to, flow, divergence.applied.end_lsn.0).await,
+            None => Ok(None),
+        }
     }
 
     /// Stops everything that reads or writes the flows of both directions, at both sites, and drops the slot of the site
