@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use irongate_deployment::configuration::{HookName, HookOptions};
-use rustix::fs::{Access, access};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,7 +141,7 @@ impl Hooks {
             hook: *hook,
             path: options.path.display().to_string(),
             limit_seconds: options.time_limit.as_secs_f64(),
-            problem: problem(options),
+            problem: options.problem(),
         };
         self.options.borrow().iter().map(state).collect()
     }
@@ -170,17 +169,6 @@ impl Hooks {
             seconds: begun.elapsed().as_secs_f64(),
             output,
         })
-    }
-}
-
-fn problem(options: &HookOptions) -> Option<String> {
-    match std::fs::metadata(&options.path) {
-        Err(error) => Some(error.to_string()),
-        Ok(facts) if !facts.is_file() => Some("it is not a plain file".to_owned()),
-        Ok(_) => access(&options.path, Access::EXEC_OK).err().map(|error| {
-            let error = io::Error::from(error);
-            format!("it cannot be executed: {error}")
-        }),
     }
 }
 

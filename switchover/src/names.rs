@@ -285,7 +285,10 @@ pub async fn check(
     for task in tasks(configuration, way.databases)? {
         match check_zone(&task, way, complaints).await {
             Ok(zone) => checked.push(zone),
-            Err(failure) => complaints.push(failure.to_string()),
+            Err(failure) => complaints.push(match failure.hint() {
+                Some(hint) => format!("{failure} ({hint})"),
+                None => failure.to_string(),
+            }),
         }
     }
     Ok(checked)
@@ -308,7 +311,8 @@ async fn check_zone(
         if ttl > zone.ttl_limit {
             let limit = zone.ttl_limit.as_secs();
             complaints.push(format!(
-                "caches keep {record} for {} s, and at most {limit} s are allowed",
+                "caches keep {record} for {} s, and at most {limit} s are allowed (lower its time to live, and begin when \
+                 the old one is over)",
                 ttl.as_secs()
             ));
         }
