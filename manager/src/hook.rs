@@ -160,7 +160,10 @@ impl Hooks {
         }
         let _turn = Turn { busy: Arc::clone(&self.busy), hook };
         let begun = Instant::now();
-        let (result, output) = execute(&self.site, hook, &options, context).await;
+        let (result, output) = match options.problem() {
+            Some(problem) => (HookResult::Failed(format!("could not be started: {problem}")), String::new()),
+            None => execute(&self.site, hook, &options, context).await,
+        };
         Ok(HookReport {
             hook,
             site: self.site.clone(),
@@ -446,6 +449,11 @@ mod tests {
         assert!(hooks.states()[0].problem.as_ref().unwrap().contains("cannot be executed"));
         let report = hooks.run(HookName::Notify, &context).await.unwrap();
         assert!(matches!(&report.result, HookResult::Failed(reason) if reason.contains("Permission denied")));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let report = hooks.run(HookName::Notify, &context).await.unwrap();
+        assert!(
+            matches!(&report.result, HookResult::Failed(reason) if reason.contains("anybody can write it (0777)"))
+        );
         std::fs::remove_file(&path).unwrap();
         assert!(hooks.states()[0].problem.as_ref().unwrap().contains("No such file"));
         sender.send_replace(BTreeMap::new());

@@ -458,9 +458,10 @@ async fn send(
         Ok(answer) if is_condition(answer.header().rcode()) => None,
         Ok(answer) => return Err(refused(zone, answer.header().rcode())),
         Err(fault @ Fault::Silent) => Some(fault),
-        // Who has put itself in the server's place may have passed the update on.
-        Err(fault @ (Fault::Unsigned | Fault::Forged | Fault::Nonsense)) => return Err(unknown(fault)),
-        Err(fault) => return Err(at(zone, fault)),
+        // Nothing was sent.
+        Err(fault @ (Fault::Unreachable(_) | Fault::TooLong)) => return Err(at(zone, fault)),
+        // The server has just shown that it knows the key. Who answers otherwise now may have passed the update on.
+        Err(fault) => return Err(unknown(fault)),
     };
     let looked = primary.look(task).await;
     let is_there = |(record, found): (&&Record, &Found)| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -116,6 +117,9 @@ impl HookOptions {
         match std::fs::metadata(&self.path) {
             Err(error) => Some(error.to_string()),
             Ok(facts) if !facts.is_file() => Some("it is not a plain file".to_owned()),
+            Ok(facts) if facts.mode() & 0o002 != 0 => {
+                Some(format!("anybody can write it ({:04o})", facts.mode() & 0o7777))
+            }
             Ok(_) => access(&self.path, Access::EXEC_OK)
                 .err()
                 .map(|error| format!("it cannot be executed: {}", io::Error::from(error))),
