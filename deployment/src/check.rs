@@ -12,6 +12,7 @@ mod counterpart;
 mod encoding;
 mod link;
 mod origins;
+mod programs;
 mod publication;
 mod roles;
 mod sequences;
@@ -136,13 +137,15 @@ struct Side<'a> {
     is_own: bool,
 }
 
-/// Looks at both databases of each flow, and at the certificates of the link where one needs them.
+/// Looks at both databases of each flow, at the certificates of the link where one needs them, and at what runs need of
+/// this machine: hooks and keys.
 ///
 /// # Errors
 /// [`Error::Unknown`] for a flow that is not of the configuration. Whatever goes wrong at a server is a finding.
 pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Finding>, Error> {
     let mut findings = Findings::default();
     link::certificates(configuration, flows, &mut findings);
+    programs::here(configuration, &mut findings);
     for flow in flows {
         let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
         let source = reach(source, &mut findings).await;

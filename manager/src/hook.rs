@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use irongate_deployment::configuration::{HookName, HookOptions};
-use rustix::fs::{Access, access};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,7 +141,7 @@ impl Hooks {
             hook: *hook,
             path: options.path.display().to_string(),
             limit_seconds: options.time_limit.as_secs_f64(),
-            problem: problem(options),
+            problem: options.problem(),
         };
         self.options.borrow().iter().map(state).collect()
     }
@@ -161,7 +160,10 @@ impl Hooks {
         }
         let _turn = Turn { busy: Arc::clone(&self.busy), hook };
         let begun = Instant::now();
-        let (result, output) = execute(&self.site, hook, &options, context).await;
+        let (result, output) = match options.problem() {
+            Some(problem) => (HookResult::Failed(format!("could not be started: {problem}")), String::new()),
+            None => execute(&self.site, hook, &options, context).await,
+        };
         Ok(HookReport {
             hook,
             site: self.site.clone(),
@@ -170,17 +172,6 @@ impl Hooks {
             seconds: begun.elapsed().as_secs_f64(),
             output,
         })
-    }
-}
-
-fn problem(options: &HookOptions) -> Option<String> {
-    match std::fs::metadata(&options.path) {
-        Err(error) => Some(error.to_string()),
-        Ok(facts) if !facts.is_file() => Some("it is not a plain file".to_owned()),
-        Ok(_) => access(&options.path, Access::EXEC_OK).err().map(|error| {
-            let error = io::Error::from(error);
-            format!("it cannot be executed: {error}")
-        }),
     }
 }
 
@@ -458,6 +449,11 @@ mod tests {
         assert!(hooks.states()[0].problem.as_ref().unwrap().contains("cannot be executed"));
         let report = hooks.run(HookName::Notify, &context).await.unwrap();
         assert!(matches!(&report.result, HookResult::Failed(reason) if reason.contains("Permission denied")));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let report = hooks.run(HookName::Notify, &context).await.unwrap();
+        assert!(
+            matches!(&report.result, HookResult::Failed(reason) if reason.contains("anybody can write it (0777)"))
+        );
         std::fs::remove_file(&path).unwrap();
         assert!(hooks.states()[0].problem.as_ref().unwrap().contains("No such file"));
         sender.send_replace(BTreeMap::new());

@@ -285,7 +285,10 @@ pub async fn check(
     for task in tasks(configuration, way.databases)? {
         match check_zone(&task, way, complaints).await {
             Ok(zone) => checked.push(zone),
-            Err(failure) => complaints.push(failure.to_string()),
+            Err(failure) => complaints.push(match failure.hint() {
+                Some(hint) => format!("{failure} ({hint})"),
+                None => failure.to_string(),
+            }),
         }
     }
     Ok(checked)
@@ -308,7 +311,8 @@ async fn check_zone(
         if ttl > zone.ttl_limit {
             let limit = zone.ttl_limit.as_secs();
             complaints.push(format!(
-                "caches keep {record} for {} s, and at most {limit} s are allowed",
+                "caches keep {record} for {} s, and at most {limit} s are allowed (lower its time to live, and begin when \
+                 the old one is over)",
                 ttl.as_secs()
             ));
         }
@@ -454,9 +458,10 @@ async fn send(
         Ok(answer) if is_condition(answer.header().rcode()) => None,
         Ok(answer) => return Err(refused(zone, answer.header().rcode())),
         Err(fault @ Fault::Silent) => Some(fault),
-        // Who has put itself in the server's place may have passed the update on.
-        Err(fault @ (Fault::Unsigned | Fault::Forged | Fault::Nonsense)) => return Err(unknown(fault)),
-        Err(fault) => return Err(at(zone, fault)),
+        // Nothing was sent.
+        Err(fault @ (Fault::Unreachable(_) | Fault::TooLong)) => return Err(at(zone, fault)),
+        // The server has just shown that it knows the key. Who answers otherwise now may have passed the update on.
+        Err(fault) => return Err(unknown(fault)),
     };
     let looked = primary.look(task).await;
     let is_there = |(record, found): (&&Record, &Found)| {

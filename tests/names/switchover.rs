@@ -125,6 +125,15 @@ async fn a_switchover_takes_names_applications_and_jobs_with_it() {
     assert!(said.contains(&format!("name server localhost:{}: it does not answer", bind.ports[1])), "{said}");
     bind.signal(1, Signal::CONT);
     hooks.executable("main", true);
+    // What counts is what the manager of the site has read: not the file of whoever leads the run.
+    let file = reference.directory.path().join("irongate.toml");
+    let right = fs::read_to_string(&file).unwrap();
+    fs::write(&file, right.replace("hook-main", "hook-gone")).unwrap();
+    reference.expect("main", 0, &["reload"]).await;
+    fs::write(&file, &right).unwrap();
+    let said = reference.expect("secondary", 3, &there).await.stderr;
+    assert!(said.contains("hook-gone, cannot be run: No such file"), "{said}");
+    reference.expect("main", 0, &["reload"]).await;
     bind.edit("update delete db.shop.example A\nupdate add db.shop.example 30 A 192.0.2.77");
     let said = reference.expect("secondary", 3, &there).await.stderr;
     assert!(said.contains("db.shop.example A says 192.0.2.77"), "{said}");
@@ -240,7 +249,35 @@ async fn a_switchover_takes_names_applications_and_jobs_with_it() {
         .chain(["point-name point-name", "push-name push-name", "notify notify"]);
     assert_eq!(hooks.calls(), expected.map(|call| format!("secondary {call} no")).collect::<Vec<_>>());
     assert_eq!((name(0), name(1)), ("192.0.2.2".into(), "192.0.2.2".into()));
-    let [_, mut manager] = managers;
-    manager.terminate();
-    manager.wait(PATIENCE).await;
+
+    // It comes back, and its services have started by themselves: they are stopped before it becomes a standby.
+    let [_, secondary] = managers;
+    reference.servers[0].start_again().await;
+    let main = reference.start("main", &["manager"]);
+    wait_until(PATIENCE, "the site that came back to be closed, and its manager to answer", async || {
+        let closed = reference.servers[0].try_client("app", "config").await.is_err();
+        let groups = reference.start("main", &["info", "--here", "csp", "--json"]).finish(PATIENCE).await;
+        closed && groups.code() == 0 && ["ABENDED", "STOPPED"].iter().any(|word| groups.stdout.contains(word))
+    })
+    .await;
+    reference.json("secondary", &["reinstate", "main", "--accept-loss"]).await;
+    let expected = [
+        "main stop-applications stop-applications no",
+        "main disable-jobs disable-jobs no",
+        "main fence fence-hook no",
+        "secondary notify notify no",
+        "main notify notify no",
+    ];
+    assert_eq!(hooks.calls(), expected);
+    // A drill finds out whether all of it could be done, and does none of it.
+    hooks.executable("secondary", false);
+    let said = reference.expect("main", 3, &["switchover", "--to", "main", "--drill"]).await.stderr;
+    assert!(said.contains("hook \"stop-applications\" of site \"secondary\""), "{said}");
+    hooks.executable("secondary", true);
+    reference.expect("main", 0, &["switchover", "--to", "main", "--drill"]).await;
+    assert_eq!((hooks.calls(), name(0)), (Vec::new(), "192.0.2.2".into()));
+    for mut manager in [main, secondary] {
+        manager.terminate();
+        manager.wait(PATIENCE).await;
+    }
 }

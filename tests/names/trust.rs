@@ -1,6 +1,7 @@
 //! Only what is signed with the key is believed, and clocks must agree.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::process::Command;
 
 use irongate_tests::TempDir;
@@ -46,8 +47,24 @@ async fn an_answer_that_is_altered_or_not_signed_is_not_believed() {
         answer[3] ^= 5;
         answer
     };
+    // Or, in its place, that the signature was wrong: such an answer cannot be signed. It is the server's own, to a copy
+    // with another signature; behind that stand six bytes (RFC 8945, 4.2).
+    let port = bind.ports[0];
+    let refuse = move |question: &[u8], _: Vec<u8>| {
+        let mut copy = question.to_vec();
+        let last = copy.len() - 7;
+        copy[last] ^= 1;
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(&[&(copy.len() as u16).to_be_bytes()[..], &copy].concat()).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    };
     for (tcp, says) in [
-        (Box::new(flip) as Box<super::relay::Tamper>, "was changed on its way, and is not believed"),
+        (Box::new(refuse) as Box<super::relay::Tamper>, "with another secret (BADSIG)"),
+        (Box::new(flip), "was changed on its way, and is not believed"),
         (Box::new(unsigned), "is not signed, and is not believed"),
     ] {
         let lying = relay(bind.ports[0], Treatment { tcp, ..Treatment::default() }).await;

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::Metadata;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,6 +132,21 @@ impl fmt::Display for NameServer {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.kind)
+    }
+}
+
+impl Zone {
+    /// Why a key file is none that may be used, if it is not: one of our own must be readable by its owner alone, one of
+    /// root may also be readable by a group.
+    pub fn key_file_problem(facts: &Metadata) -> Option<String> {
+        let forbidden = if facts.uid() == 0 { 0o027 } else { 0o077 };
+        if !facts.is_file() {
+            Some("it is not a plain file".to_owned())
+        } else if facts.mode() & forbidden != 0 {
+            Some(format!("its permissions ({:04o}) let others read it", facts.mode() & 0o7777))
+        } else {
+            None
+        }
     }
 }
 

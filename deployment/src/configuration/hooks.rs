@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -106,6 +109,22 @@ pub struct HookOptions {
     pub time_limit: Duration,
     /// What it finds in its environment besides.
     pub environment: BTreeMap<String, String>,
+}
+
+impl HookOptions {
+    /// Why it could not be run here, if it could not.
+    pub fn problem(&self) -> Option<String> {
+        match std::fs::metadata(&self.path) {
+            Err(error) => Some(error.to_string()),
+            Ok(facts) if !facts.is_file() => Some("it is not a plain file".to_owned()),
+            Ok(facts) if facts.mode() & 0o002 != 0 => {
+                Some(format!("anybody can write it ({:04o})", facts.mode() & 0o7777))
+            }
+            Ok(_) => access(&self.path, Access::EXEC_OK)
+                .err()
+                .map(|error| format!("it cannot be executed: {}", io::Error::from(error))),
+        }
+    }
 }
 
 /// The hooks of a site.

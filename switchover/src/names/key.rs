@@ -5,12 +5,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use domain::tsig::{self, Algorithm, KeyName};
 use domain::utils::base64;
+use irongate_deployment::configuration::Zone;
 
 use super::failure::Failure;
 
@@ -31,19 +31,13 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads a key. A file that others can read is refused: one of our own must be readable by its owner alone, one of
-    /// root may also be readable by a group.
+    /// Reads a key. A file that others can read is refused.
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let bad = |reason: String| Failure::Key { file: path.to_owned(), reason };
         let file = File::open(path).map_err(|error| bad(error.to_string()))?;
         let facts = file.metadata().map_err(|error| bad(error.to_string()))?;
-        if !facts.is_file() {
-            return Err(bad("it is not a plain file".to_owned()));
-        }
-        let forbidden = if facts.uid() == 0 { 0o027 } else { 0o077 };
-        if facts.mode() & forbidden != 0 {
-            let mode = facts.mode() & 0o7777;
-            return Err(bad(format!("its permissions ({mode:04o}) let others read it")));
+        if let Some(reason) = Zone::key_file_problem(&facts) {
+            return Err(bad(reason));
         }
         let mut text = String::new();
         // What the reader says of bytes that are no text has none of them in it.

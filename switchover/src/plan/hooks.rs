@@ -31,7 +31,11 @@ fn is_busy(asked: &Result<Option<HookReport>, Error>) -> bool {
 impl Run<'_> {
     /// The steps of this run.
     pub(super) fn steps(&self) -> Vec<Step> {
-        hook::steps(self.kind, |step| {
+        self.steps_of(self.kind)
+    }
+
+    fn steps_of(&self, kind: Kind) -> Vec<Step> {
+        hook::steps(kind, |step| {
             let is_there = |hooked: Hooked| {
                 let hooks = hooked.hooks.iter();
                 hooks.into_iter().any(|hook| self.sites(hooked.side).iter().any(|site| self.has(site, *hook)))
@@ -188,7 +192,8 @@ impl Run<'_> {
 
     /// What is wrong with hooks and names, in sentences, and what was looked at. Nothing is run and nothing changed.
     pub(super) async fn check_hooks(&self, complaints: &mut Vec<String>) -> Result<Value, Error> {
-        let steps = self.steps();
+        // A drill runs none of them, and finds out whether they could be run.
+        let steps = if self.kind == Kind::Drill { self.steps_of(Kind::Switchover) } else { self.steps() };
         let mut evidence = json!({});
         let mut hooks = Vec::new();
         for site in [&self.heading.from, &self.heading.to] {
