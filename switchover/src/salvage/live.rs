@@ -73,8 +73,12 @@ impl Touched {
     /// The transaction in hand does not count.
     fn undo(&mut self) {
         let (rows, emptied) = std::mem::take(&mut self.fresh);
-        rows.iter().for_each(|row| drop(self.rows.remove(row)));
-        emptied.iter().for_each(|table| drop(self.emptied.remove(table)));
+        for row in rows {
+            self.rows.remove(&row);
+        }
+        for table in emptied {
+            self.emptied.remove(&table);
+        }
     }
 }
 
