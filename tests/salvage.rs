@@ -16,3 +16,5 @@ mod decided;
 mod exact;
 #[path = "salvage/refused.rs"]
 mod refused;
+#[path = "salvage/sites.rs"]
+mod sites;

@@ -462,9 +462,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Writes out what was read.
+    /// Writes out what was read: looks once for all of it, whatever number of transactions it is of.
     async fn settle(&mut self, intake: &mut Intake) -> Result<(), Error> {
         let mut placed: Vec<Placed> = Vec::new();
+        // The brackets, each with how many of the changes stand before it.
+        let mut brackets: Vec<(usize, Event)> = Vec::new();
         let mut number = self.writer.next_number();
         for event in intake.take() {
             match event {
@@ -475,35 +477,38 @@ impl Work<'_> {
                 }
                 Event::Change(_) => {}
                 bracket => {
-                    self.write(&mut placed).await?;
+                    self.lost = matches!(bracket, Event::Begin(_));
                     match bracket {
-                        Event::Begin(begin) => {
-                            self.writer.begin(begin, self.found);
-                            self.lost = true;
+                        Event::Begin(_) => self.live.begin(),
+                        Event::Abandon => {
+                            // What came of it since the last bracket is not even looked at.
+                            placed.truncate(brackets.last().map_or(0, |(before, _)| *before));
+                            self.live.abandon();
                         }
-                        Event::Commit(commit) => {
-                            self.writer.commit(&commit)?;
-                            self.lost = false;
-                        }
-                        Event::Abandon | Event::Change(_) => {
-                            self.writer.abandon()?;
-                            self.lost = false;
-                        }
+                        _ => {}
                     }
-                    number = self.writer.next_number();
+                    brackets.push((placed.len(), bracket));
+                    number = 1;
                 }
             }
         }
-        self.write(&mut placed).await?;
-        Ok(self.writer.flush()?)
-    }
-
-    async fn write(&mut self, placed: &mut Vec<Placed>) -> Result<(), Error> {
-        self.live.look(placed).await?;
-        for placed in placed.drain(..) {
-            self.writer.change(&placed, self.live.xid())?;
+        self.live.look(&mut placed).await?;
+        let mut written = 0;
+        for (before, bracket) in brackets {
+            for placed in &placed[written..before] {
+                self.writer.change(placed, self.live.xid())?;
+            }
+            written = before;
+            match bracket {
+                Event::Begin(begin) => self.writer.begin(begin, self.found),
+                Event::Commit(commit) => self.writer.commit(&commit)?,
+                Event::Abandon | Event::Change(_) => self.writer.abandon()?,
+            }
         }
-        Ok(())
+        for placed in &placed[written..] {
+            self.writer.change(placed, self.live.xid())?;
+        }
+        Ok(self.writer.flush()?)
     }
 }
 

@@ -1,12 +1,17 @@
 //! Decisions are carried out once, by somebody who has signed, and never over what came since unless it is said.
 
+use std::time::Duration;
+
 use irongate_switchover::Place;
 use irongate_switchover::salvage::signed_off;
-use irongate_tests::{Server, Tables, compare};
+use irongate_tests::{Process, Server, Tables, compare, wait_until};
 use irongate_trail::Lsn;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 
 use super::exact::lose;
-use super::world::{Books, World};
+use super::world::{Books, PATIENCE, World};
 
 /// A slot at secondary, as reverse capture has one.
 const REVERSE: [&str; 2] = [
@@ -80,6 +85,9 @@ async fn what_is_to_be_repeated_is_repeated_once_and_goes_back() {
             ("A. Dba", lost as u64, false)
         );
         assert_eq!(signed_off(&place, "csp", Lsn(1)).await.unwrap(), None);
+        // What comes next finds values of its own in the sequences.
+        world.secondary.batch_in("app", "INSERT INTO parent VALUES (77)").await;
+        assert_eq!(done["sequences"][0]["sequence"], "public.audit_id_seq", "{done}");
         // The records hold against another salvage of the same as well.
         let (twin, _) = world.salvage(0, "twin", &[]).await;
         twin.decide("replay", &[]);
@@ -194,4 +202,59 @@ async fn what_was_changed_since_is_named_and_not_written_over_unless_it_is_said(
         let later = world.expect(0, &apply).await.json();
         assert_eq!(later["applied"][0]["replayed"], 1, "{later}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_anywhere_repeats_nothing() {
+    const LOST: usize = 600;
+    let seed = irongate_tests::seed();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let major = *Server::majors().choose(&mut random).unwrap();
+    let mut world = World::new(major, "").await;
+    let mut books = Books::open(&world.main).await;
+    world.cut().await;
+    for n in 0..LOST {
+        // A table without a key takes as many equal rows as come.
+        books
+            .commit(&format!(
+                "INSERT INTO keyless VALUES ({n}, 'lost'); INSERT INTO entry VALUES ({n}, 'lost')"
+            ))
+            .await;
+    }
+    world.captured().await;
+    world.kill_extract();
+    world.fail_over().await;
+    let (found, _) = world.salvage(0, "found", &[]).await;
+    assert_eq!(found.xids(), books.kept);
+    found.decide("replay", &[]);
+    let apply = ["salvage", "main", "--apply", "found", "--json"];
+    let mut killed = 0;
+    for _ in 0..8 {
+        let mut run = Process::irongate(world.path(), &apply);
+        tokio::time::sleep(Duration::from_millis(random.random_range(100..900))).await;
+        killed += u32::from(run.is_running());
+        run.kill();
+        // Its session may still be at its last transaction.
+        let alive = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'irongate salvage'";
+        wait_until(PATIENCE, "the session to end", async || {
+            world.secondary.scalar("app", alive).await == "0"
+        })
+        .await;
+        let rows = "SELECT count(*) FILTER (WHERE r IS NULL OR x IS NULL) || ' ' || (count(*) - count(DISTINCT x)) FROM
+             (SELECT xid AS r, commit_lsn, row_number() OVER (ORDER BY commit_lsn) AS place FROM irongate.salvage
+               WHERE table_name = 'keyless') s FULL JOIN (SELECT x FROM keyless WHERE y = 'lost') k ON k.x = s.place - 1";
+        assert_eq!(
+            world.secondary.scalar("app", rows).await,
+            "0 0",
+            "rows and their record are there together"
+        );
+    }
+    let done = world.expect(0, &apply).await.json();
+    println!(
+        "PostgreSQL {major}: {killed} runs killed, {} transactions left to the last",
+        done["applied"][0]["replayed"]
+    );
+    let [one, other] = [&world.main, &world.secondary].map(|server| server.uri("postgres", "app"));
+    compare(&one, &other, &Tables::All).await.assert_same();
 }

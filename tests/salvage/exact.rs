@@ -170,6 +170,30 @@ fn check_images(found: &super::world::Found, kept: &[u64]) {
     assert_eq!(truncate[0]["truncated"][0]["table"], "emptied");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_were_captured_in_binary_are_shown_as_text() {
+    let major = *Server::majors().last().unwrap();
+    let mut world = World::with(major, "binary = true\n", "\"public.entry\", \"public.plain\"").await;
+    let mut books = Books::open(&world.main).await;
+    world.cut().await;
+    let insert = "INSERT INTO plain VALUES (7, true, 'ab', 1.50, '2001-02-03 04:05:06+00', '{\"a\": 1}', '\\x00ff', 'NaN',
+        '1 mon -2 days', '00000000-0000-0000-0000-00000000000a', 'v'), (8, NULL)";
+    books.commit(&insert.replace(", (8, NULL)", "")).await;
+    books.commit("INSERT INTO plain (id) VALUES (8); DELETE FROM plain WHERE id = 7").await;
+    world.captured().await;
+    world.kill_extract();
+    world.fail_over().await;
+    let (found, _) = world.salvage(0, "found", &[]).await;
+    assert_eq!((found.xids(), found.from("trail")), (books.kept.clone(), 2));
+    let expected = json!({
+        "id": "7", "b": "t", "c": "ab   ", "n": "1.50", "t": "2001-02-03 04:05:06+00", "j": "{\"a\": 1}", "y": "\\x00ff",
+        "f": "NaN", "i": "1 mon -2 days", "u": "00000000-0000-0000-0000-00000000000a", "v": "v"
+    });
+    assert_eq!(found.changes(books.kept[0])[0]["new"], expected);
+    assert_eq!(found.changes(books.kept[1])[0]["new"]["b"], serde_json::Value::Null);
+    assert_eq!(found.changes(books.kept[1])[1]["key"], json!({ "id": "7" }));
+}
+
 /// Runs a script of a salvage as psql would, but for the line that is psql's own.
 async fn run(server: &Server, script: &std::path::Path) -> Result<(), String> {
     let text = fs::read_to_string(script).unwrap();

@@ -36,6 +36,8 @@ pub(crate) const TABLES: &str = "
     CREATE DOMAIN short AS varchar(8) CHECK (value <> '');
     CREATE TABLE \"Odd \"\"ta.ble/\" (\"Id \"\"x\" short PRIMARY KEY, c char(5), m mood, a text[], j jsonb, b bytea, t timestamptz,
                                  f float8, r int4range, d bit(3), p money, i interval, u bool);
+    CREATE TABLE plain (id int PRIMARY KEY, b bool, c char(5), n numeric, t timestamptz, j jsonb, y bytea, f float8,
+                        i interval, u uuid, v varchar(9));
     CREATE TABLE parent (id int PRIMARY KEY);
     CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent ON DELETE CASCADE);
     CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, said text);
@@ -68,6 +70,11 @@ pub(crate) struct World {
 impl World {
     /// Set up, instantiated and running; `more` is added to the settings of Extract.
     pub(crate) async fn new(major: u32, more: &str) -> Self {
+        Self::with(major, more, "\"public.*\"").await
+    }
+
+    /// The same with a flow of these tables.
+    pub(crate) async fn with(major: u32, more: &str, tables: &str) -> Self {
         // Nobody else takes transaction ids, so that it shows who does.
         let settings = Settings::new().set("autovacuum", "off");
         let (main, secondary) = Server::start_two((major, major), &settings).await;
@@ -91,7 +98,7 @@ impl World {
         let text = format!(
             "site = \"main\"\n[deployment]\nname = \"shop\"\nstate_directory = \"state\"\n[sites.main]\n[sites.secondary]\n\
              {}{}[access.app]\nroles = [\"app\"]\n\
-             [flows.csp]\ndatabase = \"app\"\nfrom = \"main\"\nto = \"secondary\"\nat = \"main\"\ntables = [\"public.*\"]\n\
+             [flows.csp]\ndatabase = \"app\"\nfrom = \"main\"\nto = \"secondary\"\nat = \"main\"\ntables = [{tables}]\n\
              [flows.csp.extract]\nretry_delay = \"100ms\"\nprogress_interval = \"200ms\"\n{more}",
             database("main", &main),
             database("secondary", &secondary),

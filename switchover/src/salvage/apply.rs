@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use irongate_apply::{Names, TargetTable};
 use irongate_checkpoint::Role;
-use irongate_deployment::Configuration;
+use irongate_deployment::{Configuration, Raised};
 use irongate_postgres::Session;
 use irongate_trail::Lsn;
 use serde::Serialize;
@@ -61,6 +61,8 @@ pub struct Carried {
     pub kept: u64,
     /// Changes recorded as not wanted.
     pub discarded: u64,
+    /// Sequences that were put beyond the rows that have come.
+    pub sequences: Vec<Raised>,
 }
 
 /// The salvages in a directory: itself, or those of its databases.
@@ -162,6 +164,10 @@ pub async fn apply(
         }
     }
     joined(reader.await)?;
+    if decisions.tables.values().any(|table| table.decision == Decision::Replay) {
+        // The lost site gave values that the sequences here have still to give.
+        carrier.carried.sequences = irongate_deployment::secure_sequences(configuration, flow).await?.raised;
+    }
     carrier.end().await
 }
 

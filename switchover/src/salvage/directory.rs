@@ -263,7 +263,7 @@ impl Writer {
     /// A change of the transaction that was begun.
     pub(super) fn change(&mut self, placed: &Placed, xid: Option<&str>) -> Result<(), Problem> {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let Placed { change, shapes } = placed;
+        let Placed { change, shapes, .. } = placed;
         if open.before.is_none() {
             open.before = Some([self.document.at(), self.script.at(), self.body.at()]);
             let Begin { xid, commit_lsn, commit_time, origin, .. } = &open.begin;

@@ -26,6 +26,8 @@ pub(super) struct Placed {
     pub(super) change: Change,
     /// Of a truncate, all tables.
     pub(super) shapes: Vec<Arc<Shape>>,
+    /// An earlier lost change has the same row; none if that was not remembered.
+    follows: Option<bool>,
 }
 
 /// The rows that lost changes have touched so far.
@@ -34,11 +36,13 @@ struct Touched {
     rows: HashSet<u64>,
     emptied: HashSet<TableName>,
     most: usize,
+    /// What the transaction in hand has added.
+    fresh: (Vec<u64>, Vec<TableName>),
 }
 
 impl Touched {
     fn new(most: usize) -> Self {
-        Self { rows: HashSet::new(), emptied: HashSet::new(), most }
+        Self { rows: HashSet::new(), emptied: HashSet::new(), most, fresh: Default::default() }
     }
 
     /// Whether an earlier change has touched the row; none if that was not remembered.
@@ -53,7 +57,28 @@ impl Touched {
             return None;
         }
         self.rows.insert(fingerprint);
+        self.fresh.0.push(fingerprint);
         Some(false)
+    }
+
+    /// Whether an earlier change has emptied the table.
+    fn empty(&mut self, table: &TableName) -> bool {
+        let earlier = !self.emptied.insert(table.clone());
+        if !earlier {
+            self.fresh.1.push(table.clone());
+        }
+        earlier
+    }
+
+    /// The transaction in hand does not count.
+    fn undo(&mut self) {
+        let (rows, emptied) = std::mem::take(&mut self.fresh);
+        for row in rows {
+            self.rows.remove(&row);
+        }
+        for table in emptied {
+            self.emptied.remove(&table);
+        }
     }
 }
 
@@ -132,6 +157,16 @@ impl<'a> Live<'a> {
         Ok(shape)
     }
 
+    /// Another transaction begins.
+    pub(super) fn begin(&mut self) {
+        self.touched.fresh = Default::default();
+    }
+
+    /// The transaction in hand is not whole.
+    pub(super) fn abandon(&mut self) {
+        self.touched.undo();
+    }
+
     /// Finds the place of a change at the live site.
     pub(super) async fn place(&mut self, raw: Raw, number: u64) -> Result<Placed, Error> {
         let mut shapes = Vec::new();
@@ -154,15 +189,14 @@ impl<'a> Live<'a> {
         let table =
             relations.first().map(name).unwrap_or(TableName { schema: String::new(), table: String::new() });
         let change = Change { number, table, operation, key, old, new, truncated, there: None };
-        Ok(Placed { change, shapes })
+        let follows = self.follows(&change);
+        Ok(Placed { change, shapes, follows })
     }
 
     /// Looks what is there now.
     pub(super) async fn look(&mut self, placed: &mut [Placed]) -> Result<(), Error> {
         let mut questions: Vec<(Arc<Shape>, Vec<String>)> = Vec::new();
-        let mut follows = Vec::new();
-        for (index, Placed { change, shapes }) in placed.iter().enumerate() {
-            follows.push(self.follows(change));
+        for (index, Placed { change, shapes, .. }) in placed.iter().enumerate() {
             let (Some(shape), false) = (shapes.first(), change.operation == Operation::Truncate) else {
                 continue;
             };
@@ -183,7 +217,7 @@ impl<'a> Live<'a> {
         for (shape, questions) in questions {
             self.ask(&shape, &questions, &mut answers).await?;
         }
-        for (index, (Placed { change, shapes }, follows)) in placed.iter_mut().zip(follows).enumerate() {
+        for (index, Placed { change, shapes, follows }) in placed.iter_mut().enumerate() {
             let Some(follows) = follows.filter(|_| self.session.is_some()) else {
                 let reason = if self.session.is_some() {
                     "too many rows to look at"
@@ -222,8 +256,10 @@ impl<'a> Live<'a> {
         let touched = &mut self.touched;
         match change.operation {
             Operation::Truncate => {
-                let earlier = change.tables().any(|table| touched.emptied.contains(table));
-                touched.emptied.extend(change.tables().cloned());
+                let mut earlier = false;
+                for table in change.tables() {
+                    earlier |= touched.empty(table);
+                }
                 Some(earlier)
             }
             _ => {
@@ -299,7 +335,11 @@ mod tests {
         assert_eq!(touched.touch(&table, &key("2")), Some(false));
         assert_eq!(touched.touch(&table, &key("3")), None);
         assert_eq!(touched.touch(&table, &key("2")), Some(true));
-        touched.emptied.insert(table.clone());
+        assert!(!touched.empty(&table));
         assert_eq!(touched.touch(&table, &key("4")), Some(true));
+        // Nothing of it was whole.
+        touched.undo();
+        assert_eq!(touched.touch(&table, &key("1")), Some(false));
+        assert!(!touched.empty(&table));
     }
 }

@@ -125,7 +125,11 @@ impl Reading<'_> {
                     Item::Progress(progress) => at.reached = at.reached.max(progress.resume_lsn.0),
                     Item::Row { .. } | Item::Truncate { .. } | Item::Message(_) => {}
                 },
-                Ok(None) => return Some(Stretch::End),
+                Ok(None) => {
+                    // What came before the last file is in those before it.
+                    at.reached = at.reached.max(self.reader.header().resume_lsn.0);
+                    return Some(Stretch::End);
+                }
                 Err(error) => {
                     intake.push(Event::Abandon);
                     return Some(self.trail.broken(seqno, &error));
