@@ -17,6 +17,8 @@ mod failover;
 mod flow;
 #[path = "commands/link.rs"]
 mod link;
+#[path = "commands/operators.rs"]
+mod operators;
 #[path = "commands/position.rs"]
 mod position;
 #[path = "commands/readme.rs"]

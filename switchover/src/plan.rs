@@ -114,7 +114,7 @@ impl Unit<'_> {
     }
 
     /// The same, where that site may be lost.
-    pub(crate) fn from_if_there(&self) -> Option<&Place> {
+    pub(crate) fn reached(&self) -> Option<&Place> {
         self.from.as_ref().ok()
     }
 }

@@ -7,8 +7,8 @@ use irongate_deployment::{Configuration, secure_sequences};
 use irongate_tests::{Plan, Reference, SITES, Server, wait_for, wait_until};
 use serde_json::Value;
 
-use super::books::{ACCESS, running};
 use super::deployment::{PATIENCE, stop};
+use irongate_tests::books::{ACCESS, running};
 
 const LOOKS: &str = "[manager]\nwatch_interval = \"200ms\"\nsequence_interval = \"100ms\"\n";
 const TABLES: &str = r#"

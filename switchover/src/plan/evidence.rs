@@ -139,7 +139,7 @@ fn arrived(directory: &std::path::Path) -> Result<Option<Arrived>, irongate_trai
         last.bytes
     };
     // The last file and the one before it, in case the last has only just begun.
-    let first = listing.files.iter().rev().take(2).last().map_or(last.seqno, |file| file.seqno);
+    let first = listing.files.iter().rev().nth(1).unwrap_or(last).seqno;
     let since = mark.commit_time.0.saturating_sub(WINDOW);
     let mut earliest = mark.commit_time.0;
     let recent = transactions(&storage, Begins::File(first), |commit| {

@@ -175,7 +175,7 @@ impl Run<'_> {
 
     async fn reopen_lost(&self) -> Result<Value, Error> {
         let mut opened = Vec::new();
-        for place in self.units.iter().filter_map(Unit::from_if_there) {
+        for place in self.units.iter().filter_map(Unit::reached) {
             let by = fence::standing(place).await?.and_then(|fence| fence.run);
             if by.as_ref() == Some(&self.heading.run) {
                 opened.extend(fence::open(place, self.limits.locks).await?);

@@ -162,7 +162,7 @@ impl Run<'_> {
         for unit in &self.units {
             let role = self.turn(&unit.to).await?;
             roles.push(json!({ "database": unit.to.to_string(), "live": role.live, "epoch": role.epoch }));
-            if let Some(lost) = unit.from_if_there() {
+            if let Some(lost) = unit.reached() {
                 let told = async {
                     self.prepare(lost).await?;
                     tell(lost, &role.live, role.epoch, None).await

@@ -1,0 +1,94 @@
+//! Who is in the way of a switchover: an application in the middle of a transaction, and a second operator.
+
+use std::process::Command;
+use std::time::Duration;
+
+use irongate_tests::books::{follows, reference, running};
+use irongate_tests::{Process, SITES, Server, wait_until};
+use rustix::process::Signal;
+
+use super::deployment::{PATIENCE, stop};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_open_is_committed_and_replicated_or_rolled_back() {
+    for major in Server::majors() {
+        let reference = reference(major).await;
+        let managers = SITES.map(|site| reference.start(site, &["manager"]));
+        running(&reference).await;
+        let [main, secondary] = &reference.servers;
+        // One is in the middle of it, one has prepared what somebody else is to commit.
+        let open = main.try_client("app", "config").await.expect("the site that writes is open");
+        open.batch_execute("BEGIN; INSERT INTO entry VALUES ('open', 1)").await.expect("it may write");
+        let prepared = "BEGIN; INSERT INTO entry VALUES ('prepared', 1); PREPARE TRANSACTION 'half'";
+        main.batch_in("config", prepared).await;
+        let words = ["switchover", "--to", "secondary"];
+        let refused = reference.expect("secondary", 3, &words).await.stderr;
+        assert!(refused.contains("prepared transaction \"half\""), "{refused}");
+        main.batch_in("config", "COMMIT PREPARED 'half'").await;
+        // Somebody whom no fence concerns is waited for: what he commits is there, too.
+        let administrator = main.client("config").await;
+        administrator
+            .batch_execute("BEGIN; INSERT INTO entry VALUES ('administrator', 1)")
+            .await
+            .expect("a superuser may write");
+        let run = reference.start("secondary", &words);
+        wait_until(PATIENCE, "the fence", async || main.try_client("app", "config").await.is_err()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        administrator.batch_execute("COMMIT").await.expect("his session was left alone");
+        let finished = run.finish(PATIENCE).await;
+        assert_eq!(finished.code(), 0, "{}", finished.stderr);
+        assert!(open.batch_execute("COMMIT").await.is_err(), "the session was ended");
+        let rows = "SELECT string_agg(site, ' ' ORDER BY site) FROM entry WHERE site <> 'before'";
+        assert_eq!(secondary.scalar("config", rows).await, "administrator prepared");
+        follows(&reference, 1, 1).await;
+        for manager in managers {
+            stop(manager).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_operator_is_refused_with_the_name_of_the_first() {
+    let reference = reference(Server::majors()[0]).await;
+    let managers = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    let words = ["switchover", "--to", "secondary"];
+    // A run that is under way, and stands still for a moment.
+    let mut first = reference.start("secondary", &words);
+    wait_until(PATIENCE, "the run to begin", async || {
+        let held = "SELECT count(*) FROM pg_class WHERE relname = 'role' AND relnamespace = 'irongate'::regnamespace";
+        reference.servers[1].scalar("config", held).await == "1"
+    })
+    .await;
+    first.signal(Signal::STOP);
+    for more in [&[][..], &["--resume"], &["--abort"]] {
+        let second = reference.expect("secondary", 3, &[&words[..], more].concat()).await.stderr;
+        let pid = first.id().to_string();
+        assert!(second.contains(&pid), "the process {pid} is not named: {second}");
+    }
+    first.signal(Signal::CONT);
+    let finished = first.finish(PATIENCE).await;
+    assert_eq!(finished.code(), 0, "{}", finished.stderr);
+
+    // One that was cut off, and somebody who begins another at the other site.
+    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
+    run.arg(reference.directory.path().join("irongate.toml"));
+    run.args(["main", "switchover", "main", "begin", "lock", "done"]);
+    run.current_dir(reference.directory.path());
+    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+    let held = reference.json("main", &["runs", "--unfinished"]).await["run"].clone();
+    let held = held.as_str().expect("a run is not over").to_owned();
+    for (site, words) in [
+        ("secondary", &["failover", "--to", "secondary", "--accept-loss", "--force"][..]),
+        ("secondary", &["reinstate", "main", "--accept-loss"]),
+        ("secondary", &["open", "secondary"]),
+    ] {
+        let refused = reference.expect(site, 3, words).await.stderr;
+        assert!(refused.contains(&held) && refused.contains('@'), "{words:?}: {refused}");
+    }
+    reference.expect("main", 0, &["switchover", "--to", "main", "--abort"]).await;
+    follows(&reference, 1, 3).await;
+    for manager in managers {
+        stop(manager).await;
+    }
+}
