@@ -120,11 +120,18 @@ async fn a_standbys_sequences_stay_ahead_and_are_exact_after_a_switchover() {
         let groups = reference.groups("secondary").await;
         assert!(groups.iter().any(|group| group["name"] == "csp-replicat" && group["state"] == "RUNNING"));
 
+        let switchover = ["switchover", "--to", "secondary"];
+        let refused = reference.expect("secondary", 3, &switchover).await.stderr;
+        assert!(refused.contains("only_here"), "{refused}");
+        secondary.batch_in("config", "CREATE SEQUENCE only_here").await;
+        reference.expect("main", 0, &["setup", "csp"]).await;
+        reference.expect("secondary", 0, &["setup", "css"]).await;
+
         let last = next(main).await;
-        let done = reference.json("secondary", &["switchover", "--to", "secondary"]).await;
+        let done = reference.json("secondary", &switchover).await;
         assert_eq!(done["result"], "done", "{done}");
         assert_eq!(next(secondary).await, last, "exact at a switchover");
-        assert_eq!(value(secondary, "short").await, 30);
+        assert_eq!((value(secondary, "short").await, value(secondary, "only_here").await), (30, 1));
         secondary.batch_in("config", TAKE).await;
         ahead(secondary, main).await;
         for manager in managers {
