@@ -51,7 +51,7 @@ use serde::Serialize;
 use self::directory::{FORMAT, Finished, Writer};
 use self::intake::{Event, Intake};
 use self::live::{Live, Placed};
-use self::slot::{Facts, Peek};
+use self::slot::{Facts, Peek, Seen};
 use self::trail::{At, Stretch, Trail};
 use crate::error::Error;
 use crate::place::Place;
@@ -201,7 +201,8 @@ pub async fn salvage(
     };
     let replicat = configuration.replicat_settings(flow)?;
     let xid = known.as_ref().map(|known| known.xid.clone());
-    let writer = Writer::create(&options.out, heading, xid.as_deref())?;
+    let out = std::path::absolute(&options.out).map_err(Problem::file("find", &options.out))?;
+    let writer = Writer::create(&out, heading, xid.as_deref())?;
     let end = place.as_ref().map_or_else(String::new, ToString::to_string);
     let session = place.as_ref().map(|place| &place.session);
     let mut work = Work {
@@ -370,18 +371,23 @@ impl LostServer {
         let peek = Peek { source: &settings.source, from: trail::resume(at), last: at.last, until };
         let mut intake = Intake::default();
         let mut last = at.reached;
-        let outcome = peek
-            .run(session, &mut intake, async |intake| {
+        let seen = match peek.begin(session, &mut intake).await? {
+            Err(seen) => seen,
+            Ok(mut looking) => loop {
+                let ended = looking.advance(&mut intake).await?;
                 for event in &intake.events {
                     if let Event::Commit(commit) = event {
                         last = last.max(commit.end_lsn.0);
                     }
                 }
-                work.settle(intake).await
-            })
-            .await?;
+                work.settle(&mut intake).await?;
+                if let Some(seen) = ended {
+                    break seen;
+                }
+            },
+        };
         work.found = Found::Trail;
-        if let Err(why) = outcome {
+        if let Seen::UpTo(why) = seen {
             work.writer.unknown(last, end, join(because, &why));
         }
         Ok(())
@@ -515,4 +521,18 @@ impl Work<'_> {
 /// Where salvages of a site lie by default.
 pub fn default_directory(state: &Path, site: &str) -> PathBuf {
     state.join("salvage").join(format!("{site}-{}", digits(Timestamp::now())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn can_be_spawned<T: Send>(_: T) {}
+
+    /// Never called: it compiles as long as an embedder may run both in a task of their own.
+    #[expect(dead_code, reason = "to be compiled and not to be run")]
+    fn both_can_be_spawned(configuration: &Configuration, options: &Options, progress: &mut Progress<'_>) {
+        can_be_spawned(salvage(configuration, "", "", options, progress));
+        can_be_spawned(apply(configuration, "", Path::new(""), progress));
+    }
 }

@@ -244,7 +244,7 @@ impl Carrier<'_> {
 
     async fn begin(&self, digest: &str) -> Result<(), Error> {
         const SESSION: &str = "SET default_transaction_read_only = off; SET session_replication_role = replica; \
-             SET synchronous_commit = on";
+             SET synchronous_commit = on; SET lock_timeout = '30s'";
         const CLAIM: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(\
              'irongate salvage of flow ' || $1::pg_catalog.text, 0))";
         const RUN: &str = "INSERT INTO irongate.salvage_run AS r
@@ -366,6 +366,17 @@ impl Carrier<'_> {
         let (schema, name) = self.names.target_of(&table.schema, &table.table);
         let found = TargetTable::load(&self.session, &schema, &name).await.map_err(Problem::Table)?;
         let found = found.ok_or_else(|| self.conflict(change, "the table is not there"))?;
+        // With triggers silent a constraint that may be deferred is not enforced at all.
+        const DEFERRABLE: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
+             JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relname = $2 AND (i.indisunique OR i.indisexclusion) AND NOT i.indimmediate)";
+        let failed = || self.failed("look at a table");
+        let row = self.session.query_one(DEFERRABLE, &[&schema, &name]).await.map_err(failed())?;
+        if row.try_get(0).map_err(failed())? && !truncates {
+            return Err(
+                self.conflict(change, "the table has a deferrable constraint, which nobody would look after")
+            );
+        }
         let shape = Arc::new(Shape::new((schema, name), Some(found), Some(key), &[]));
         self.shapes.insert(table.clone(), Arc::clone(&shape));
         Ok(shape)

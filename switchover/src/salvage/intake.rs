@@ -190,3 +190,131 @@ impl Sink for Intake {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use irongate_capture::machine::{Machine, Settings};
+    use irongate_capture::pgoutput::{Message as Sent, Row as SentRow};
+    use irongate_trail::{Lsn, ReplicaIdentity, ResumeLsn, Timestamp, TupleBuilder};
+
+    use super::*;
+
+    /// What a transaction does.
+    #[derive(Clone, Copy)]
+    enum Does {
+        Insert(&'static str),
+        Speaks,
+        Nothing,
+    }
+
+    fn relation(schema: &str) -> Relation {
+        let id = Column { name: "id".into(), key: true, type_oid: 23, type_modifier: -1, type_name: None };
+        let (schema, name, replica_identity) = (schema.to_owned(), "t".to_owned(), ReplicaIdentity::Default);
+        Relation { id: schema.len() as u32, schema, name, replica_identity, columns: vec![id] }
+    }
+
+    fn send(machine: &mut Machine, intake: &mut Intake, commit: u64, origin: Option<&str>, does: Does) {
+        let (commit_lsn, commit_time) = (CommitLsn(Lsn(commit)), Timestamp(0));
+        let xid = u32::try_from(commit).unwrap();
+        let mut tell = |message: Sent<'_>| machine.message(message, intake).unwrap();
+        tell(Sent::Begin { commit_lsn, commit_time, xid });
+        if let Some(name) = origin {
+            tell(Sent::Origin { lsn: Lsn::ZERO, name });
+        }
+        match does {
+            Does::Insert(schema) => {
+                let relation = relation(schema);
+                let id = relation.id;
+                tell(Sent::Relation { xid: None, relation });
+                let tuple = TupleBuilder::new().text("1");
+                let bytes = [b"N", tuple.as_tuple().as_bytes()].concat();
+                tell(Sent::Row(SentRow {
+                    xid: None,
+                    relation: id,
+                    operation: b'I',
+                    columns: 1,
+                    bytes: &bytes,
+                }));
+            }
+            Does::Speaks => {
+                let (prefix, content) = ("irongate.marker", b"run".as_slice());
+                tell(Sent::Logical {
+                    xid: None,
+                    message: Message { transactional: true, lsn: Lsn(commit), prefix, content },
+                });
+            }
+            Does::Nothing => {}
+        }
+        tell(Sent::Commit { commit_lsn, end_lsn: ResumeLsn(Lsn(commit + 8)), commit_time });
+    }
+
+    /// The transactions that changed something, of those that a slot shows behind `from`.
+    fn lost(from: u64, until: Option<u64>, sent: &[(u64, Option<&str>, Does)]) -> Vec<u32> {
+        let mut machine = Machine::new(Settings::default(), ResumeLsn(Lsn(from)), CommitLsn::default());
+        let mut intake = Intake { until: until.map(|lsn| CommitLsn(Lsn(lsn))), ..Intake::default() };
+        for (commit, origin, does) in sent {
+            send(&mut machine, &mut intake, *commit, *origin, *does);
+        }
+        let (mut found, mut open) = (Vec::new(), 0);
+        for event in intake.take() {
+            match event {
+                Event::Begin(begin) => open = begin.xid,
+                Event::Change(_) => found.push(open),
+                Event::Commit(_) | Event::Abandon => {}
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn lost_is_what_would_have_been_applied_and_is_not_known_from_the_trail() {
+        use Does::{Insert, Nothing, Speaks};
+        let sent = [
+            (100, None, Insert("public")),
+            (200, None, Insert("public")),
+            (300, None, Insert("irongate")),
+            (400, None, Speaks),
+            (500, None, Nothing),
+            (600, Some("irongate_css"), Insert("public")),
+            (700, None, Insert("public")),
+        ];
+        assert_eq!(lost(0, None, &sent), [100, 200, 700]);
+        // The trail ends behind the first: it does not come a second time.
+        assert_eq!(lost(108, None, &sent), [200, 700]);
+        assert_eq!(
+            lost(200, None, &sent),
+            [200, 700],
+            "what begins to commit just there is not in the trail"
+        );
+        assert_eq!(lost(101, Some(700), &sent), [200], "what the next file of the trail has is left to it");
+        assert_eq!(lost(708, None, &sent), [0; 0]);
+    }
+
+    #[test]
+    fn a_whole_old_row_says_what_was_not_sent() {
+        let relation = Arc::new(relation("public"));
+        let (old, new) = (TupleBuilder::new().text("1"), TupleBuilder::new().value(Value::Unchanged));
+        let row = Row::Update { old: Some(Old::Full(old.as_tuple())), new: new.as_tuple() };
+        let raw = Raw::row(&relation, &row);
+        assert_eq!(raw.new.unwrap().get("id"), Some(&Cell::Text("1".into())));
+        let by_key = Row::Update { old: Some(Old::Key(old.as_tuple())), new: new.as_tuple() };
+        assert_eq!(Raw::row(&relation, &by_key).new.unwrap().get("id"), Some(&Cell::Unchanged));
+    }
+
+    #[test]
+    fn a_piece_is_bounded() {
+        let relation = Arc::new(relation("public"));
+        let large = "x".repeat(MOST_BYTES);
+        let new = TupleBuilder::new().text(&large);
+        let mut intake = Intake::default();
+        intake.change(Raw::row(&relation, &Row::Insert { new: new.as_tuple() }));
+        assert!(intake.is_full());
+        assert_eq!(intake.take().len(), 1);
+        assert!(!intake.is_full());
+        for _ in 0..MOST_CHANGES {
+            assert!(!intake.is_full());
+            intake.change(Raw::truncate(vec![Arc::clone(&relation)]));
+        }
+        assert!(intake.is_full());
+    }
+}

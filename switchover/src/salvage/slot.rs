@@ -3,10 +3,10 @@
 //! What comes out goes through Extract's own machine, so that what Extract would have left out is left out here: its own
 //! origins, Irongate's tables, transactions without a change, and what lies before the place where the trail ends.
 
-use std::pin::pin;
+use std::pin::Pin;
 
 use futures_util::TryStreamExt;
-use irongate_capture::machine::{Machine, Settings};
+use irongate_capture::machine::{Machine, Settings, SkipOrigins};
 use irongate_capture::options::{self, Wanted};
 use irongate_capture::pgoutput::{Decoder, Streaming};
 use irongate_capture::positions::PLUGIN;
@@ -15,12 +15,12 @@ use irongate_postgres::Session;
 use irongate_postgres::catalog::{self, ServerFacts, SlotFacts};
 use irongate_postgres::sql::quote_literal;
 use irongate_trail::{CommitLsn, Lsn, ResumeLsn};
+use tokio_postgres::RowStream;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, ToSql};
 
 use super::intake::{Event, Intake};
 use super::problem::Problem;
-use crate::error::Error;
 
 /// What the lost site's server says.
 #[derive(Clone, Debug)]
@@ -69,25 +69,36 @@ pub(super) struct Peek<'a> {
     pub(super) until: Option<Lsn>,
 }
 
+/// A slot that is being looked into.
+pub(super) struct Looking {
+    rows: Pin<Box<RowStream>>,
+    machine: Machine,
+    decoder: Decoder,
+}
+
+/// How the looking ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    /// With the last transaction that there is.
+    Everything,
+    /// The server cannot decode any more, and says why. What came before stands.
+    UpTo(String),
+}
+
 impl Peek<'_> {
-    /// Looks into the slot. `settle` is called with what has come, often enough that it does not grow. Its answer, if there
-    /// is one, ends the looking.
-    ///
-    /// A server that cannot decode any more says so in the middle: `Ok(Err(reason))`, and what came before stands.
-    pub(super) async fn run(
+    /// Begins to look into the slot. A server that cannot decode at all is no error: `Err` in the result says why.
+    pub(super) async fn begin(
         &self,
         session: &Session,
         intake: &mut Intake,
-        mut settle: impl AsyncFnMut(&mut Intake) -> Result<(), Error>,
-    ) -> Result<Result<(), String>, Error> {
+    ) -> Result<Result<Looking, Seen>, Problem> {
         intake.until = self.until.map(CommitLsn);
         let wanted = Wanted {
             streaming: Streaming::Off,
             binary: false,
-            without_origin: self.source.machine.skip_origins == irongate_capture::machine::SkipOrigins::Any,
+            without_origin: self.source.machine.skip_origins == SkipOrigins::Any,
         };
-        let options = options::choose(session.server_version_num(), &self.source.publications, wanted)
-            .map_err(Problem::Capture)?;
+        let options = options::choose(session.server_version_num(), &self.source.publications, wanted)?;
         let options: String = options
             .iter()
             .map(|(name, value)| format!(", {}, {}", quote_literal(name), quote_literal(value)))
@@ -97,47 +108,47 @@ impl Peek<'_> {
             quote_literal(&self.source.slot)
         );
         let until = self.until.map(|lsn| PgLsn::from(lsn.0));
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&until];
-        let failed = |error: tokio_postgres::Error| Problem::Capture(CaptureError::Postgres(error.into()));
+        let parameters: [&(dyn ToSql + Sync); 1] = [&until];
         let rows = match session.query_raw(&sql, parameters).await {
-            Ok(rows) => rows,
-            Err(error) => return Ok(end(error)?),
+            Ok(rows) => Box::pin(rows),
+            Err(error) => return end(error).map(Err),
         };
-        let mut rows = pin!(rows);
         let settings = Settings { binary: false, ..self.source.machine.clone() };
-        let mut machine = Machine::new(settings, self.from, self.last);
-        let mut decoder = Decoder::new(Streaming::Off);
-        loop {
-            let row = match rows.try_next().await {
+        let machine = Machine::new(settings, self.from, self.last);
+        Ok(Ok(Looking { rows, machine, decoder: Decoder::new(Streaming::Off) }))
+    }
+}
+
+impl Looking {
+    /// Looks on until the intake is full, or to the end.
+    pub(super) async fn advance(&mut self, intake: &mut Intake) -> Result<Option<Seen>, Problem> {
+        while !intake.is_full() {
+            let row = match self.rows.try_next().await {
                 Ok(Some(row)) => row,
-                Ok(None) => break,
+                Ok(None) => return Ok(Some(Seen::Everything)),
                 Err(error) => {
                     intake.push(Event::Abandon);
-                    settle(intake).await?;
-                    return Ok(end(error)?);
+                    return end(error).map(Some);
                 }
             };
-            let data: &[u8] = row.try_get(0).map_err(failed)?;
-            let message = decoder
-                .decode(data)
-                .map_err(|source| Problem::Capture(CaptureError::Malformed { lsn: machine.at(), source }))?;
-            machine.message(message, intake).map_err(Problem::Capture)?;
-            if intake.is_full() {
-                settle(intake).await?;
-            }
+            let data: &[u8] = row.try_get(0).map_err(|error| CaptureError::Postgres(error.into()))?;
+            let lsn = self.machine.at();
+            let message =
+                self.decoder.decode(data).map_err(|source| CaptureError::Malformed { lsn, source })?;
+            self.machine.message(message, intake)?;
         }
-        settle(intake).await?;
-        Ok(Ok(()))
+        Ok(None)
     }
 }
 
 /// Tells a slot or a log that is gone from everything else.
-fn end(error: tokio_postgres::Error) -> Result<Result<(), String>, Problem> {
+fn end(error: tokio_postgres::Error) -> Result<Seen, Problem> {
     let gone =
         [SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, SqlState::UNDEFINED_FILE, SqlState::UNDEFINED_OBJECT];
     match error.code() {
         Some(code) if gone.contains(code) => {
-            Ok(Err(format!("the server cannot read it any more: {}", irongate_postgres::Error::from(error))))
+            let error = irongate_postgres::Error::from(error);
+            Ok(Seen::UpTo(format!("the server cannot read it any more: {error}")))
         }
         _ => Err(Problem::Capture(CaptureError::Postgres(error.into()))),
     }

@@ -155,7 +155,7 @@ fn without_a_key_one_of_the_equal_rows_is_taken() {
     let delete = change(Operation::Delete, &[], Some(&[("id", "1"), ("name", "-")]), &[]);
     let sql = sql(&shape, &delete, Insist::Unchanged(Some("7")));
     assert!(
-        sql.contains("WHERE t.ctid = (SELECT t.ctid FROM ONLY \"public\".\"person\" AS t WHERE ROW("),
+        sql.contains("WHERE t.ctid = (SELECT t.ctid FROM ONLY \"public\".\"person\" AS t WHERE pg_catalog.record_image_eq("),
         "{sql}"
     );
     let nothing = change(Operation::Delete, &[], None, &[]);
