@@ -30,6 +30,8 @@ impl Run<'_> {
             self.check_roles(unit, &mut findings).await?;
             self.check_access(unit, &mut findings).await?;
             self.check_groups(unit, &infos, &mut findings);
+            groups::behind_the_trail(self.configuration, unit.pair.into, self.limits.lag, &mut findings)
+                .await;
             groups::queue(&unit.to, &unit.pair.into.name, &mut findings).await?;
             for place in [from, &unit.to] {
                 servers::administrator(place, &mut findings).await?;
