@@ -106,6 +106,20 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
     for major in Server::majors() {
         let (reference, managers) = normal(major).await;
         let [main, secondary] = &reference.servers;
+        // The preflight finds nothing that should not be so, although the reverse flow has neither slot nor trail.
+        let check = async |severity: &str| -> Vec<String> {
+            let found = reference.start("secondary", &["check", "--json"]).finish(PATIENCE).await.json();
+            let found = found["findings"].as_array().expect("findings are a list").clone();
+            found.iter().filter(|found| found["severity"] == severity).map(ToString::to_string).collect()
+        };
+        assert_eq!(check("error").await, [""; 0]);
+        main.batch("ALTER ROLE app SUPERUSER").await;
+        let warnings = check("warning").await.join("\n");
+        assert!(
+            warnings.contains("config.main: fence") && warnings.contains("ALTER ROLE app NOSUPERUSER"),
+            "{warnings}"
+        );
+        main.batch("ALTER ROLE app NOSUPERUSER").await;
         // There and back, so that there are roles, and a reverse set that could run.
         reference.expect("secondary", 0, &["switchover", "--to", "secondary"]).await;
         reference.expect("main", 0, &["switchover", "--to", "main"]).await;
@@ -245,6 +259,31 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
             secondary.scalar("config", "SELECT count(*) FROM entry WHERE site = 'late'").await == "1"
         })
         .await;
+        reference.expect("secondary", 0, &DRY).await;
+
+        // An administrator who may do nothing, and one who may look.
+        main.batch("CREATE ROLE adm LOGIN").await;
+        let file = reference.directory.path().join("irongate.toml");
+        let whole = std::fs::read_to_string(&file).unwrap();
+        let (superuser, other) = (main.uri("postgres", "config"), main.socket_uri("adm", "config"));
+        std::fs::write(&file, whole.replace(&superuser, &other)).unwrap();
+        refused(&reference, &[], &["config.main: its administrator adm may not look into schema irongate"])
+            .await;
+        let look =
+            "GRANT USAGE ON SCHEMA irongate TO adm; GRANT SELECT ON ALL TABLES IN SCHEMA irongate TO adm";
+        main.batch_in("config", look).await;
+        refused(
+            &reference,
+            &[],
+            &[
+                "role \"adm\" at config.main: the administrator may not look into a slot, nor drop one (ALTER ROLE \"adm\" REPLICATION)",
+                "role adm does not own what role postgres owns in schema irongate (ALTER SCHEMA irongate OWNER TO adm",
+                "role adm does not own database config (ALTER DATABASE config OWNER TO adm)",
+                "role adm may not take role app, which the fence is tried as (GRANT app TO adm)",
+            ],
+        )
+        .await;
+        std::fs::write(&file, whole).unwrap();
         reference.expect("secondary", 0, &DRY).await;
         stop(managers).await;
     }
