@@ -3,6 +3,8 @@
 
 #[path = "switchover/access.rs"]
 mod access;
+#[path = "switchover/dry_run.rs"]
+mod dry_run;
 #[path = "switchover/fence.rs"]
 mod fence;
 #[path = "switchover/names.rs"]

@@ -179,6 +179,14 @@ fn message(error: &anyhow::Error) -> String {
     text
 }
 
+/// What checks have found, where there can be much of it: people read it line by line.
+fn complaints(error: &anyhow::Error) -> Option<&[String]> {
+    match error.downcast_ref::<irongate_switchover::Error>() {
+        Some(irongate_switchover::Error::Refused { complaints }) => Some(complaints),
+        _ => None,
+    }
+}
+
 /// What to do next, by the first in the chain that knows.
 fn hint(error: &anyhow::Error) -> Option<String> {
     fn of(cause: &(dyn StdError + 'static)) -> Option<String> {
@@ -213,6 +221,10 @@ pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
     }
     let (message, hint, code) = (message(error), hint(error), code(error));
     match format {
+        LogFormat::Human if let Some(complaints) = complaints(error) => {
+            let list: String = complaints.iter().map(|complaint| format!("\n  * {complaint}")).collect();
+            crate::output::complain(&format!("refused, and nothing was changed:{list}"), hint.as_deref());
+        }
         LogFormat::Json => tracing::error!(hint, exit_code = code, "{message}"),
         LogFormat::Human => crate::output::complain(&message, hint.as_deref()),
     }

@@ -10,6 +10,7 @@
 //! * [`salvage`]: what a lost site had committed and the other one does not have, and what becomes of it.
 #![deny(unsafe_code)]
 
+mod check;
 pub mod engine;
 mod error;
 pub mod fence;
@@ -22,5 +23,6 @@ pub mod plan;
 pub mod report;
 pub mod salvage;
 
+pub use check::check;
 pub use error::Error;
 pub use place::Place;

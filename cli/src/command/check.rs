@@ -11,7 +11,9 @@ use crate::output;
 pub(crate) async fn run(global: &Global, flows: &Flows) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let flows = here.flows(&flows.flows)?;
-    let findings = deployment::check(&here.configuration, &flows).await?;
+    let mut findings = deployment::check(&here.configuration, &flows).await?;
+    findings.extend(irongate_switchover::check(&here.configuration, &flows).await);
+    findings.sort_by_key(|finding| finding.severity);
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if global.json {

@@ -38,6 +38,17 @@ pub(super) async fn lacks(
          WHERE c.oid = ANY ($1) AND NOT pg_catalog.pg_has_role(me.oid, owner.oid, 'USAGE')
          GROUP BY me.rolname, owner.rolname, owner.rolsuper
         UNION ALL
+        SELECT pg_catalog.format('role %I does not own what role %I owns in schema irongate: %s', me.rolname, owner.rolname,
+                   CASE WHEN owner.rolsuper
+                        THEN pg_catalog.format('ALTER SCHEMA irongate OWNER TO %I, and its tables', me.rolname)
+                        ELSE pg_catalog.format('GRANT %I TO %I', owner.rolname, me.rolname) END)
+          FROM me, pg_catalog.pg_roles owner
+         WHERE owner.oid IN (SELECT n.nspowner FROM pg_catalog.pg_namespace n WHERE n.nspname = 'irongate'
+                             UNION SELECT c.relowner FROM pg_catalog.pg_class c
+                                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                                    WHERE n.nspname = 'irongate' AND c.relkind = 'r')
+           AND NOT pg_catalog.pg_has_role(me.oid, owner.oid, 'USAGE')
+        UNION ALL
         SELECT pg_catalog.format('role %I does not own database %I: ALTER DATABASE %I OWNER TO %I', me.rolname, d.datname,
                    d.datname, me.rolname)
           FROM me, pg_catalog.pg_database d

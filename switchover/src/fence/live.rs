@@ -34,7 +34,7 @@ pub async fn spare_the_live(configuration: &Configuration, place: &Place) -> Res
     Ok(())
 }
 
-/// Makes sure that no other site of a database is open, as far as fences tell: what comes after [`open`] by hand would be
+/// Makes sure that no other site of a database is open, as far as fences tell: what comes after [`super::open`] by hand would be
 /// two sites that write.
 ///
 /// # Errors

@@ -111,6 +111,9 @@ impl Run<'_> {
         // A name server that is frozen, or a hook that is not there, does not keep a site from taking over: it is said.
         let mut warnings = Vec::new();
         let reach = self.check_hooks(&mut warnings).await?;
+        for unit in &self.units {
+            warnings.extend(self.foreseen_at_opening(unit).await);
+        }
         if !complaints.is_empty() {
             return Err(Error::Refused { complaints });
         }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::roles::role_of;
 use super::{Run, Unit};
 use crate::error::Error;
+use crate::fence;
 use findings::Findings;
 
 impl Run<'_> {
@@ -27,9 +28,18 @@ impl Run<'_> {
         let infos = self.settled_infos(&mut findings).await;
         for unit in &self.units {
             let from = unit.from()?;
+            let mut can_be_asked = true;
+            for place in [from, &unit.to] {
+                can_be_asked &= servers::can_be_asked(place, &mut findings).await?;
+            }
+            if !can_be_asked {
+                continue;
+            }
             self.check_roles(unit, &mut findings).await?;
             self.check_access(unit, &mut findings).await?;
             self.check_groups(unit, &infos, &mut findings);
+            groups::behind_the_trail(self.configuration, unit.pair.into, self.limits.lag, &mut findings)
+                .await;
             groups::queue(&unit.to, &unit.pair.into.name, &mut findings).await?;
             for place in [from, &unit.to] {
                 servers::administrator(place, &mut findings).await?;
@@ -55,6 +65,32 @@ impl Run<'_> {
         } else {
             Err(Error::Refused { complaints })
         }
+    }
+
+    /// What a site that takes over would meet, as far as it shows there: nothing that keeps it from taking over, and what
+    /// cannot be asked is told as well.
+    pub(super) async fn foreseen_at_opening(&self, unit: &Unit<'_>) -> Vec<String> {
+        let (to, mut findings) = (&unit.to, Findings::default());
+        let asked = async {
+            if !servers::can_be_asked(to, &mut findings).await? {
+                return Ok(());
+            }
+            if let Some(kept) = fence::kept(to).await? {
+                access::openable(to, &kept, &mut findings).await?;
+            }
+            servers::administrator(to, &mut findings).await?;
+            servers::collation(to, &mut findings).await?;
+            groups::queue(to, &unit.pair.into.name, &mut findings).await?;
+            sessions::in_the_way(to, sessions::Of::Cluster, self.limits.slot, &mut findings).await?;
+            servers::log(to, &mut findings).await
+        };
+        let asked: Result<(), Error> = asked.await;
+        let alarms = &self.configuration.manager.alarms;
+        servers::disk(&self.configuration.trail(unit.pair.out_of), alarms, &mut findings);
+        let Findings { mut complaints, notes } = findings;
+        complaints.extend(asked.err().map(|error| error.to_string()));
+        complaints.extend(notes);
+        complaints
     }
 
     async fn check_roles(&self, unit: &Unit<'_>, findings: &mut Findings) -> Result<(), Error> {

@@ -80,7 +80,7 @@ async fn closed(place: &Place, findings: &mut Findings) -> Result<(), Error> {
 }
 
 /// Whether the applications could log in once the fence is opened, by what it has saved.
-async fn openable(place: &Place, kept: &Saved, findings: &mut Findings) -> Result<(), Error> {
+pub(super) async fn openable(place: &Place, kept: &Saved, findings: &mut Findings) -> Result<(), Error> {
     const SQL: &str = "SELECT rolname::text, pg_catalog.quote_ident(rolname), rolcanlogin OR rolname = ANY ($2::text[]::name[]),
                 coalesce(rolvaliduntil < pg_catalog.now(), false),
                 coalesce(rolvaliduntil < pg_catalog.now() + interval '7 days', false), rolvaliduntil::text,

@@ -10,6 +10,9 @@ use crate::error::Error;
 use crate::fence::{self, Saved};
 use crate::place::Place;
 
+/// A remedy that is longer is shown by the preflight itself.
+const LONGEST_FIX: usize = 240;
+
 /// The preflight of both directions: what would keep replication from working in the one that runs, and in the one that is
 /// to begin.
 pub(super) async fn flows(
@@ -18,7 +21,11 @@ pub(super) async fn flows(
     findings: &mut Findings,
 ) -> Result<(), Error> {
     for finding in irongate_deployment::check(configuration, &[pair.into, pair.out_of]).await? {
-        let fix = finding.fix.as_deref().unwrap_or("see to it").replace('\n', " ");
+        let fix = match finding.fix.as_deref() {
+            None => "see to it".to_owned(),
+            Some(fix) if fix.len() > LONGEST_FIX => "irongate check shows the statements".to_owned(),
+            Some(fix) => fix.replace('\n', " "),
+        };
         match finding.severity {
             Severity::Error => findings.complain(finding.object, finding.reason, fix),
             Severity::Warning => findings.note(finding.object, format!("{} ({fix})", finding.reason)),

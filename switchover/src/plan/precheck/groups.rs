@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{Program, State};
+use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
 use irongate_manager::event::Severity;
@@ -96,6 +97,47 @@ impl Run<'_> {
                 None => {}
             }
         }
+    }
+}
+
+/// How far Replicat is behind the trail, measured: one that waits for a lock says nothing new of itself.
+pub(super) async fn behind_the_trail(
+    configuration: &Configuration,
+    flow: &Flow,
+    limit: Duration,
+    findings: &mut Findings,
+) {
+    let object = format!("flow \"{}\"", flow.name);
+    let begun = Instant::now();
+    loop {
+        // Where the trail does not lie here, only Replicat itself can tell.
+        let lag = match irongate_deployment::lag(configuration, flow).await {
+            Ok(lag) => lag.replicat.lag_seconds.unwrap_or(0.0),
+            Err(error) => {
+                let remedy = error.hint().unwrap_or_else(|| format!("irongate trail check {}", flow.name));
+                findings.complain(
+                    object,
+                    format!("how far it is behind cannot be measured: {error}"),
+                    remedy,
+                );
+                return;
+            }
+        };
+        if lag <= limit.as_secs_f64() {
+            return;
+        }
+        // What has come a moment ago, after a long silence, looks old until it is applied.
+        if begun.elapsed() > PATIENCE {
+            let reason =
+                format!("the target is {lag:.0} s behind its trail, and {} s are allowed", limit.as_secs());
+            let remedy = format!(
+                "irongate info {} shows what it waits for",
+                group_name(&flow.name, Program::Replicat)
+            );
+            findings.complain(object, reason, remedy);
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -3,11 +3,38 @@
 use std::path::Path;
 
 use irongate_deployment::configuration::AlarmOptions;
-use irongate_postgres::catalog;
+use irongate_postgres::catalog::{self, SlotFacts};
 
 use super::findings::{Findings, listed};
 use crate::error::Error;
 use crate::place::Place;
+
+/// Whether the administrator may look into Irongate's own tables: else nothing can be checked.
+pub(super) async fn can_be_asked(place: &Place, findings: &mut Findings) -> Result<bool, Error> {
+    const SQL: &str = "SELECT NOT EXISTS (
+            SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'irongate'
+               AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
+          AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = 'irongate' AND c.relkind = 'r' AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')),
+          pg_catalog.quote_ident(current_user)";
+    let failed = || place.failed("ask for the administrator's rights");
+    let row = place.session.query_one(SQL, &[]).await.map_err(failed())?;
+    let said: Result<(bool, String), tokio_postgres::Error> = (|| Ok((row.try_get(0)?, row.try_get(1)?)))();
+    let (may, role) = said.map_err(failed())?;
+    if !may {
+        findings.complain(
+            place,
+            format!(
+                "its administrator {role} may not look into schema irongate, so that nothing can be checked"
+            ),
+            format!(
+                "ALTER SCHEMA irongate OWNER TO {role}, and its tables; or name their owner in admin_uri"
+            ),
+        );
+    }
+    Ok(may)
+}
 
 /// The administrator may look into slots and drop them.
 pub(super) async fn administrator(place: &Place, findings: &mut Findings) -> Result<(), Error> {
@@ -106,33 +133,30 @@ pub(super) async fn slot(
     let failed = |source| asked(place, "look at the slots", source);
     // That there is none, or that it is lost, the flow's own check says.
     let Some(slot) = catalog::slot(&place.session, name).await.map_err(failed)? else { return Ok(()) };
-    let object = format!("slot \"{name}\" at {place}");
-    let limit = match catalog::setting(&place.session, "max_slot_wal_keep_size").await.map_err(failed)? {
-        Some(limit) if limit != "-1" => limit,
-        _ => "not set".to_owned(),
-    };
-    let remedy = "raise max_slot_wal_keep_size, or see to what holds Extract up";
-    let safe = slot.safe_wal_size.and_then(|safe| u64::try_from(safe.max(0)).ok());
-    let least = alarms.slot_safe.critical.unwrap_or(0);
-    // A limit that is small altogether is somebody's will.
-    let kept = catalog::current_wal_lsn(&place.session).await.map_err(failed)?;
-    let kept = slot.restart_lsn.map_or(0, |restart| kept.bytes_since(restart));
-    match (slot.wal_status.as_deref(), safe) {
-        (Some("unreserved"), _) => {
-            findings.complain(
-                object,
-                format!("its log goes at the next server checkpoint (max_slot_wal_keep_size: {limit})"),
-                remedy,
-            );
-        }
-        (_, Some(safe)) if slot.lost().is_none() && safe < least && safe < kept => findings.complain(
-            object,
-            format!("it is lost after {} MiB more of log (max_slot_wal_keep_size: {limit})", safe >> 20),
-            remedy,
-        ),
-        _ => {}
+    let limit = catalog::setting(&place.session, "max_slot_wal_keep_size").await.map_err(failed)?;
+    let now = catalog::current_wal_lsn(&place.session).await.map_err(failed)?;
+    let kept = slot.restart_lsn.map_or(0, |restart| now.bytes_since(restart));
+    if let Some(reason) = danger(&slot, kept, alarms.slot_safe.critical.unwrap_or(0)) {
+        findings.complain(
+            format!("slot \"{name}\" at {place}"),
+            format!("{reason} (max_slot_wal_keep_size: {})", limit.unwrap_or_default()),
+            "raise max_slot_wal_keep_size, or see to what holds Extract up",
+        );
     }
     Ok(())
+}
+
+/// What threatens a slot that keeps so many bytes of log, where `least` more must be allowed.
+fn danger(slot: &SlotFacts, kept: u64, least: u64) -> Option<String> {
+    if slot.lost().is_some() {
+        return None;
+    }
+    if slot.wal_status.as_deref() == Some("unreserved") {
+        return Some("its log goes at the next server checkpoint".to_owned());
+    }
+    let safe = u64::try_from(slot.safe_wal_size?.max(0)).ok()?;
+    // A limit that is small altogether is somebody's will: what counts is that more of it is used than is left.
+    (safe < least && safe < kept).then(|| format!("it is lost after {} MiB more of log", safe >> 20))
 }
 
 /// What is known of the log at the new site, which the reverse slot will keep.
@@ -204,6 +228,40 @@ mod tests {
     use irongate_deployment::Configuration;
 
     use super::*;
+
+    #[test]
+    fn a_slot_that_is_about_to_be_lost_is_complained_of() {
+        let slot = |wal_status: &str, safe_wal_size| SlotFacts {
+            name: "s".into(),
+            plugin: None,
+            database: None,
+            temporary: false,
+            active: true,
+            active_pid: None,
+            confirmed_flush_lsn: None,
+            restart_lsn: None,
+            catalog_xmin: None,
+            wal_status: Some(wal_status.into()),
+            safe_wal_size,
+            invalidation_reason: None,
+            two_phase: false,
+            conflicting: false,
+            failover: false,
+            synced: false,
+        };
+        const MIB: u64 = 1 << 20;
+        let least = 512 * MIB;
+        assert_eq!(danger(&slot("reserved", None), 1 << 40, least), None, "there is no limit");
+        assert_eq!(danger(&slot("reserved", Some(1 << 30)), 1 << 40, least), None);
+        assert_eq!(
+            danger(&slot("reserved", Some(1 << 27)), MIB, least),
+            None,
+            "a small limit, and little of it used"
+        );
+        assert!(danger(&slot("extended", Some(1 << 27)), 300 * MIB, least).unwrap().contains("128 MiB"));
+        assert!(danger(&slot("unreserved", Some(0)), 0, least).unwrap().contains("checkpoint"));
+        assert_eq!(danger(&slot("lost", Some(0)), 0, least), None, "the flow's own check says that");
+    }
 
     #[test]
     fn a_disk_on_which_extract_would_stop_is_complained_of() {

@@ -51,21 +51,29 @@ pub(super) async fn in_the_way(
     }
     const OPEN: &str = "SELECT a.pid, pg_catalog.format('server process %s (role \"%s\", database \"%s\", application \"%s\", %s) at ',
                     a.pid, a.usename, a.datname, a.application_name, coalesce(a.state, 'state not known')),
-                extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8
+                extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8,
+                a.usename::text = ANY ($2)
            FROM pg_catalog.pg_stat_activity a
           WHERE a.backend_xid IS NOT NULL AND a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
             AND ($1 OR a.datname = pg_catalog.current_database())
           ORDER BY a.xact_start LIMIT 10";
     let failed = || place.failed("look for long transactions");
-    for row in place.session.query(OPEN, &[&(of == Of::Cluster)]).await.map_err(failed())? {
-        let said: Result<(i32, String, f64), tokio_postgres::Error> =
-            (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))();
-        let (pid, object, age) = said.map_err(failed())?;
+    // Irongate's own end by themselves; the administrator may be anybody.
+    let own: Vec<&String> = place.own.iter().skip(1).collect();
+    for row in place.session.query(OPEN, &[&(of == Of::Cluster), &own]).await.map_err(failed())? {
+        let said: Result<(i32, String, f64, bool), tokio_postgres::Error> =
+            (|| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)))();
+        let (pid, object, age, is_own) = said.map_err(failed())?;
         let (object, open) =
             (format!("{object}{place}"), format!("its transaction has written and is open for {age:.0} s"));
         if age >= limit.as_secs_f64() {
             let waits = format!("{open}; {purpose} would wait {} s for it", limit.as_secs());
-            findings.complain(object, waits, format!("end it: SELECT pg_terminate_backend({pid})"));
+            let remedy = if is_own {
+                "wait until it has been applied".to_owned()
+            } else {
+                format!("end it: SELECT pg_terminate_backend({pid})")
+            };
+            findings.complain(object, waits, remedy);
         } else if age >= YOUNG.as_secs_f64() {
             findings.note(object, open);
         }
