@@ -30,6 +30,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use irongate_postgres::Session;
+use irongate_trail::Timestamp;
 use serde::Serialize;
 use tokio_postgres::error::SqlState;
 
@@ -86,6 +87,8 @@ pub struct Closed {
     pub sessions: u64,
     /// Writes that were tried as an application's role, and refused.
     pub refused_writes: usize,
+    /// When the rights were taken, in microseconds since 2000-01-01 00:00 UTC by this machine's clock.
+    pub at: i64,
     /// How long it took.
     pub seconds: f64,
 }
@@ -107,6 +110,8 @@ pub struct Opened {
     pub renamed: Vec<String>,
     /// What is gone, and with it the rights to it.
     pub gone: Vec<String>,
+    /// When the rights were given back, in microseconds since 2000-01-01 00:00 UTC by this machine's clock.
+    pub at: i64,
     /// How long it took.
     pub seconds: f64,
 }
@@ -215,7 +220,7 @@ pub async fn close(place: &Place, how: &Close) -> Result<Closed, Error> {
     if !lacks.is_empty() {
         return Err(Error::Administrator { end: place.to_string(), lacks });
     }
-    let lent = take(place, how, &found).await?;
+    let (lent, at) = take(place, how, &found).await?;
     let sessions = writers::end(place, how.writers).await?;
     writers::wait(place, how.writers).await?;
     disable(place, how, &found.saved).await?;
@@ -228,6 +233,7 @@ pub async fn close(place: &Place, how: &Close) -> Result<Closed, Error> {
         triggers: found.saved.triggers.len(),
         sessions,
         refused_writes,
+        at,
         seconds: begun.elapsed().as_secs_f64(),
     })
 }
@@ -268,8 +274,9 @@ async fn superusers(place: &Place) -> Result<BTreeSet<String>, tokio_postgres::E
     place.session.query(SQL, &[]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Saves and takes away, in one transaction. How many rights of Irongate's own roles would have been lost by that.
-async fn take(place: &Place, how: &Close, found: &Found) -> Result<usize, Error> {
+/// Saves and takes away, in one transaction. How many rights of Irongate's own roles would have been lost by that, and when
+/// it was committed, at the earliest.
+async fn take(place: &Place, how: &Close, found: &Found) -> Result<(usize, i64), Error> {
     let failed = || place.failed("take away the rights");
     let session = &place.session;
     session.batch_execute(TABLE).await.map_err(|error| {
@@ -298,8 +305,9 @@ async fn take(place: &Place, how: &Close, found: &Found) -> Result<usize, Error>
              ON CONFLICT (one) DO UPDATE SET standby = excluded.standby, saved = excluded.saved,
                  run = coalesce(excluded.run, fence.run)";
         session.execute(SAVE, &[&how.run, &(how.standby || standby), &text]).await.map_err(failed())?;
+        let at = Timestamp::now().0;
         session.batch_execute("COMMIT").await.map_err(failed())?;
-        Ok(lent)
+        Ok((lent, at))
     };
     let taken = taken.await;
     if taken.is_err() {
@@ -357,13 +365,13 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
             return Err(Error::NotRestored { end: place.to_string(), lacking });
         }
         session.batch_execute("DELETE FROM irongate.fence; COMMIT").await.map_err(failed())?;
-        Ok(Some((saved, renamed)))
+        Ok(Some((saved, renamed, Timestamp::now().0)))
     };
     let given = given.await;
     if !matches!(given, Ok(Some(_))) {
         let _ = session.batch_execute("ROLLBACK").await;
     }
-    let Some((saved, renamed)) = given? else { return Ok(None) };
+    let Some((saved, renamed, at)) = given? else { return Ok(None) };
     let accepted_writes = proof::open(place, &saved).await?;
     Ok(Some(Opened {
         database: place.to_string(),
@@ -373,6 +381,7 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
         accepted_writes,
         renamed: renamed.into_iter().collect(),
         gone: saved.gone.into_iter().collect(),
+        at,
         seconds: begun.elapsed().as_secs_f64(),
     }))
 }

@@ -132,13 +132,18 @@ impl Window {
     }
 }
 
+/// When each database of a step was closed or opened.
+fn moments<'a>(evidence: &'a Value, what: &str) -> impl Iterator<Item = i64> + 'a {
+    evidence[what].as_array().into_iter().flatten().filter_map(|one| one["at"].as_i64())
+}
+
 /// What a journal tells.
 pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
     let tries = tries(entries);
     // What has no journal was a look.
     let mut result = if entries.is_empty() { "checked" } else { "unfinished" };
     let (is_failover, is_reinstate) = (heading.plan == verdict::FAILOVER, heading.plan == verdict::REINSTATE);
-    let (mut outage, mut certificate) = (None::<Window>, Map::new());
+    let (mut outage, mut certificate, mut fences) = (None::<Window>, Map::new(), 0);
     if let (true, Some(first)) = (is_failover, entries.first()) {
         // The site was lost before, and nobody knows when.
         outage = Some(Window { begun: first.at, ended: None });
@@ -146,14 +151,21 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
     for entry in entries {
         match &entry.what {
             What::Step { step } if step == FENCE && !is_reinstate => {
+                fences += 1;
                 outage.get_or_insert(Window { begun: entry.at, ended: None });
             }
             What::Done { step, evidence, .. } => {
                 certify(evidence, &mut certificate);
-                if step == OPEN
-                    && let Some(outage) = &mut outage
-                {
-                    outage.ended = Some(entry.at);
+                match &mut outage {
+                    // What is looked at before anything is taken keeps nobody from writing. Of a fence that was begun
+                    // more than once it is not known what the first time took.
+                    Some(outage) if step == FENCE && fences == 1 => {
+                        outage.begun = moments(evidence, "closed").min().unwrap_or(outage.begun);
+                    }
+                    Some(outage) if step == OPEN => {
+                        outage.ended = Some(moments(evidence, "opened").max().unwrap_or(entry.at));
+                    }
+                    _ => {}
                 }
             }
             What::Undone { step, .. } if step == FENCE => {
