@@ -25,6 +25,8 @@ mod position;
 mod readme;
 #[path = "commands/refused.rs"]
 mod refused;
+#[path = "commands/runbooks.rs"]
+mod runbooks;
 #[path = "commands/sequences.rs"]
 mod sequences;
 #[path = "commands/switchover.rs"]
