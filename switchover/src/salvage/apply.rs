@@ -248,8 +248,8 @@ impl Carrier<'_> {
         const CLAIM: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(\
              'irongate salvage of flow ' || $1::pg_catalog.text, 0))";
         const RUN: &str = "INSERT INTO irongate.salvage_run AS r
-             (run, flow, system_identifier, divergence, digest, signed_off_by, transactions, incomplete)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             (run, flow, system_identifier, divergence, digest, signed_off_by, transactions, incomplete, looked_up_to)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (run) DO UPDATE SET signed_off_by = excluded.signed_off_by, finished = NULL";
         let failed = || self.failed("begin to repeat what was lost");
         self.session.batch_execute(SESSION).await.map_err(failed())?;
@@ -260,7 +260,9 @@ impl Carrier<'_> {
         }
         let divergence = PgLsn::from(heading.divergence.parse().unwrap_or(Lsn::ZERO).0);
         let transactions = i64::try_from(summary.transactions).unwrap_or(i64::MAX);
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+        let looked = heading.looked_up_to.as_ref().and_then(|lsn| lsn.parse::<Lsn>().ok());
+        let looked = looked.map(|lsn| PgLsn::from(lsn.0));
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
             &heading.run,
             &heading.flow,
             &heading.system_identifier,
@@ -269,6 +271,7 @@ impl Carrier<'_> {
             &self.decisions.signed_off_by,
             &transactions,
             &!summary.unknown.is_empty(),
+            &looked,
         ];
         self.session.execute(RUN, &values).await.map(drop).map_err(failed())
     }
