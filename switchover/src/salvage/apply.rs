@@ -149,6 +149,7 @@ pub async fn apply(
         shapes: HashMap::new(),
         open: None,
         carried,
+        committed: 0,
     };
     carrier.begin(&digest).await?;
     let (steps, mut read) = mpsc::channel(READ_AHEAD);
@@ -231,6 +232,8 @@ struct Carrier<'a> {
     shapes: HashMap<TableName, Arc<Shape>>,
     open: Option<Open>,
     carried: Carried,
+    /// Transactions of which something was carried out or recorded now.
+    committed: u64,
 }
 
 impl Carrier<'_> {
@@ -398,8 +401,8 @@ impl Carrier<'_> {
             table: change.table.to_string(),
             reason: reason.into(),
         };
-        let (end, repeated) = (self.place.to_string(), self.carried.replayed);
-        Problem::Conflict { end, found: Box::new(found), repeated }.into()
+        let (end, before) = (self.place.to_string(), self.committed);
+        Problem::Conflict { end, found: Box::new(found), before }.into()
     }
 
     /// Sends a statement; how many rows it has met.
@@ -559,8 +562,8 @@ impl Carrier<'_> {
                 table: table.to_string(),
                 reason: format!("with it, {broken} would be broken"),
             };
-            let (end, repeated) = (self.place.to_string(), self.carried.replayed);
-            return Err(Problem::Conflict { end, found: Box::new(found), repeated }.into());
+            let (end, before) = (self.place.to_string(), self.committed);
+            return Err(Problem::Conflict { end, found: Box::new(found), before }.into());
         }
         self.session.batch_execute("COMMIT").await.map_err(self.failed("commit what was repeated"))?;
         let repeated = open.last.is_some();
@@ -569,6 +572,7 @@ impl Carrier<'_> {
         self.carried.discarded += discarded;
         self.carried.replayed += u64::from(repeated);
         self.carried.before += u64::from(!news);
+        self.committed += u64::from(news);
         Ok(())
     }
 }
