@@ -124,7 +124,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 Switchover::Unfinished { .. } => 4,
                 Switchover::Salvage(problem) => match &**problem {
                     Problem::Elsewhere { .. } | Problem::Spoilt { .. } => 2,
-                    Problem::Conflict { repeated, .. } if *repeated > 0 => 4,
+                    Problem::Conflict { before, .. } if *before > 0 => 4,
                     problem if problem.is_refusal() => 3,
                     _ => 1,
                 },

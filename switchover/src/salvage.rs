@@ -54,6 +54,7 @@ use self::live::{Live, Placed};
 use self::slot::{Facts, Peek, Seen};
 use self::trail::{At, Stretch, Trail};
 use crate::error::Error;
+use crate::fence;
 use crate::place::Place;
 
 pub use self::apply::{Carried, apply, directories};
@@ -196,6 +197,7 @@ pub async fn salvage(
         timeline: whose.timeline,
         slot_incarnation: whose.slot_incarnation.to_string(),
         divergence: from.to_string(),
+        looked_up_to: source.facts.as_ref().map(|facts| facts.end.to_string()),
         applied_by: known.as_ref().map(|known| known.xid.clone()),
         by_hand: known.is_none(),
     };
@@ -212,6 +214,14 @@ pub async fn salvage(
         texts: binary::Texts::new(session.or(source.session.as_ref().ok())),
         lost: false,
     };
+    if let Ok(lost) = Place::connect(configuration, database, site).await
+        && fence::standing(&lost).await?.is_none()
+    {
+        let said =
+            format!("{lost} is not closed: what is committed there from now on does not stand in this list");
+        progress(&said);
+        work.writer.summary.notes.push(said);
+    }
     let last = known.as_ref().map_or(CommitLsn::default(), |known| known.applied.commit_lsn);
     let mut at = At { reached: from, last };
     match &trail {

@@ -84,6 +84,7 @@ async fn what_is_to_be_repeated_is_repeated_once_and_goes_back() {
             (signed.by.as_str(), signed.transactions, signed.incomplete),
             ("A. Dba", lost as u64, false)
         );
+        assert_eq!(signed.looked_up_to.as_deref(), found.document["looked_up_to"].as_str());
         assert_eq!(signed_off(&place, "csp", Lsn(1)).await.unwrap(), None);
         // What comes next finds values of its own in the sequences.
         world.secondary.batch_in("app", "INSERT INTO parent VALUES (77)").await;

@@ -127,6 +127,8 @@ async fn every_lost_transaction_is_listed_once_and_both_sites_are_untouched() {
             "{report}"
         );
 
+        assert!(report.contains("app.main is not closed"), "{report}");
+
         // The script alone brings the other site level.
         let script = found.directory.join("replay.sql");
         run(&world.secondary, &script).await.unwrap();

@@ -62,6 +62,11 @@ async fn the_tail_of_a_lost_primary_is_found_and_brought_back() {
         let divergence = found.document["divergence"].as_str().unwrap();
         assert!(taken["steps"].to_string().contains(&format!("\"end_lsn\":\"{divergence}\"")), "{taken}");
 
+        assert_eq!(
+            found.document["summary"]["notes"].to_string(),
+            "[]",
+            "the site is closed, and nothing is torn"
+        );
         found.decide("replay", &[]);
         let apply = reference.json("main", &["salvage", "main", "--apply", "found"]).await;
         assert_eq!(apply["applied"][0]["replayed"], listed.len(), "{apply}");
@@ -78,7 +83,7 @@ async fn the_tail_of_a_lost_primary_is_found_and_brought_back() {
         let signed = signed_off(&place, "csp", divergence.parse::<Lsn>().unwrap()).await.unwrap();
         assert_eq!(signed.map(|signed| signed.transactions), Some(listed.len() as u64));
 
-        let reinstated = reference.json("secondary", &["reinstate", "main", "--accept-loss"]).await;
+        let reinstated = reference.json("secondary", &["reinstate", "main"]).await;
         assert_eq!(reinstated["result"], "done", "{reinstated}");
         follows(&reference, 1, 1).await;
         for mut manager in [main_manager, secondary_manager] {

@@ -149,6 +149,7 @@ pub async fn apply(
         shapes: HashMap::new(),
         open: None,
         carried,
+        committed: 0,
     };
     carrier.begin(&digest).await?;
     let (steps, mut read) = mpsc::channel(READ_AHEAD);
@@ -231,6 +232,8 @@ struct Carrier<'a> {
     shapes: HashMap<TableName, Arc<Shape>>,
     open: Option<Open>,
     carried: Carried,
+    /// Transactions of which something was carried out or recorded now.
+    committed: u64,
 }
 
 impl Carrier<'_> {
@@ -248,8 +251,8 @@ impl Carrier<'_> {
         const CLAIM: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(\
              'irongate salvage of flow ' || $1::pg_catalog.text, 0))";
         const RUN: &str = "INSERT INTO irongate.salvage_run AS r
-             (run, flow, system_identifier, divergence, digest, signed_off_by, transactions, incomplete)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+             (run, flow, system_identifier, divergence, digest, signed_off_by, transactions, incomplete, looked_up_to)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (run) DO UPDATE SET signed_off_by = excluded.signed_off_by, finished = NULL";
         let failed = || self.failed("begin to repeat what was lost");
         self.session.batch_execute(SESSION).await.map_err(failed())?;
@@ -260,7 +263,9 @@ impl Carrier<'_> {
         }
         let divergence = PgLsn::from(heading.divergence.parse().unwrap_or(Lsn::ZERO).0);
         let transactions = i64::try_from(summary.transactions).unwrap_or(i64::MAX);
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+        let looked = heading.looked_up_to.as_ref().and_then(|lsn| lsn.parse::<Lsn>().ok());
+        let looked = looked.map(|lsn| PgLsn::from(lsn.0));
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 9] = [
             &heading.run,
             &heading.flow,
             &heading.system_identifier,
@@ -269,6 +274,7 @@ impl Carrier<'_> {
             &self.decisions.signed_off_by,
             &transactions,
             &!summary.unknown.is_empty(),
+            &looked,
         ];
         self.session.execute(RUN, &values).await.map(drop).map_err(failed())
     }
@@ -395,8 +401,8 @@ impl Carrier<'_> {
             table: change.table.to_string(),
             reason: reason.into(),
         };
-        let (end, repeated) = (self.place.to_string(), self.carried.replayed);
-        Problem::Conflict { end, found: Box::new(found), repeated }.into()
+        let (end, before) = (self.place.to_string(), self.committed);
+        Problem::Conflict { end, found: Box::new(found), before }.into()
     }
 
     /// Sends a statement; how many rows it has met.
@@ -556,8 +562,8 @@ impl Carrier<'_> {
                 table: table.to_string(),
                 reason: format!("with it, {broken} would be broken"),
             };
-            let (end, repeated) = (self.place.to_string(), self.carried.replayed);
-            return Err(Problem::Conflict { end, found: Box::new(found), repeated }.into());
+            let (end, before) = (self.place.to_string(), self.committed);
+            return Err(Problem::Conflict { end, found: Box::new(found), before }.into());
         }
         self.session.batch_execute("COMMIT").await.map_err(self.failed("commit what was repeated"))?;
         let repeated = open.last.is_some();
@@ -566,6 +572,7 @@ impl Carrier<'_> {
         self.carried.discarded += discarded;
         self.carried.replayed += u64::from(repeated);
         self.carried.before += u64::from(!news);
+        self.committed += u64::from(news);
         Ok(())
     }
 }

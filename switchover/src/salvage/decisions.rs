@@ -174,6 +174,7 @@ mod tests {
             timeline: 1,
             slot_incarnation: "0/1".into(),
             divergence: "0/2".into(),
+            looked_up_to: None,
             applied_by: None,
             by_hand: false,
         };

@@ -74,6 +74,8 @@ pub struct Heading {
     pub slot_incarnation: String,
     /// Everything that was committed before it at the lost site is at the live one.
     pub divergence: String,
+    /// How far the lost site's log went when it was looked into; none if its server could not be asked.
+    pub looked_up_to: Option<String>,
     /// The transaction id at the live site of what was applied last.
     pub applied_by: Option<String>,
     /// The point was given by hand, and the live site was not asked.

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     const HEADING: &str = r#""format":1,"release":"0","run":"r","made":"m","site":"a","live":"b","database":"d","flow":"f",
-        "system_identifier":"1","timeline":1,"slot_incarnation":"0/1","divergence":"0/2","applied_by":null,"by_hand":false"#;
+        "system_identifier":"1","timeline":1,"slot_incarnation":"0/1","divergence":"0/2","looked_up_to":null,"applied_by":null,"by_hand":false"#;
     const CHANGE: &str = r#"{"number":1,"schema":"s","table":"t","operation":"insert","key":{"id":"1"},"old":null,"new":{"id":"1"},"there":null}"#;
 
     fn steps(text: &str) -> Result<Vec<String>, Problem> {

@@ -126,8 +126,8 @@ pub enum Problem {
         end: String,
         /// The change, and what is in its way.
         found: Box<Conflict>,
-        /// How many transactions were repeated before it.
-        repeated: u64,
+        /// How many transactions were repeated before it, or recorded as left or not wanted.
+        before: u64,
     },
     /// Somebody else carries decisions out.
     #[error("decisions about flow \"{flow}\" are being carried out at {end} by somebody else")]
@@ -164,7 +164,7 @@ impl Problem {
     /// Whether nothing was changed because a check said no.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Conflict { repeated, .. } => *repeated == 0,
+            Self::Conflict { before, .. } => *before == 0,
             Self::NotLost { .. }
             | Self::Running { .. }
             | Self::SlotInUse { .. }

@@ -22,6 +22,7 @@ pub(super) fn setup(role: Option<&str>) -> Vec<String> {
          \x20   signed_off_by text NOT NULL,\n\
          \x20   transactions bigint NOT NULL,\n\
          \x20   incomplete boolean NOT NULL,\n\
+         \x20   looked_up_to pg_lsn,\n\
          \x20   begun timestamptz NOT NULL DEFAULT clock_timestamp(),\n\
          \x20   finished timestamptz\n)"
             .to_owned(),
@@ -64,6 +65,9 @@ pub struct SignedOff {
     pub transactions: u64,
     /// It was signed for that there may be more, which cannot be known.
     pub incomplete: bool,
+    /// How far the lost site's log went when it was looked into: what was committed there later was not looked at. None if
+    /// its server could not be asked.
+    pub looked_up_to: Option<String>,
 }
 
 /// Whether what was lost of a flow beyond a divergence point was decided, signed for and carried out at the live site. The
@@ -77,7 +81,7 @@ pub async fn signed_off(place: &Place, flow: &str, divergence: Lsn) -> Result<Op
     const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
          ON n.oid = c.relnamespace WHERE n.nspname = 'irongate' AND c.relname = 'salvage_run')";
     const SIGNED: &str =
-        "SELECT run, signed_off_by, finished::text, transactions, incomplete FROM irongate.salvage_run
+        "SELECT run, signed_off_by, finished::text, transactions, incomplete, looked_up_to::text FROM irongate.salvage_run
           WHERE flow = $1 AND divergence = $2 AND finished IS NOT NULL ORDER BY finished DESC LIMIT 1";
     let failed = || place.failed("ask for the salvage");
     let exists = place.session.query_one(EXISTS, &[]).await.and_then(|row| row.try_get(0));
@@ -95,6 +99,7 @@ pub async fn signed_off(place: &Place, flow: &str, divergence: Lsn) -> Result<Op
             at: row.try_get(2)?,
             transactions: row.try_get::<_, i64>(3)?.unsigned_abs(),
             incomplete: row.try_get(4)?,
+            looked_up_to: row.try_get(5)?,
         })
     };
     read().map(Some).map_err(failed())
