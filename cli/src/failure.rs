@@ -71,6 +71,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::NothingSelected { .. }
         | Deployment::NothingPublished { .. }
         | Deployment::NoAdmin { .. }
+        | Deployment::TargetWrites { .. }
         | Deployment::Slot { .. }
         | Deployment::Blocked { .. } => 3,
         Deployment::Checkpoint(error) => of_checkpoint(error),
@@ -121,7 +122,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::NoReturn { .. }
                 | Switchover::OnlyBack { .. }
                 | Switchover::Scattered { .. } => 3,
-                Switchover::Unfinished { .. } => 4,
+                Switchover::Unfinished { .. } | Switchover::Astray { .. } => 4,
                 Switchover::Salvage(problem) => match &**problem {
                     Problem::Elsewhere { .. } | Problem::Spoilt { .. } => 2,
                     Problem::Conflict { before, .. } if *before > 0 => 4,

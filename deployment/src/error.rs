@@ -49,6 +49,14 @@ pub enum Error {
         /// The site that writes it.
         live: String,
     },
+    /// Rows would be put over those of the site that writes.
+    #[error("flow \"{flow}\" is not loaded: \"{end}\" is the site that writes this database")]
+    TargetWrites {
+        /// The flow.
+        flow: String,
+        /// The database and its site.
+        end: String,
+    },
     /// The file has a directory for each site, and nobody says which this is.
     #[error("\"{}\" has a directory for each site, and it is not said which site this is", file.display())]
     NoSite {
@@ -201,6 +209,7 @@ impl Error {
             | Self::NoSite { .. }
             | Self::TwoWay { .. }
             | Self::NotLive { .. }
+            | Self::TargetWrites { .. }
             | Self::Elsewhere { .. }
             | Self::NoAdmin { .. }
             | Self::Password { .. }
@@ -233,6 +242,11 @@ impl Error {
             Self::TwoWay { .. } => {
                 Some("name a database that one site writes at a time, or none for all of them".into())
             }
+            Self::TargetWrites { .. } => Some(
+                "load the flow of the other direction; a site that was lost is made a copy by irongate reinstate SITE, at \
+                 the site that writes"
+                    .into(),
+            ),
             Self::NotLive { live, .. } => Some(format!("take the flow that comes from \"{live}\"")),
             Self::NoSite { .. } => {
                 Some("say it with --site, or as site = \"...\" at the top of the file".into())

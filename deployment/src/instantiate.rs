@@ -11,7 +11,7 @@ mod tables;
 
 use std::time::Duration;
 
-use irongate_checkpoint::{CheckpointTable, Origin, OriginSession, OriginTransaction};
+use irongate_checkpoint::{CheckpointTable, Origin, OriginSession, OriginTransaction, Role};
 use irongate_postgres::{ReplicationConnection, Session};
 use irongate_trail::{Lineage, ResumeLsn, Timestamp};
 
@@ -101,6 +101,7 @@ pub async fn instantiate(
     let _locks = lock_groups(configuration, flow)?;
     let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
     let at_target = Target::open(&target, flow, options.slot_limit).await?;
+    at_target.refuse_writer(configuration, flow).await?;
     // Everything that can be refused is refused before the old slot is given up.
     let before = {
         let at_source = source.connect(As::Extract, APPLICATION).await?;
@@ -110,7 +111,7 @@ pub async fn instantiate(
         at_target.refuse_rows(&before).await?;
     }
     let started = start(configuration, flow, options.slot_limit, progress).await?;
-    let loaded = load(flow, &started, [&source, &target], &at_target, options, progress).await;
+    let loaded = load(configuration, flow, &started, [&source, &target], &at_target, options, progress).await;
     if loaded.is_err() {
         give_up_slot(&source, flow, started).await;
     }
@@ -133,6 +134,7 @@ async fn give_up_slot(source: &End<'_>, flow: &Flow, started: Started) {
 }
 
 async fn load(
+    configuration: &Configuration,
     flow: &Flow,
     started: &Started,
     [source, target]: [&End<'_>; 2],
@@ -149,6 +151,8 @@ async fn load(
     copy::lock(&at_source, &tables).await.map_err(|error| source.failed("lock the tables", error))?;
     let transaction = at_target.begin().await?;
     let work = async {
+        // Once more where it counts.
+        at_target.refuse_writer(configuration, flow).await?;
         if options.truncate {
             at_target.truncate(&tables).await?;
         } else {
@@ -233,6 +237,22 @@ impl<'a> Target<'a> {
         if let Err(error) = given_back.await {
             tracing::debug!(%error, "cannot give the origin back");
         }
+    }
+
+    /// Refuses to load the site that writes, which would lose what only it has: by its own word, and before it has one by
+    /// the configuration's.
+    async fn refuse_writer(&self, configuration: &Configuration, flow: &Flow) -> Result<(), Error> {
+        if !configuration.active_passive().contains(&flow.database.as_str()) {
+            return Ok(());
+        }
+        let writes = match Role::load(&self.session).await? {
+            Some(role) => role.live == flow.to,
+            None => configuration.is_reverse(flow),
+        };
+        if writes {
+            return Err(Error::TargetWrites { flow: flow.name.clone(), end: self.end.to_string() });
+        }
+        Ok(())
     }
 
     async fn refuse_rows(&self, tables: &[Copied]) -> Result<(), Error> {

@@ -220,6 +220,22 @@ pub enum Error {
         /// How far the other site is.
         applied: String,
     },
+    /// A site that comes back has committed more than was salvaged.
+    #[error("what \"{end}\" has alone is not all salvaged: {what}")]
+    Unsalvaged {
+        /// The database and its site.
+        end: String,
+        /// What is known of it.
+        what: String,
+    },
+    /// A drill was taken back, and its standby is no copy any more.
+    #[error("run \"{run}\" was taken back, but {what}")]
+    Astray {
+        /// The run.
+        run: String,
+        /// What was written.
+        what: String,
+    },
     /// A standby was written while it was open for a drill.
     #[error("{transactions} transactions were written at the standby \"{end}\" while it was open")]
     Touched {
@@ -405,7 +421,8 @@ impl Error {
             }
             Self::NoReturn { .. } => "go on with --resume; a switchover back is a run of its own".to_owned(),
             Self::OnlyBack { .. } => "take it back with --abort to its end".to_owned(),
-            Self::NotByHand { .. } => "go on with the run, or take it back; --force opens nevertheless".to_owned(),
+            Self::NotByHand { .. } => "go on with the run, or take it back; --force opens nevertheless, and then both sites write and their rows \
+                 part ways".to_owned(),
             Self::Reopened { .. } => {
                 "applications may have written there: find out, fence that site again, and compare before the run is gone on with".to_owned()
             }
@@ -416,6 +433,13 @@ impl Error {
             Self::NotDrained { .. } => "irongate lag shows where it hangs".to_owned(),
             Self::Breach { .. } => {
                 "take the run back with --abort, find out who wrote (irongate trail dump shows what), and close that way".to_owned()
+            }
+            Self::Unsalvaged { .. } => {
+                "take the run back with --abort and salvage again, now that the site is closed; --accept-loss at a new run gives it \
+                 up".to_owned()
+            }
+            Self::Astray { .. } => {
+                "the standby is no longer a copy: find out who wrote, and instantiate the flow again".to_owned()
             }
             Self::Touched { .. } => {
                 "it is no longer a copy: take the drill back with --abort, find out who wrote, and instantiate the flow again".to_owned()

@@ -42,6 +42,9 @@ pub struct Heading {
     /// A site that answers is taken over nevertheless.
     #[serde(default)]
     pub force: bool,
+    /// The run that the other site was lost in the middle of, which a failover goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<String>,
 }
 
 /// What an entry says.
@@ -103,6 +106,8 @@ pub enum Outcome {
     Done,
     /// Every step that was done was taken back.
     Aborted,
+    /// The other site was lost in the middle of it, and a failover went on.
+    Superseded,
 }
 
 impl std::fmt::Display for Outcome {
@@ -110,6 +115,7 @@ impl std::fmt::Display for Outcome {
         f.write_str(match self {
             Self::Done => "done",
             Self::Aborted => "taken back",
+            Self::Superseded => "a failover went on from it",
         })
     }
 }
@@ -289,6 +295,7 @@ mod tests {
             release: "0".into(),
             accept_loss: false,
             force: false,
+            supersedes: None,
         }
     }
 

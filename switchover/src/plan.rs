@@ -160,8 +160,18 @@ pub async fn run(
     };
     let (heading, way) = match order {
         Order::Begin | Order::DryRun => {
-            if let (Some(open), true) = (unfinished(state)?, *order == Order::Begin) {
-                return Err(Error::Open { run: open });
+            let mut fresh = fresh;
+            if let Some(open) = unfinished(state)? {
+                let before = Journal::read(state, &open)?.0;
+                // The other site may be lost in the middle of a run that needs it for both of its ends.
+                let goes_on = fresh.plan == Kind::Failover.to_string()
+                    && before.plan != fresh.plan
+                    && (&before.from, &before.to) == (&fresh.from, &fresh.to);
+                if goes_on {
+                    fresh.supersedes = Some(open);
+                } else if *order == Order::Begin {
+                    return Err(Error::Open { run: open });
+                }
             }
             (fresh, Way::Forward)
         }
@@ -217,6 +227,13 @@ pub async fn run(
         return Err(Error::IsOver { run: run.heading.run, outcome });
     }
     run.drive(&mut journal, way, progress).await?;
+    let astray = journal.entries().iter().find_map(|entry| match &entry.what {
+        What::Undone { evidence, .. } => evidence[drill::TOUCHED].as_str().map(str::to_owned),
+        _ => None,
+    });
+    if let Some(what) = astray {
+        return Err(Error::Astray { run: run.heading.run, what });
+    }
     Ok(report(journal.heading(), journal.entries()))
 }
 
@@ -348,5 +365,6 @@ fn new_heading(configuration: &Configuration, request: &Request<'_>) -> Result<H
         release: env!("CARGO_PKG_VERSION").to_owned(),
         accept_loss: request.accept_loss,
         force: request.force,
+        supersedes: None,
     })
 }

@@ -175,6 +175,7 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
             }
             What::Ended { outcome: Outcome::Done } => result = "done",
             What::Ended { outcome: Outcome::Aborted } => result = "aborted",
+            What::Ended { outcome: Outcome::Superseded } => result = "superseded",
             _ => {}
         }
     }

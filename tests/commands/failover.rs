@@ -38,7 +38,14 @@ async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
         assert_eq!(slots(&reference, 1).await, "mss");
 
         let application = Application::start(&reference.servers, 0);
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        wait_until(PATIENCE, "the standby's sequence to be ahead", async || {
+            let stands = "SELECT last_value FROM numbers";
+            let [main, secondary] = &reference.servers;
+            let (here, there) =
+                (main.scalar("config", stands).await, secondary.scalar("config", stands).await);
+            there.parse::<i64>().ok() > here.parse().ok()
+        })
+        .await;
         power_off(&mut reference).await;
         drop(main_manager);
         let refused =

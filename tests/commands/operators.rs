@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use irongate_tests::books::{follows, reference, running};
 use irongate_tests::{Process, SITES, Server, wait_until};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rustix::process::Signal;
 
 use super::deployment::{PATIENCE, stop};
@@ -89,6 +92,59 @@ async fn a_second_operator_is_refused_with_the_name_of_the_first() {
     reference.expect("main", 0, &["switchover", "--to", "main", "--abort"]).await;
     follows(&reference, 1, 3).await;
     for manager in managers {
+        stop(manager).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_goes_on_from_a_run_in_the_middle_of_which_the_other_site_was_lost() {
+    let seed = irongate_tests::seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    // Before anything is closed, in the middle of it, and behind the point of no return.
+    let (step, place) =
+        *[("lock", "done"), ("fence", "done"), ("drain", "begins"), ("open", "done"), ("roles", "done")]
+            .choose(&mut random)
+            .expect("a place");
+    println!("seed {seed}: {step} {place}");
+    let major = *Server::majors().last().expect("a version");
+    let mut reference = reference(major).await;
+    let [main_manager, secondary_manager] = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    reference.servers[0].batch_in("config", "INSERT INTO entry VALUES ('sent', 1)").await;
+    follows(&reference, 0, 1).await;
+    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
+    run.arg(reference.directory.path().join("irongate.toml"));
+    run.args(["secondary", "switchover", "secondary", "begin", step, place]);
+    run.current_dir(reference.directory.path());
+    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+    reference.kill("main");
+    reference.servers[0].kill();
+    drop(main_manager);
+    let failover = ["failover", "--to", "secondary"];
+    // The run cannot go either way without the other site.
+    reference.expect("secondary", 1, &["switchover", "--to", "secondary", "--resume"]).await;
+    reference.expect("secondary", 3, &failover).await;
+    let taken = reference.json("secondary", &[&failover[..], &["--accept-loss"]].concat()).await;
+    assert_eq!(taken["result"], "done", "{taken}");
+    let secondary = &reference.servers[1];
+    let app = secondary.try_client("app", "config").await.expect("the site that took over is open");
+    app.execute("INSERT INTO entry VALUES ('anew', 1)", &[]).await.expect("applications write there");
+    let runs = reference.json("secondary", &["runs"]).await;
+    assert_eq!(runs["runs"][0]["result"], "superseded", "{runs}");
+    reference.servers[0].start_again().await;
+    let main_manager = reference.start("main", &["manager"]);
+    wait_until(PATIENCE, "the site that came back to be closed", async || {
+        reference.servers[0].try_client("app", "config").await.is_err()
+            && reference.start("main", &["health"]).finish(PATIENCE).await.code() != 1
+    })
+    .await;
+    // Nobody loads the site that writes with the rows of the one that was lost.
+    reference.expect("main", 0, &["stop", "csp"]).await;
+    let refused = reference.expect("main", 3, &["instantiate", "csp", "--truncate"]).await.stderr;
+    assert!(refused.contains("writes"), "{refused}");
+    reference.expect("secondary", 0, &["reinstate", "main", "--accept-loss"]).await;
+    follows(&reference, 1, 2).await;
+    for manager in [main_manager, secondary_manager] {
         stop(manager).await;
     }
 }

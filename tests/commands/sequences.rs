@@ -187,11 +187,11 @@ async fn where_the_source_is_lost_sequences_are_put_beyond_the_rows() {
         assert_eq!(
             raised,
             [
-                ("public.Odd \"Table_Id col_seq", 7000, false),
-                ("public.down", -5002, false),
+                ("public.Odd \"Table_Id col_seq", 8000, false),
+                ("public.down", -8002, false),
                 ("public.full_one", 9, true),
-                ("public.item_id_seq", 5001, false),
-                ("public.select", 300, false),
+                ("public.item_id_seq", 7001, false),
+                ("public.select", 1300, false),
             ],
             "{secured:?}"
         );
@@ -203,7 +203,7 @@ async fn where_the_source_is_lost_sequences_are_put_beyond_the_rows() {
                    INSERT INTO falling (word) VALUES ('new'); INSERT INTO shared (n) VALUES (DEFAULT)"#,
             )
             .await;
-        assert_eq!(secondary.scalar("config", "SELECT max(id) FROM item").await, "5003");
+        assert_eq!(secondary.scalar("config", "SELECT max(id) FROM item").await, "7003");
         let again = secure_sequences(&configuration, flow).await.expect("the target answers");
         assert!(again.raised.is_empty(), "what is beyond is left alone: {again:?}");
     }

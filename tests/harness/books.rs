@@ -72,7 +72,7 @@ pub async fn reference(major: u32) -> Reference {
 /// The same with other plans.
 ///
 /// # Panics
-/// As [`reference`].
+/// As [`reference()`].
 pub async fn prepared(plan: Plan) -> Reference {
     let reference = plan.make().await;
     for server in &reference.servers {

@@ -88,10 +88,18 @@ impl Run<'_> {
             }
             if told.elapsed() > SAY {
                 told = Instant::now();
+                self.is_there(unit.from()?).await?;
                 progress("drain", &format!("{} is at {applied}, the marker before {behind}", unit.to));
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Fails if a site does not answer any more: then nothing is worth waiting for.
+    async fn is_there(&self, place: &Place) -> Result<(), Error> {
+        let asked = tokio::time::timeout(self.limits.probe, place.session.batch_execute("SELECT 1")).await;
+        let silent = || Error::Lost { reason: format!("{place} does not answer any more") };
+        asked.map_err(|_| silent())?.map_err(|_| silent())
     }
 
     /// Whether the marker still stands.

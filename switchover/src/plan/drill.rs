@@ -19,6 +19,9 @@ const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
 }
 
+/// What the evidence of a drill that was taken back says was written at the standby.
+pub(super) const TOUCHED: &str = "written_at_the_standby";
+
 /// In their order. Each can be taken back.
 pub(super) const STEPS: [Step; 11] = [
     step("prechecks"),
@@ -121,6 +124,18 @@ impl Run<'_> {
             looked.push(json!({ "database": unit.to.to_string(), "transactions_written_there": 0 }));
         }
         Ok(json!({ "looked": looked }))
+    }
+
+    /// The same for a drill that is taken back: what was written at the standby is told before what shows it is gone.
+    pub(super) async fn end_drill(&self) -> Result<Value, Error> {
+        let touched = match self.untouched().await {
+            Ok(_) => Value::Null,
+            Err(error @ Error::Touched { .. }) => json!(error.to_string()),
+            // There was nothing yet to look into.
+            Err(error) => json!({ "not looked into": error.to_string() }),
+        };
+        let dropped = self.end_reverse().await?;
+        Ok(json!({ TOUCHED: touched, "reverse": dropped }))
     }
 
     /// Drops the reverse slot and lets the standby follow again.

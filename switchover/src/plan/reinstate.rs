@@ -8,7 +8,10 @@ use irongate_checkpoint::Program;
 use irongate_deployment::groups::group_name;
 use irongate_deployment::{Event, Instantiate};
 use irongate_manager::supervisor::Word;
+use irongate_postgres::sql::quote_identifier;
+use irongate_trail::Lsn;
 use serde_json::{Value, json};
+use tokio_postgres::types::PgLsn;
 
 use super::roles::role_of;
 use super::{Progress, Run, Unit};
@@ -21,10 +24,11 @@ const fn step(name: &'static str) -> Step {
 }
 
 /// In their order. From the copy on the rows that the site had alone are gone.
-pub(super) const STEPS: [Step; 6] = [
+pub(super) const STEPS: [Step; 7] = [
     step("prechecks"),
     step("lock"),
     step("fence"),
+    step("nothing-new"),
     step("stop-groups"),
     Step { name: "copy", no_return: true },
     step("follow"),
@@ -37,6 +41,7 @@ impl Run<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<Value, Error> {
         match name {
+            "nothing-new" => self.nothing_new().await,
             "stop-groups" => self.stop_groups().await,
             _ => self.copy(progress).await,
         }
@@ -102,6 +107,54 @@ impl Run<'_> {
             Some(divergence) => salvage::signed_off(&unit.to, flow, divergence.applied.end_lsn.0).await,
             None => Ok(None),
         }
+    }
+
+    /// Behind the fence: the site has committed nothing since somebody looked into what it had alone.
+    async fn nothing_new(&self) -> Result<Value, Error> {
+        const PEEK: &str = "SELECT s.confirmed_flush_lsn > $3, (SELECT count(*) FROM (
+                SELECT p.xid FROM pg_catalog.pg_logical_slot_peek_binary_changes(s.slot_name, NULL, NULL,
+                       'proto_version', '1', 'publication_names', $2::text) p
+                 GROUP BY p.xid
+                HAVING max(p.lsn) > $3 AND bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))
+                   AND NOT bool_or(pg_catalog.get_byte(p.data, 0) = 79)) new)
+              FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.wal_status <> 'lost'";
+        if self.heading.accept_loss {
+            return Ok(json!({ "loss_accepted": true }));
+        }
+        let mut looked = Vec::new();
+        for unit in &self.units {
+            let (place, flow) = (unit.from()?, unit.pair.into);
+            let unsalvaged = |what: &str| Error::Unsalvaged { end: place.to_string(), what: what.to_owned() };
+            let signed = self.salvaged(unit).await?.ok_or_else(|| unsalvaged("nobody has signed for it"))?;
+            let known = signed.looked_up_to.as_ref().and_then(|lsn| lsn.parse::<Lsn>().ok());
+            let known = known.ok_or_else(|| unsalvaged("its server was not there to be looked into"))?;
+            let failed = || place.failed("look for what was committed since the salvage");
+            let (publication, known) = (quote_identifier(&flow.publication), PgLsn::from(known.0));
+            let row =
+                place.session.query_opt(PEEK, &[&flow.slot, &publication, &known]).await.map_err(failed())?;
+            match row {
+                Some(row) => {
+                    let confirmed: Option<bool> = row.try_get(0).map_err(failed())?;
+                    let count: i64 = row.try_get(1).map_err(failed())?;
+                    if count > 0 {
+                        return Err(unsalvaged(&format!(
+                            "{count} transactions were committed since the salvage"
+                        )));
+                    }
+                    if confirmed == Some(true) {
+                        return Err(unsalvaged("Extract has gone on since the salvage"));
+                    }
+                }
+                // That it is gone was signed for, or it went since.
+                None if !signed.incomplete => {
+                    return Err(unsalvaged("the slot that would show what was committed since is gone"));
+                }
+                None => {}
+            }
+            looked
+                .push(json!({ "database": place.to_string(), "salvage": signed.run, "new_transactions": 0 }));
+        }
+        Ok(json!({ "looked": looked }))
     }
 
     /// Stops everything that reads or writes the flows of both directions, at both sites, and drops the slot of the site

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Kind, Run, Unit};
 use crate::error::Error;
 use crate::guard::GUARD;
+use crate::journal::{Journal, Outcome, What};
 use crate::place::Place;
 
 impl Run<'_> {
@@ -22,6 +23,7 @@ impl Run<'_> {
                     }
                 }
                 Kind::Failover => {
+                    self.end_superseded()?;
                     let place = &unit.to;
                     epochs.push(
                         json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),
@@ -38,6 +40,16 @@ impl Run<'_> {
             }
         }
         Ok(json!({ "locked": epochs }))
+    }
+
+    /// Notes in the journal of the run that a failover goes on from that it is over.
+    fn end_superseded(&self) -> Result<(), Error> {
+        let Some(run) = &self.heading.supersedes else { return Ok(()) };
+        let mut journal = Journal::open(&self.configuration.state_directory, run)?;
+        if !journal.entries().iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
+            journal.note(What::Ended { outcome: Outcome::Superseded })?;
+        }
+        Ok(())
     }
 
     /// Makes the table.
@@ -95,10 +107,11 @@ impl Run<'_> {
         const TAKE: &str =
             "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
                  next_live = $3, next_epoch = epoch + 1, changed = now()
-             WHERE (run IS NULL OR run = $1) AND live = $4 RETURNING next_epoch";
+             WHERE (run IS NULL OR run = $1 OR run = $5) AND (live = $4 OR $5 IS NOT NULL AND live = $3)
+             RETURNING next_epoch";
         let heading = &self.heading;
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
-            [&heading.run, &heading.holder, &heading.to, &heading.from];
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&heading.run, &heading.holder, &heading.to, &heading.from, &heading.supersedes];
         if let Some(row) = place.session.query_opt(TAKE, &values).await.map_err(failed())? {
             return Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs());
         }

@@ -67,6 +67,7 @@ impl Run<'_> {
         }
         match name {
             "lock" => self.unlock().await,
+            "reverse-capture" if self.kind == Kind::Drill => self.end_drill().await,
             "reverse-capture" => self.end_reverse().await,
             FENCE => self.reopen().await,
             "stop-forward" => self.start_forward().await,
