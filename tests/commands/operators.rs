@@ -142,6 +142,17 @@ async fn a_failover_goes_on_from_a_run_in_the_middle_of_which_the_other_site_was
     reference.expect("main", 0, &["stop", "csp"]).await;
     let refused = reference.expect("main", 3, &["instantiate", "csp", "--truncate"]).await.stderr;
     assert!(refused.contains("writes"), "{refused}");
+    // A reinstatement that is taken back leaves it closed, and the site that writes is captured.
+    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
+    run.arg(reference.directory.path().join("irongate.toml"));
+    run.args(["secondary", "reinstate", "main", "begin", "stop-groups", "done"]);
+    run.current_dir(reference.directory.path());
+    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+    reference.expect("secondary", 0, &["reinstate", "main", "--abort"]).await;
+    assert!(reference.servers[0].try_client("app", "config").await.is_err(), "it stays closed");
+    let groups = reference.groups("secondary").await;
+    let capture = groups.iter().find(|group| group["name"] == "css-extract").expect("the group is known");
+    assert_eq!(capture["state"], "RUNNING", "{capture}");
     reference.expect("secondary", 0, &["reinstate", "main", "--accept-loss"]).await;
     follows(&reference, 1, 2).await;
     for manager in [main_manager, secondary_manager] {

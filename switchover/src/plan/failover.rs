@@ -67,8 +67,23 @@ impl Run<'_> {
     pub(super) async fn failover_precheck(&self) -> Result<Value, Error> {
         let mut complaints = Vec::new();
         let (from, to) = (&self.heading.from, &self.heading.to);
-        if let Err(error) = self.info(to).await {
-            complaints.push(format!("the manager of site \"{to}\" cannot be asked: {error}"));
+        match self.info(to).await {
+            Err(error) => complaints.push(format!("the manager of site \"{to}\" cannot be asked: {error}")),
+            Ok(info) => {
+                // What has arrived could not be applied, and everybody would wait for that in the middle of the run.
+                let replicats =
+                    self.units.iter().map(|unit| group_name(&unit.pair.into.name, Program::Replicat));
+                let replicats: Vec<String> = replicats.collect();
+                let is_stuck = |group: &&irongate_manager::info::GroupInfo| {
+                    replicats.contains(&group.name) && group.state == State::Abended
+                };
+                for group in info.groups.iter().filter(is_stuck) {
+                    complaints.push(format!(
+                        "{} is ABENDED: {}; mend that first (irongate report {}), or what has arrived cannot be applied",
+                        group.name, group.doing, group.name
+                    ));
+                }
+            }
         }
         let probes = self.probes().await;
         let answers: Vec<String> =
@@ -217,6 +232,13 @@ impl Run<'_> {
         for unit in self.units.iter().filter(|unit| unit.pair.into.at == self.heading.to) {
             let extract = group_name(&unit.pair.into.name, Program::Extract);
             self.order(Word::Start, &self.heading.to, &[extract]).await?;
+        }
+        // Where the other site answers, what was turned away meanwhile is sent again.
+        for unit in self.units.iter().filter(|unit| unit.pair.into.pump.is_some()) {
+            let pump = group_name(&unit.pair.into.name, Program::Pump);
+            if let Err(error) = self.order(Word::Start, &unit.pair.into.at, &[pump]).await {
+                tracing::warn!(%error, "the pump of the other site is not started again");
+            }
         }
         Ok(Value::Null)
     }

@@ -157,8 +157,7 @@ impl Run<'_> {
         Ok(json!({ "looked": looked }))
     }
 
-    /// Stops everything that reads or writes the flows of both directions, at both sites, and drops the slot of the site
-    /// that comes back: its log is not needed any more.
+    /// Stops everything that reads or writes the flows of both directions, at both sites.
     async fn stop_groups(&self) -> Result<Value, Error> {
         let mut stopped = Vec::new();
         for unit in &self.units {
@@ -169,13 +168,18 @@ impl Run<'_> {
                 }
             }
         }
-        let mut slots = Vec::new();
+        Ok(json!({ "groups": stopped }))
+    }
+
+    /// Has the site that writes captured again, as before.
+    pub(super) async fn start_reverse(&self) -> Result<Value, Error> {
+        let mut started = Vec::new();
         for unit in &self.units {
-            if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
-                slots.push(unit.pair.into.slot.clone());
-            }
+            let extract = group_name(&unit.pair.out_of.name, Program::Extract);
+            self.order(Word::Start, &unit.pair.out_of.at, std::slice::from_ref(&extract)).await?;
+            started.push(extract);
         }
-        Ok(json!({ "groups": stopped, "dropped_slots": slots }))
+        Ok(json!({ "groups": started }))
     }
 
     /// Makes the tables of the site that comes back a copy of those of the site that writes.
@@ -206,7 +210,14 @@ impl Run<'_> {
                 "from": done.consistent_point.to_string(),
             }));
         }
-        Ok(json!({ "copied": copied }))
+        // Only now is nothing there any more that its log could show.
+        let mut slots = Vec::new();
+        for unit in &self.units {
+            if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
+                slots.push(unit.pair.into.slot.clone());
+            }
+        }
+        Ok(json!({ "copied": copied, "dropped_slots": slots }))
     }
 }
 
