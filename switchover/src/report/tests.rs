@@ -13,6 +13,7 @@ fn heading(plan: &str, accept_loss: bool) -> Heading {
         release: "0.1.0".into(),
         accept_loss,
         force: false,
+        supersedes: None,
     }
 }
 
@@ -76,6 +77,16 @@ fn a_failover_taken_back_before_it_touched_the_old_site_kept_nobody_out() {
         run("failover", true, notes).outage,
         Some(Window { begun: 1_000_000, ended: Some(3_000_000) })
     );
+}
+
+#[test]
+fn a_run_that_a_failover_goes_on_from_is_over_and_says_so() {
+    let mut notes = done("prechecks", Value::Null).to_vec();
+    notes.push(What::Ended { outcome: Outcome::Superseded });
+    let report = run("switchover", false, notes);
+    assert_eq!((report.result, report.lost_transactions), ("superseded", None));
+    assert!(report.verdict().contains("a failover goes on from it"), "{}", report.verdict());
+    assert!(report.loss.because.contains("failover"), "{}", report.loss.because);
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub(super) fn loss(
     }
     match result {
         "checked" => unknown("nothing was done".to_owned()),
+        "superseded" => unknown(
+            "a site was lost in the middle of it: the failover that goes on from it tells of that".to_owned(),
+        ),
         "aborted" => known("everything was taken back, and nothing was opened"),
         "done" if certificate.contains_key("certificates") => known(&format!(
             "the marker that was written behind the fence of \"{from}\" has been applied at \"{to}\", and nothing came \
@@ -192,6 +195,9 @@ impl Report {
             ("done", "drill") => format!("site \"{to}\" could write, and everything was put back"),
             ("done", _) => "every step is done".to_owned(),
             ("aborted", _) => "every step that was begun was taken back".to_owned(),
+            ("superseded", _) => {
+                "a site was lost in the middle of it, and a failover goes on from it".to_owned()
+            }
             ("checked", _) => "nothing stands against it, and nothing was changed".to_owned(),
             _ => self.standing(),
         }
