@@ -218,7 +218,8 @@ pub(crate) struct Report {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Demo {
-    /// Leave servers and processes running, and say how to look at them and how to end them
+    /// Leave servers and processes running, and say how to look at them and how to end them; of a demo that fails, its
+    /// files
     #[arg(long)]
     pub(crate) keep: bool,
     /// How long the load runs while processes are killed, in seconds

@@ -84,12 +84,31 @@ pub(crate) async fn run(global: &Global, options: &Demo) -> anyhow::Result<()> {
     }
 }
 
-/// The whole play. Returns what to say about what was kept.
+/// The whole play, in a directory of its own. Returns what to say about what was kept.
 async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow::Result<Option<String>> {
     let binaries = Binaries::find()?;
-    let directory = Base::new().context("cannot make a directory for the demo")?;
-    let base = directory.path().to_owned();
-    // Dropped in reverse order: managers with their groups, servers, guard, directory.
+    let mut directory = Some(Base::new().context("cannot make a directory for the demo")?);
+    let outcome = play(global, options, report, &binaries, &mut directory).await;
+    // What it was about is in the files, though nothing runs any more.
+    if let (Err(_), true, Some(directory)) = (&outcome, options.keep, directory.take()) {
+        output::note(format_args!(
+            "logs, trails and databases of it are kept in {}",
+            directory.keep().display()
+        ));
+    }
+    outcome
+}
+
+/// Takes the directory where everything is left running.
+async fn play(
+    global: &Global,
+    options: &Demo,
+    report: &mut Report,
+    binaries: &Binaries,
+    directory: &mut Option<Base>,
+) -> anyhow::Result<Option<String>> {
+    let base = directory.as_ref().map(|base| base.path().to_owned()).unwrap_or_default();
+    // Dropped in reverse order: managers with their groups, servers, guard; the directory outlives them.
     let guard = Guard::over(&base)?;
     if !global.json {
         output::text(format_args!(
@@ -99,7 +118,7 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
             base.display()
         ))?;
     }
-    let mut servers = report.step("servers", "starting two servers", servers(&binaries, &base)).await?;
+    let mut servers = report.step("servers", "starting two servers", servers(binaries, &base)).await?;
     report.step("schema", "making the databases", database(&servers)).await?;
     let file = configure(&base, &servers)?;
     let mut sites = [Site::new(SITES[0], &file, &guard)?, Site::new(SITES[1], &file, &guard)?];
@@ -120,7 +139,7 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     let drained = drain(&servers, load, log, began, &mut sites, &mut heartbeat);
     report.transactions = report.step("drain", "waiting for the other site", drained).await?;
     report.step("terminal", "one terminal for both sites", terminal(&sites)).await?;
-    let cost = life::live(report, &binaries, &mut servers, &mut sites).await?;
+    let cost = life::live(report, binaries, &mut servers, &mut sites).await?;
     report.outage_seconds = cost.outage;
     report.transactions += cost.acknowledged;
     report.step("stop", "an orderly stop", stop(&mut sites)).await?;
@@ -130,11 +149,10 @@ async fn perform(global: &Global, options: &Demo, report: &mut Report) -> anyhow
     if !options.keep {
         return verdict.map(|()| None);
     }
-    // A difference is what one most wants to look at.
-    for site in &mut sites {
-        site.manager.start()?;
-        site.runs().await?;
-    }
+    // A difference is what one most wants to look at. A pump runs only when the other site takes what it sends, so both
+    // managers are started before either is waited for.
+    start(&mut sites).await?;
+    let Some(directory) = directory.take() else { return verdict.map(|()| None) };
     let kept = keep(directory, &mut servers, &mut sites, guard, &file)?;
     if verdict.is_err() {
         output::note(&kept);

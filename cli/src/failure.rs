@@ -65,6 +65,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::TwoWay { .. }
         | Deployment::Configuration(_)
         | Deployment::NoSite { .. }
+        | Deployment::Elsewhere { .. }
         | Deployment::Unknown { .. } => 2,
         Deployment::NotEmpty { .. }
         | Deployment::TargetTables { .. }
@@ -72,6 +73,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::NothingPublished { .. }
         | Deployment::NoAdmin { .. }
         | Deployment::TargetWrites { .. }
+        | Deployment::NotLive { .. }
         | Deployment::Slot { .. }
         | Deployment::Blocked { .. } => 3,
         Deployment::Checkpoint(error) => of_checkpoint(error),
@@ -116,6 +118,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::OtherPlan { .. }
                 | Switchover::OtherRun { .. } => 2,
                 Switchover::Refused { .. }
+                | Switchover::Busy { .. }
                 | Switchover::Open { .. }
                 | Switchover::NothingOpen
                 | Switchover::IsOver { .. }
@@ -215,10 +218,19 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(of)
 }
 
-/// Tells standard error, and chooses the exit code.
-pub(crate) fn report(error: &anyhow::Error, format: LogFormat) -> ExitCode {
+/// A run that was refused, for a script that reads standard output.
+fn document(error: &anyhow::Error) -> Option<serde_json::Value> {
+    complaints(error).map(|complaints| serde_json::json!({ "result": "refused", "complaints": complaints }))
+}
+
+/// Tells standard error, and chooses the exit code. A script that asked for JSON finds there what a run was refused for.
+pub(crate) fn report(error: &anyhow::Error, format: LogFormat, json: bool) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
+    }
+    if let Some(document) = document(error).filter(|_| json) {
+        // The exit code says it, too, to whoever does not read.
+        let _ = crate::output::json(&document);
     }
     let (message, hint, code) = (message(error), hint(error), code(error));
     match format {
@@ -247,6 +259,22 @@ mod tests {
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
         let held = irongate_checkpoint::Error::Held { group: "g".into(), holder: Default::default() };
         assert_eq!(code(&anyhow::Error::from(irongate_apply::Error::from(held)).context("running it")), 3);
+        use irongate_deployment::Error as Deployment;
+        let live = || Deployment::NotLive { end: "config.secondary".into(), live: "main".into() };
+        assert_eq!(code(&live().into()), 3);
+        assert_eq!(code(&irongate_switchover::Error::from(live()).into()), 3);
+        let (flow, at, site) = ("csp".into(), "main".into(), "secondary".into());
+        assert_eq!(code(&Deployment::Elsewhere { flow, at, site }.into()), 2);
+        assert_eq!(code(&irongate_switchover::Error::Busy { holder: "process 7".into() }.into()), 3);
+    }
+
+    #[test]
+    fn a_script_is_told_what_a_run_was_refused_for() {
+        let complaints = vec!["a is wrong".to_owned(), "b is".to_owned()];
+        let refused = anyhow::Error::from(irongate_switchover::Error::Refused { complaints });
+        let expected = serde_json::json!({ "result": "refused", "complaints": ["a is wrong", "b is"] });
+        assert_eq!(document(&refused.context("above")), Some(expected));
+        assert_eq!(document(&irongate_switchover::Error::NothingOpen.into()), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     // Bad usage ends in here, with exit code 2.
     let arguments = Arguments::parse();
     logging::start(&arguments.global, arguments.command.is_process());
-    let format = arguments.global.log_format;
+    let (format, json) = (arguments.global.log_format, arguments.global.json);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -31,6 +31,6 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(command::run(arguments)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error, format),
+        Err(error) => failure::report(&error, format, json),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::journal::Outcome;
+use crate::plan::Kind;
 
 /// Everything that this crate's functions can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -136,13 +137,19 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// Runs are led one at a time.
+    #[error("another irongate ({holder}) leads a run of this site")]
+    Busy {
+        /// The process that does.
+        holder: String,
+    },
     /// There is no way back.
-    #[error(
-        "run \"{run}\" cannot be taken back: step \"{step}\" has begun, and applications may have written"
-    )]
+    #[error("run \"{run}\" cannot be taken back: step \"{step}\" has begun, and {}", behind(plan))]
     NoReturn {
         /// The run.
         run: String,
+        /// Its plan.
+        plan: String,
         /// The step.
         step: &'static str,
     },
@@ -361,14 +368,35 @@ impl From<crate::salvage::Problem> for Error {
     }
 }
 
+/// What may have come behind the step of a plan from which on there is no way back.
+fn behind(plan: &str) -> &'static str {
+    match Kind::of(plan) {
+        Some(Kind::Reinstate) => "the site's rows may have been overwritten",
+        _ => "applications may have written",
+    }
+}
+
 impl Error {
+    /// Of the lock that lets one process at a time lead a run. Its name is no group's, and nobody knows it.
+    pub(crate) fn of_lock(error: irongate_checkpoint::Error) -> Self {
+        match error {
+            irongate_checkpoint::Error::Held { holder, .. } => {
+                let pid = holder
+                    .pid
+                    .map_or_else(|| "its process is not known".to_owned(), |pid| format!("process {pid}"));
+                Self::Busy { holder: pid }
+            }
+            error => Self::Deployment(error.into()),
+        }
+    }
+
     /// Whether trying again can help.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Deployment(error) => error.is_transient(),
             Self::Names(failure) => failure.is_transient(),
             Self::Database { source, .. } => source.is_transient(),
-            Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } => true,
+            Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } | Self::Busy { .. } => true,
             Self::Unfinished { source, .. } => source.is_transient(),
             Self::Manager { source, .. } => source.is_transient(),
             Self::Salvage(problem) => problem.is_transient(),
@@ -419,6 +447,10 @@ impl Error {
                 let abort = if *can_abort { ", or take the run back with --abort" } else { "" };
                 format!("{first}go on with --resume{abort}")
             }
+            Self::Busy { .. } => {
+                "wait for it to end: irongate runs shows how far it is; SIGTERM cuts it off, and --resume goes on with it".to_owned()
+            }
+            Self::NoReturn { plan, .. } if *plan == Kind::Reinstate.to_string() => "go on with --resume".to_owned(),
             Self::NoReturn { .. } => "go on with --resume; a switchover back is a run of its own".to_owned(),
             Self::OnlyBack { .. } => "take it back with --abort to its end".to_owned(),
             Self::NotByHand { .. } => "go on with the run, or take it back; --force opens nevertheless, and then both sites write and their rows \
@@ -473,5 +505,38 @@ impl Error {
                 "the role could not write before the fence either, or lost a right meanwhile; grant it and open again".to_owned()
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use irongate_checkpoint::{GroupLock, Holder};
+
+    use super::*;
+
+    #[test]
+    fn no_way_back_is_said_in_the_words_of_the_plan() {
+        let error =
+            |plan: &str, step| Error::NoReturn { run: format!("{plan}-1"), plan: plan.to_owned(), step };
+        let reinstate = error("reinstate", "copy");
+        assert!(reinstate.to_string().contains("rows may have been overwritten"), "{reinstate}");
+        assert_eq!(reinstate.hint().as_deref(), Some("go on with --resume"));
+        for plan in ["switchover", "switchback", "failover"] {
+            let error = error(plan, "open");
+            assert!(error.to_string().contains("applications may have written"), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("a run of its own")));
+        }
+    }
+
+    #[test]
+    fn a_run_that_another_process_leads_is_not_called_a_group() {
+        let state = tempfile::tempdir().unwrap();
+        let _held = GroupLock::acquire(state.path(), "switchover").unwrap();
+        let error = Error::of_lock(GroupLock::acquire(state.path(), "switchover").unwrap_err());
+        let expected = format!("another irongate (process {}) leads a run of this site", std::process::id());
+        assert_eq!((error.to_string(), error.is_transient()), (expected, true));
+        let unknown =
+            irongate_checkpoint::Error::Held { group: "switchover".into(), holder: Holder::default() };
+        assert!(!Error::of_lock(unknown).to_string().contains("group"));
     }
 }

@@ -156,7 +156,7 @@ pub async fn run(
     // A run is one process: a second one would go by an old reading of the journal.
     let _alone = match order {
         Order::DryRun => None,
-        _ => Some(GroupLock::acquire(state, "switchover").map_err(irongate_deployment::Error::from)?),
+        _ => Some(GroupLock::acquire(state, "switchover").map_err(Error::of_lock)?),
     };
     let (heading, way) = match order {
         Order::Begin | Order::DryRun => {
@@ -274,8 +274,8 @@ impl Run<'_> {
                 Next::End(outcome) => journal.note(What::Ended { outcome })?,
                 Next::Over(_) => return Ok(()),
                 Next::NoReturn(place) => {
-                    let (run, step) = (self.heading.run.clone(), steps[place].name);
-                    return Err(Error::NoReturn { run, step });
+                    let (run, plan) = (self.heading.run.clone(), self.heading.plan.clone());
+                    return Err(Error::NoReturn { run, plan, step: steps[place].name });
                 }
                 Next::OnlyBack => return Err(Error::OnlyBack { run: self.heading.run.clone() }),
             }

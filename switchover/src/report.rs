@@ -5,6 +5,8 @@
 //! and what has `arrived` of each of the `databases` says what a failover may have cost.
 
 mod html;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod verdict;
 
@@ -20,6 +22,8 @@ pub use verdict::{Advice, Loss};
 
 /// Nobody writes from its beginning on.
 const FENCE: &str = "fence";
+/// A failover's: the site that is lost, if it can be reached nevertheless.
+const FENCE_LOST: &str = "fence-lost";
 /// Applications write again from its end on.
 const OPEN: &str = "open";
 /// What a certificate is made of.
@@ -120,6 +124,11 @@ impl Try {
         self.ended.map(|ended| (ended - self.at) as f64 / 1e6)
     }
 
+    /// Whether it has taken a step back.
+    fn took_back(&self, step: &str) -> bool {
+        self.back && self.step == step && self.result == "undone"
+    }
+
     fn end(&mut self, at: i64, result: &'static str) {
         (self.ended, self.result) = (Some(at), result);
     }
@@ -179,6 +188,9 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
             _ => {}
         }
     }
+    if is_failover && (result == "aborted" || tries.iter().any(|attempt| attempt.took_back(FENCE_LOST))) {
+        outage = kept_out(&tries);
+    }
     let time = entries
         .first()
         .zip(entries.last())
@@ -203,6 +215,32 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
         steps: steps(entries, &tries),
         tries,
     }
+}
+
+/// While a failover that was taken back had closed the site that writes. That it was not to be reached before is not the
+/// run's doing, and when that ended is not known.
+fn kept_out(tries: &[Try]) -> Option<Window> {
+    let of =
+        |back: bool| tries.iter().filter(move |attempt| attempt.step == FENCE_LOST && attempt.back == back);
+    let closed = of(false).flat_map(|attempt| {
+        let tried = attempt.evidence["tried"].as_array().into_iter().flatten();
+        tried
+            .filter(|one| one["fenced"] == true)
+            .map(|one| one["evidence"]["at"].as_i64().unwrap_or(attempt.at))
+    });
+    let undone = tries.iter().rev().find(|attempt| attempt.took_back(FENCE_LOST));
+    let is_opened = |attempt: &&Try| attempt.evidence["opened"].as_array().is_some_and(|all| !all.is_empty());
+    let opened = undone.filter(is_opened);
+    // What was cut off may have closed it without a note; that there was something to open shows it.
+    let begun = closed.min().or_else(|| opened.and(of(false).next()).map(|attempt| attempt.at))?;
+    let ended = match (opened, undone) {
+        (Some(opened), _) => moments(&opened.evidence, "opened").max().or(opened.ended),
+        // An attempt before that was broken off has opened it.
+        (None, Some(undone)) if of(true).count() > 1 => undone.ended,
+        // It could not be reached, and is closed still.
+        _ => None,
+    };
+    Some(Window { begun, ended })
 }
 
 /// Whether a step is one from whose beginning on there is no way back.

@@ -168,8 +168,9 @@ impl Alarms {
             "the target is behind by",
         );
         let slot = view.slot.as_ref();
-        // A flow that waits for its day, at a source that was asked: its slot is gone, and with it what was wrong with it.
-        let is_without = flow.waits && slot.is_none() && view.source_silent.is_none();
+        // A flow that waits for its day, or whose source does not write, where that was asked: its slot is gone, and with it
+        // what was wrong with it. That one which should be there is missing is told of as a slot.
+        let is_without = flow.slot.is_some() && slot.is_none() && view.source_silent.is_none();
         let (retained, safe) = if is_without {
             (Some(0.0), Some(f64::INFINITY))
         } else {
@@ -515,6 +516,16 @@ mod tests {
         );
         let new = [(Severity::Info, Kind::Cleared), (Severity::Info, Kind::Cleared)];
         assert_eq!(see(slot(None, None)), new, "instantiated again");
+        assert_eq!(see(slot(None, Some("there is no such slot"))), [(Severity::Error, Kind::Alarm)]);
+        let silent = FlowView { source_silent: Some("no answer".into()), ..FlowView::default() };
+        assert!(!see(silent).contains(&(Severity::Info, Kind::Cleared)), "silence is not health");
+        // The source was asked, and says that another site writes: none is missed.
+        assert!(see(FlowView::default()).contains(&(Severity::Info, Kind::Cleared)));
+        assert!(
+            !alarms.raised().iter().any(|alarm| format!("{alarm:?}").contains("slot")),
+            "{:?}",
+            alarms.raised()
+        );
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Arrived {
         now.0.saturating_sub(self.mark.set.0).max(0) as f64 / 1e6
     }
 
-    /// Transactions that may have been committed there since, at the rate of the last ten seconds.
+    /// Transactions that may have been committed there since, if the load went on as in the last ten seconds.
     pub(super) fn estimate(&self, now: Timestamp) -> u64 {
         (self.silence(now) * self.rate).ceil() as u64
     }
@@ -51,7 +51,7 @@ impl Arrived {
             "last_commit_lsn": self.mark.commit_lsn.to_string(),
             "seconds_since": self.silence(now),
             "transactions_per_second": (self.rate * 10.0).round() / 10.0,
-            "estimated_lost_transactions_at_most": self.estimate(now),
+            "estimated_lost_transactions": self.estimate(now),
             "bytes_of_an_incomplete_transaction": self.incomplete,
         })
     }

@@ -107,7 +107,7 @@ impl Run<'_> {
                 complaints.push(match &arrived {
                     Some(arrived) => format!(
                         "what {} committed after {} is lost with it: nothing of {flow} has come for {:.1} s, about {} \
-                         transactions at most; --accept-loss accepts that",
+                         transactions, if the load went on as before; --accept-loss accepts that",
                         unit.pair.into.from,
                         arrived.mark.commit_time,
                         arrived.silence(now),

@@ -98,7 +98,9 @@ fn cards(report: &Report) -> Markup {
             div.card {
                 h2 { "Outage" }
                 p.figure { (outage.0) }
-                @if report.plan == FAILOVER {
+                @if report.plan == FAILOVER && report.result == "aborted" {
+                    p { "From the closing of the old site to its opening: " (outage.1) ". That it was lost before is not in it." }
+                } @else if report.plan == FAILOVER {
                     p { "From the begin of the run to the opening: " (outage.1) ". What came before, from the loss of " (report.from) " on, is not in it." }
                 } @else {
                     p { "From the closing of one site to the opening of the other: " (outage.1) "." }

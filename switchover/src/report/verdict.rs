@@ -18,6 +18,8 @@ pub struct Loss {
     pub because: String,
     /// What the plan has estimated, if it cannot be known.
     pub estimate: Option<Value>,
+    /// What was salvaged before, and signed for.
+    pub salvaged: Option<Value>,
 }
 
 /// Something to do.
@@ -38,36 +40,80 @@ pub(super) fn loss(
     certificate: &Map<String, Value>,
     tries: &[Try],
 ) -> (Option<u64>, Loss) {
-    let known = |because: &str| (Some(0), Loss { because: because.to_owned(), estimate: None });
-    let unknown = |because: String| (None, Loss { because, estimate: None });
+    let plain = |because: String| Loss { because, estimate: None, salvaged: None };
+    let known = |because: &str| (Some(0), plain(because.to_owned()));
+    let unknown = |because: String| (None, plain(because));
     let (from, to) = (&heading.from, &heading.to);
+    if heading.plan == FAILOVER && result == "aborted" {
+        return known(&format!(
+            "everything was taken back, and nothing was opened: what site \"{from}\" has committed was not given up"
+        ));
+    }
     if heading.plan == FAILOVER {
         let estimate = tries.iter().rev().find_map(|attempt| estimate(&attempt.evidence));
         let because = format!(
             "site \"{from}\" was lost, and what it had committed and never sent can be read there only: once it can be \
              read again, irongate salvage {from} lists exactly what is missing"
         );
-        return (None, Loss { because, estimate });
+        return (None, Loss { because, estimate, salvaged: None });
     }
     match result {
         "checked" => unknown("nothing was done".to_owned()),
+        "superseded" => unknown(
+            "a site was lost in the middle of it: the failover that goes on from it tells of that".to_owned(),
+        ),
         "aborted" => known("everything was taken back, and nothing was opened"),
         "done" if certificate.contains_key("certificates") => known(&format!(
             "the marker that was written behind the fence of \"{from}\" has been applied at \"{to}\", and nothing came \
              behind it"
         )),
-        "done" if heading.plan == REINSTATE => {
-            unknown(format!("what \"{from}\" had committed alone was given up, salvaged or not"))
-        }
+        "done" if heading.plan == REINSTATE => (None, given_up(heading, tries)),
         "done" => unknown("this plan does not drain, and so has no marker that would prove it".to_owned()),
         _ => unknown("the run is not over: what came is looked into before it ends".to_owned()),
     }
 }
 
+/// What has become of the transactions that the reinstated site had alone, as the checks have found it.
+fn given_up(heading: &Heading, tries: &[Try]) -> Loss {
+    let from = &heading.from;
+    let checked = tries.iter().rev().find_map(|attempt| attempt.evidence.get("salvaged")?.as_array());
+    let salvaged = checked.filter(|salvaged| !salvaged.is_empty());
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or("unknown").to_owned();
+    let told = |one: &Value| {
+        let (run, by, at) = (text(one, "run"), text(one, "by"), text(one, "at"));
+        let count = match one["transactions"].as_u64() {
+            Some(1) => "1 transaction".to_owned(),
+            count => format!("{} transactions", count.unwrap_or(0)),
+        };
+        let more = if one["incomplete"] == true { ", and maybe more that cannot be known" } else { "" };
+        format!("{count} by salvage \"{run}\", signed off by {by}, carried out {at}{more}")
+    };
+    let because = match salvaged {
+        Some(salvaged) => {
+            let all: Vec<String> = salvaged.iter().map(told).collect();
+            let is_partly = heading.accept_loss && salvaged.len() < heading.databases.len();
+            let rest = if is_partly { "; what was not salvaged was given up, as was accepted" } else { "" };
+            format!("what \"{from}\" had committed alone was decided on: {}{rest}", all.join("; "))
+        }
+        None if heading.accept_loss => {
+            format!("what \"{from}\" had committed alone was given up, as was accepted")
+        }
+        None => {
+            format!("what \"{from}\" had committed alone was salvaged before; its journal does not say more")
+        }
+    };
+    Loss { because, estimate: None, salvaged: salvaged.map(|all| Value::Array(all.clone())) }
+}
+
 /// What has arrived of each database, and what may have been lost behind it.
 fn estimate(evidence: &Value) -> Option<Value> {
+    /// What earlier journals call it, and what it is: beyond what went before, the load may have grown.
+    const RENAMED: (&str, &str) = ("estimated_lost_transactions_at_most", "estimated_lost_transactions");
     let told = |database: &Value| {
         let mut told = database.get("arrived")?.as_object()?.clone();
+        if let Some(lost) = told.remove(RENAMED.0) {
+            told.insert(RENAMED.1.to_owned(), lost);
+        }
         told.insert("database".to_owned(), database.get("database")?.clone());
         Some(Value::Object(told))
     };
@@ -105,9 +151,10 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
             vec![at(from, "when it is time to return", "irongate switchback".to_owned())]
         }
         ("done", FAILOVER) => vec![
+            // What it never sent lies in its own trail and log.
             at(
-                to,
-                "when the lost site can be read again, list what it never sent",
+                from,
+                "when the lost site can be read again, list there what it never sent",
                 format!("irongate salvage {from}"),
             ),
             at(to, "then make it the standby", format!("irongate reinstate {from}")),
@@ -132,6 +179,7 @@ impl Report {
         match self.lost_transactions {
             Some(lost) => lost.to_string(),
             None if self.result == "unfinished" && self.plan != FAILOVER => "not known yet".to_owned(),
+            None if self.loss.salvaged.is_some() => "as was signed for".to_owned(),
             None => "cannot be known".to_owned(),
         }
     }
@@ -147,6 +195,9 @@ impl Report {
             ("done", "drill") => format!("site \"{to}\" could write, and everything was put back"),
             ("done", _) => "every step is done".to_owned(),
             ("aborted", _) => "every step that was begun was taken back".to_owned(),
+            ("superseded", _) => {
+                "a site was lost in the middle of it, and a failover goes on from it".to_owned()
+            }
             ("checked", _) => "nothing stands against it, and nothing was changed".to_owned(),
             _ => self.standing(),
         }
