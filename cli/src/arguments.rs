@@ -283,6 +283,9 @@ pub(crate) struct Fence {
     /// Close the site that writes, too: its applications are cut off until it is opened again
     #[arg(long)]
     pub(crate) force: bool,
+    /// Say that a site which was open while another one wrote is a copy again: somebody has compared
+    #[arg(long)]
+    pub(crate) is_copy: bool,
 }
 
 #[derive(Args, Clone, Debug)]

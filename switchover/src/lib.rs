@@ -8,6 +8,7 @@
 //! * [`journal`] and [`engine`]: what a run has done, and what it does next.
 //! * [`report`]: what is told of a run.
 //! * [`salvage`]: what a lost site had committed and the other one does not have, and what becomes of it.
+//! * [`strayed`]: the mark of a site that was written while another one wrote.
 #![deny(unsafe_code)]
 
 mod check;
@@ -22,6 +23,7 @@ mod place;
 pub mod plan;
 pub mod report;
 pub mod salvage;
+pub mod strayed;
 
 pub use check::check;
 pub use error::Error;

@@ -50,6 +50,11 @@ async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {
         );
         secondary.batch_in("config", "DELETE FROM entry WHERE site = 'astray'").await;
         follows(&reference, 0, 2).await;
+        let marked =
+            reference.expect("secondary", 3, &["switchover", "--to", "secondary", "--dry-run"]).await;
+        assert!(marked.stderr.contains("may be no copy any more"), "{}", marked.stderr);
+        reference.expect("secondary", 0, &["fence", "secondary", "--is-copy"]).await;
+        reference.expect("secondary", 0, &["switchover", "--to", "secondary", "--dry-run"]).await;
         for manager in managers {
             stop(manager).await;
         }

@@ -27,7 +27,7 @@ async fn the_runbooks_lead_through_switchover_disaster_and_return() {
         "{}",
         refused.stdout
     );
-    reference.script("secondary", 0, "fence", &["secondary"]).await;
+    reference.script("secondary", 0, "fence", &["secondary", "--is-copy"]).await;
     reference.script("main", 3, "open", &["secondary"]).await;
 
     let application = Application::start(&reference.servers, 0);

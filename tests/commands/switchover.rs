@@ -31,6 +31,10 @@ async fn a_switchover_and_back_loses_nothing_and_repeats_nothing() {
             reference.expect("secondary", 3, &["switchover", "--to", "secondary", "--dry-run"]).await;
         assert!(refused.stderr.contains("is open, and a standby must not be"), "{}", refused.stderr);
         reference.expect("secondary", 0, &["fence", "secondary"]).await;
+        let refused =
+            reference.expect("secondary", 3, &["switchover", "--to", "secondary", "--dry-run"]).await;
+        assert!(refused.stderr.contains("may be no copy any more"), "{}", refused.stderr);
+        reference.expect("secondary", 0, &["fence", "secondary", "--is-copy"]).await;
         let none = reference.expect("main", 0, &["open", "main"]).await.stdout;
         assert!(none.contains("there is no fence"), "{none}");
         reference.expect("secondary", 0, &["switchover", "--to", "secondary", "--dry-run"]).await;

@@ -253,7 +253,7 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
         )
         .await;
         secondary.batch("ALTER ROLE application RENAME TO app").await;
-        reference.expect("secondary", 0, &["fence", "secondary"]).await;
+        reference.expect("secondary", 0, &["fence", "secondary", "--is-copy"]).await;
         running(&reference).await;
         wait_until(PATIENCE, "the standby to have caught up", async || {
             secondary.scalar("config", "SELECT count(*) FROM entry WHERE site = 'late'").await == "1"

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use irongate_switchover::{Place, fence};
+use irongate_switchover::{Place, fence, strayed};
 use serde_json::json;
 
 use super::Here;
@@ -21,7 +21,10 @@ async fn places(here: &Here, gate: &Gate) -> anyhow::Result<Vec<Place>> {
     Ok(places)
 }
 
-pub(crate) async fn close(global: &Global, Fence { gate, timeout, force }: &Fence) -> anyhow::Result<()> {
+pub(crate) async fn close(
+    global: &Global,
+    Fence { gate, timeout, force, is_copy }: &Fence,
+) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let places = places(&here, gate).await?;
     if !force {
@@ -34,6 +37,9 @@ pub(crate) async fn close(global: &Global, Fence { gate, timeout, force }: &Fenc
     let mut all = Vec::new();
     for place in places {
         let closed = fence::close(&place, &how).await?;
+        if *is_copy {
+            strayed::clear(&place).await?;
+        }
         if !global.json {
             output::text(format_args!(
                 "{}: closed in {:.1} s: {} taken away, {} and {} disabled, {} ended, {} refused",
@@ -54,9 +60,13 @@ pub(crate) async fn close(global: &Global, Fence { gate, timeout, force }: &Fenc
 pub(crate) async fn open(global: &Global, Open { gate, force }: &Open) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let places = places(&here, gate).await?;
-    if !force {
-        for place in &places {
-            fence::others_are_closed(&here.configuration, place).await?;
+    for place in &places {
+        match fence::others_are_closed(&here.configuration, place).await {
+            // Whoever goes by this site later has to know.
+            Err(reason) if *force => {
+                strayed::mark(place, &format!("opened by hand, although {reason}")).await?
+            }
+            checked => checked?,
         }
     }
     let mut all = Vec::new();

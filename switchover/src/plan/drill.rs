@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Progress, Run};
 use crate::engine::Step;
 use crate::error::Error;
-use crate::fence;
+use crate::{fence, strayed};
 
 const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
@@ -116,10 +116,13 @@ impl Run<'_> {
             let in_slot: i64 = row.try_get(0).map_err(failed())?;
             let in_trail = self.rows_of(unit).await?;
             if in_slot > 0 || in_trail > 0 {
-                return Err(Error::Touched {
-                    end: unit.to.to_string(),
-                    transactions: in_trail + in_slot.unsigned_abs(),
-                });
+                let transactions = in_trail + in_slot.unsigned_abs();
+                let what =
+                    format!("{transactions} transactions were written there in run {}", self.heading.run);
+                if strayed::found(&unit.to).await?.iter().all(|known| !known.contains(&what)) {
+                    strayed::mark(&unit.to, &what).await?;
+                }
+                return Err(Error::Touched { end: unit.to.to_string(), transactions });
             }
             looked.push(json!({ "database": unit.to.to_string(), "transactions_written_there": 0 }));
         }

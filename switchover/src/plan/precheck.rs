@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::roles::role_of;
 use super::{Run, Unit};
 use crate::error::Error;
-use crate::fence;
+use crate::{fence, strayed};
 use findings::Findings;
 
 impl Run<'_> {
@@ -42,6 +42,24 @@ impl Run<'_> {
                 .await;
             groups::queue(&unit.to, &unit.pair.into.name, &mut findings).await?;
             for place in [from, &unit.to] {
+                let marks = match strayed::found(place).await {
+                    Ok(marks) => marks,
+                    // What the administrator lacks is complained about below.
+                    Err(error) => {
+                        findings.note(place, error);
+                        Vec::new()
+                    }
+                };
+                for what in marks {
+                    findings.complain(
+                        place,
+                        format!("it may be no copy any more ({what})"),
+                        format!(
+                            "compare, then irongate fence {} --is-copy; or irongate reinstate it",
+                            place.site
+                        ),
+                    );
+                }
                 servers::administrator(place, &mut findings).await?;
                 servers::collation(place, &mut findings).await?;
             }

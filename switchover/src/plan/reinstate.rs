@@ -17,7 +17,7 @@ use super::roles::role_of;
 use super::{Progress, Run, Unit};
 use crate::engine::Step;
 use crate::error::Error;
-use crate::{fence, salvage};
+use crate::{fence, salvage, strayed};
 
 const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
@@ -209,6 +209,9 @@ impl Run<'_> {
                 "sequences": done.sequences,
                 "from": done.consistent_point.to_string(),
             }));
+        }
+        for unit in &self.units {
+            strayed::clear(unit.from()?).await?;
         }
         // Only now is nothing there any more that its log could show.
         let mut slots = Vec::new();
