@@ -40,6 +40,7 @@ impl Made {
             release: "0.1.0".into(),
             accept_loss: plan == "failover",
             force: false,
+            supersedes: None,
         };
         let mut made = Self { heading, at: 0.0, entries: Vec::new() };
         made.note(What::Begun(made.heading.clone()));
