@@ -30,6 +30,10 @@ async fn a_switchover_and_back_loses_nothing_and_repeats_nothing() {
         let refused =
             reference.expect("secondary", 3, &["switchover", "--to", "secondary", "--dry-run"]).await;
         assert!(refused.stderr.contains("is open, and a standby must not be"), "{}", refused.stderr);
+        let dry = ["switchover", "--to", "secondary", "--dry-run", "--json"];
+        let told = reference.expect("secondary", 3, &dry).await.json();
+        assert_eq!(told["result"], "refused", "{told}");
+        assert!(told["complaints"].to_string().contains("is open, and a standby must not be"), "{told}");
         reference.expect("secondary", 0, &["fence", "secondary"]).await;
         let refused =
             reference.expect("secondary", 3, &["switchover", "--to", "secondary", "--dry-run"]).await;
