@@ -122,15 +122,13 @@ pub(crate) async fn behind(
             may_read: row.try_get(5)?,
         });
     }
-    let used = |sequence: &&catalog::Sequence| sequence.may_read && users.contains_key(&sequence.oid);
-    let stands = catalog::stands(client, all.iter().filter(used)).await?;
-    let (mut found, mut passed_over) = (Vec::new(), Vec::new());
+    let (mut reach, mut passed_over) = (Vec::new(), Vec::new());
     for sequence in all {
         let Some(users) = users.get(&sequence.oid) else { continue };
-        let Some(stand) = stands.get(&sequence.oid) else {
+        if !sequence.may_read {
             passed_over.push(format!("{}.{}", sequence.schema, sequence.name));
             continue;
-        };
+        }
         let (mut reached, mut columns) = (None::<i64>, Vec::new());
         for user in users {
             let name = format!("{}.{}", user.table, user.column);
@@ -146,7 +144,16 @@ pub(crate) async fn behind(
                 (one, other) => one.or(other),
             };
         }
-        let Some(reached) = reached else { continue };
+        reach.extend(reached.map(|reached| (sequence, reached, columns)));
+    }
+    // Behind the rows: what is written meanwhile has taken its values by then.
+    let stands = catalog::stands(client, reach.iter().map(|(sequence, ..)| *sequence)).await?;
+    let mut found = Vec::new();
+    for (sequence, reached, columns) in reach {
+        let Some(stand) = stands.get(&sequence.oid) else {
+            passed_over.push(format!("{}.{}", sequence.schema, sequence.name));
+            continue;
+        };
         let next = sequence.counting.next(*stand);
         let is_behind = if sequence.counting.is_descending() {
             next >= i128::from(reached)
