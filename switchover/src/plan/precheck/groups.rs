@@ -7,6 +7,7 @@ use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
 use irongate_manager::event::Severity;
+use irongate_manager::watch::AlarmKind;
 use irongate_manager::{GroupInfo, Info};
 
 use super::{Findings, Run, Unit};
@@ -80,7 +81,10 @@ impl Run<'_> {
         }
         for alarm in infos.iter().flat_map(|info| &info.seen.alarms) {
             let flow = [into, out_of].into_iter().find(|flow| flow.name == alarm.flow);
-            let grave = alarm.severity == Severity::Error;
+            // Slots come and go with a change of roles, and an alarm is as old as its watch: they are looked at themselves.
+            let of_slot =
+                matches!(alarm.kind, AlarmKind::SlotRetained | AlarmKind::SlotSafe | AlarmKind::SlotState);
+            let grave = alarm.severity == Severity::Error && !of_slot;
             match flow {
                 Some(flow) if grave && flow.name == into.name => findings.complain(
                     format!("flow \"{}\"", flow.name),
