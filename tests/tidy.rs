@@ -55,12 +55,13 @@ fn root() -> PathBuf {
 /// Every file that is ours, with its path from the root.
 fn files() -> Vec<(String, PathBuf)> {
     fn walk(dir: &Path, root: &Path, found: &mut Vec<(String, PathBuf)>) {
-        const NOT_OURS: [&str; 5] = ["target", ".git", "corpus", "artifacts", "node_modules"];
+        const NOT_OURS: [&str; 4] = [".git", "corpus", "artifacts", "node_modules"];
         for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
             let (name, path) = (entry.file_name().into_string().unwrap(), entry.path());
             if entry.file_type().unwrap().is_dir() {
-                if !NOT_OURS.contains(&name.as_str()) {
+                // What cargo builds bears its mark; a folder of ours may be called "target" too.
+                if !NOT_OURS.contains(&name.as_str()) && !path.join("CACHEDIR.TAG").exists() {
                     walk(&path, root, found);
                 }
             } else {

@@ -1,7 +1,9 @@
 //! Where Replicat's changes go: a database, or whatever an embedder puts in its place.
 
+mod alone;
 mod exact;
 mod postgres;
+mod ready;
 mod resolve;
 mod sequences;
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use irongate_checkpoint::Applied;
 use irongate_trail::CommitLsn;
 
-use super::postgres::{Alone, Connection, execute_alone, sort};
+use super::alone::{Alone, execute_alone};
+use super::postgres::{Connection, sort};
 use super::resolve::{Resolved, Stop};
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};

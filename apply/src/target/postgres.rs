@@ -10,8 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use futures_util::SinkExt;
 use irongate_checkpoint::{
     Applied, CheckpointTable, Mark, Origin, OriginSession, OriginTransaction, Watermarks,
 };
@@ -19,24 +17,16 @@ use irongate_postgres::Session;
 use irongate_trail::{Lsn, Position};
 use tokio_postgres::types::{PgLsn, Type};
 
+use super::ready::Ready;
 use super::resolve::prepared_for_conflicts;
 use super::sequences::Sequences;
 use super::{Failure, Mode, Outcome, Target};
-use crate::batch::{Batch, Change};
-use crate::compile::{SetKind, Step, compile};
-use crate::error::{Error, RowError};
-use crate::parameters;
+use crate::batch::Batch;
+use crate::compile::compile;
+use crate::error::Error;
 use crate::settings::ReplicatSettings;
-use crate::statement::{self, Statement};
 use crate::table::{Plan, TargetTable};
 
-/// From so many rows on an insert goes by COPY. Below, the round trip that COPY needs costs more than it saves.
-const COPY_FROM_ROWS: usize = 500;
-/// Bytes of one piece of COPY data.
-const COPY_PIECE: usize = 256 * 1024;
-/// Updates and deletes of fewer rows are guarded, so that COMMIT need not wait for their counts. With more rows the guard
-/// costs the server more than the wait costs us.
-const GUARDED_ROWS: usize = 100;
 /// Prepared statements that are kept. More are only made by rows without a key, each with nulls in other places.
 const MOST_STATEMENTS: usize = 2000;
 
@@ -424,194 +414,4 @@ impl Connection {
             open.committed();
         }
     }
-}
-
-/// A step with its statement.
-struct Ready {
-    statement: Statement,
-    rows: Vec<u32>,
-    is_set: bool,
-    by_copy: bool,
-    /// The server refuses the statement if it does not change the rows that it should.
-    sure: bool,
-    /// Rows that must be changed, and of which table, as the error says it.
-    expected: Option<u64>,
-    operation: &'static str,
-    table: String,
-}
-
-impl Ready {
-    fn of(step: Step, batch: &Batch, plans: &[Arc<Plan>]) -> Self {
-        match step {
-            Step::Set { plan, kind, rows } => {
-                let plan = &plans[plan];
-                let by_copy =
-                    kind == SetKind::Insert && rows.len() >= COPY_FROM_ROWS && !plan.table.row_security;
-                let (statement, operation) = match &kind {
-                    SetKind::Insert if by_copy => (plan.copy(), "insert"),
-                    SetKind::Insert => (plan.insert_set(), "insert"),
-                    SetKind::Update(written) => (plan.update_set(written), "update"),
-                    SetKind::Delete => (plan.delete_set(), "delete"),
-                };
-                let expected = (!plan.table.has_rules).then_some(rows.len() as u64);
-                let table = plan.source();
-                let sure = !is_watched(plan) && (kind == SetKind::Insert || rows.len() < GUARDED_ROWS);
-                if !sure || kind == SetKind::Insert {
-                    Self { statement, rows, is_set: true, by_copy, sure, expected, operation, table }
-                } else {
-                    let statement = statement.guarded("pg_catalog.cardinality($1)");
-                    Self { statement, rows, is_set: true, by_copy, sure, expected: Some(1), operation, table }
-                }
-            }
-            Step::Alone(index) => {
-                let mut alone = Alone::of(batch, index as usize, plans);
-                let sure = match batch.change(index as usize) {
-                    Change::Truncate { .. } => true,
-                    Change::Row { relation, .. } if is_watched(&plans[relation]) => false,
-                    Change::Row { row: irongate_trail::Row::Insert { .. }, .. } => true,
-                    Change::Row { relation, row } if statement::needs_replace(&plans[relation], row) => false,
-                    Change::Row { .. } => {
-                        alone.statement = alone.statement.guarded("1");
-                        true
-                    }
-                };
-                Self {
-                    statement: alone.statement,
-                    rows: vec![index],
-                    is_set: false,
-                    by_copy: false,
-                    sure,
-                    expected: alone.expected,
-                    operation: alone.operation,
-                    table: alone.table,
-                }
-            }
-        }
-    }
-
-    fn set_parameters(&self) -> Option<usize> {
-        // COPY has columns, and no parameters.
-        self.is_set.then_some(if self.by_copy { 0 } else { self.statement.parameters.len() })
-    }
-
-    /// Sends the statement when first polled.
-    async fn execute(
-        &self,
-        client: &tokio_postgres::Client,
-        prepared: &tokio_postgres::Statement,
-        batch: &Batch,
-    ) -> Result<(), Failure> {
-        let answer = if self.is_set {
-            let columns = parameters::columns(batch, &self.rows, &self.statement.parameters);
-            client.execute_raw(prepared, columns).await
-        } else {
-            execute_alone(client, prepared, &self.statement, batch, self.rows[0] as usize).await
-        };
-        self.count(answer)
-    }
-
-    /// Sends the rows by COPY, whose data cannot be sent before the server asks for it.
-    async fn copy(
-        &self,
-        client: &tokio_postgres::Client,
-        prepared: &tokio_postgres::Statement,
-        batch: &Batch,
-    ) -> Result<(), Failure> {
-        let mut sink = Box::pin(client.copy_in::<_, bytes::Bytes>(prepared).await.map_err(sort)?);
-        let mut data = BytesMut::with_capacity(2 * COPY_PIECE);
-        // Rows are added in runs that surely stay near the size of a piece.
-        for rows in self.rows.chunks(64) {
-            parameters::copy_rows(batch, rows, &self.statement.parameters, &mut data);
-            if data.len() >= COPY_PIECE {
-                sink.feed(data.split().freeze()).await.map_err(sort)?;
-            }
-        }
-        if !data.is_empty() {
-            sink.feed(data.freeze()).await.map_err(sort)?;
-        }
-        self.count(sink.as_mut().finish().await)
-    }
-
-    fn count(&self, answer: Answer) -> Result<(), Failure> {
-        let rows = answer.map_err(sort)?;
-        if self.expected.is_none_or(|expected| rows == expected) {
-            return Ok(());
-        }
-        let reason = if rows == 0 { RowError::Missing } else { RowError::Ambiguous(rows) };
-        // Exact mode finds the place; this names the table if even that should fail.
-        Err(Failure::Refused(Error::Row {
-            operation: self.operation,
-            table: self.table.clone(),
-            reason,
-            commit: irongate_trail::CommitLsn::default(),
-            ordinal: 0,
-        }))
-    }
-}
-
-/// Whether something at the target may make nothing of a change, without a refusal: a trigger, a rule or a policy.
-fn is_watched(plan: &Plan) -> bool {
-    plan.barrier || plan.table.row_security
-}
-
-/// One change's statement.
-pub(super) struct Alone {
-    pub(super) statement: Statement,
-    pub(super) expected: Option<u64>,
-    pub(super) operation: &'static str,
-    pub(super) table: String,
-    pub(super) schema_and_name: (String, String),
-}
-
-impl Alone {
-    pub(super) fn of(batch: &Batch, index: usize, plans: &[Arc<Plan>]) -> Self {
-        let (plan, statement, operation) = match batch.change(index) {
-            Change::Truncate { relations, restart_identity, .. } => {
-                let tables = relations.iter().map(|relation| &*plans[*relation as usize]);
-                let sql = statement::truncate(tables, restart_identity);
-                let plan = relations.first().map(|relation| &plans[*relation as usize]);
-                (plan, Statement { sql, parameters: Vec::new() }, "truncate")
-            }
-            Change::Row { relation, row } => {
-                let plan = &plans[relation];
-                let nothing = || Statement { sql: "SELECT 1 WHERE false".to_owned(), parameters: Vec::new() };
-                let (statement, operation) = match row {
-                    irongate_trail::Row::Insert { .. } => (Some(plan.insert_row(row)), "insert"),
-                    irongate_trail::Row::Update { .. } if statement::needs_replace(plan, row) => {
-                        (plan.replace_row(row), "update")
-                    }
-                    irongate_trail::Row::Update { new, .. } => {
-                        let written = statement::written(plan, new, statement::changes_key(plan, row));
-                        (plan.update_row(row, &written), "update")
-                    }
-                    irongate_trail::Row::Delete { .. } => (plan.delete_row(row), "delete"),
-                };
-                (Some(plan), statement.unwrap_or_else(nothing), operation)
-            }
-        };
-        let counted = operation != "truncate" && plan.is_some_and(|plan| !plan.barrier);
-        let names = plan.map(|plan| (plan.relation.schema.clone(), plan.relation.name.clone()));
-        Self {
-            statement,
-            // A trigger or rule may make nothing or something else of the change.
-            expected: counted.then_some(1),
-            operation,
-            table: plan.map(|plan| plan.source()).unwrap_or_default(),
-            schema_and_name: names.unwrap_or_default(),
-        }
-    }
-}
-
-pub(super) async fn execute_alone(
-    client: &tokio_postgres::Client,
-    prepared: &tokio_postgres::Statement,
-    statement: &Statement,
-    batch: &Batch,
-    index: usize,
-) -> Answer {
-    let values = match batch.change(index) {
-        Change::Row { row, .. } => parameters::values(row, &statement.parameters),
-        Change::Truncate { .. } => Vec::new(),
-    };
-    client.execute_raw(prepared, values).await
 }
