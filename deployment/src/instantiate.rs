@@ -20,8 +20,8 @@ use crate::end::{As, End};
 use crate::error::Error;
 use crate::sequence::{self, Sequence};
 use crate::setup::{
-    Event, Progress as Report, Started, first_checkpoint, has_rows, import_snapshot, lock_groups, patience,
-    start,
+    Event, Progress as Report, Started, first_checkpoint, has_rows, import_snapshot, lock_groups_here,
+    patience, start,
 };
 use tables::{Copied, copied};
 
@@ -94,11 +94,7 @@ pub async fn instantiate(
     options: &Instantiate,
     progress: &mut Report<'_>,
 ) -> Result<Instantiated, Error> {
-    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
-        let (flow, at) = (flow.name.clone(), flow.at.clone());
-        return Err(Error::Elsewhere { flow, at, site: site.clone() });
-    }
-    let _locks = lock_groups(configuration, flow)?;
+    let _locks = lock_groups_here(configuration, flow)?;
     let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
     let at_target = Target::open(&target, flow, options.slot_limit).await?;
     at_target.refuse_writer(configuration, flow).await?;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use irongate_checkpoint::{FIRST_EPOCH, Program, Role, role_setup};
+use irongate_checkpoint::{FIRST_EPOCH, Program, Role};
 use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
@@ -17,7 +17,7 @@ use irongate_manager::supervisor::Word;
 use crate::error::Error;
 use crate::fence;
 use crate::place::Place;
-use crate::plan::{role_of, tell};
+use crate::plan::{prepare, role_of, tell};
 
 /// What has a database in hand that is told of another site's taking over and is not closed yet.
 pub(crate) const GUARD: &str = "guard";
@@ -112,9 +112,7 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
 }
 
 async fn depose(configuration: &Configuration, here: &Place, role: &Role) -> Result<Deposed, Error> {
-    let own: Vec<&str> = here.own.iter().map(String::as_str).collect();
-    let sql = role_setup(&own).join(";\n");
-    here.session.batch_execute(&sql).await.map_err(here.failed("tell the site its role"))?;
+    prepare(here).await?;
     tell(here, &role.live, role.epoch, Some(GUARD)).await?;
     // What the database says now keeps Extract from starting; what runs already is told to stop.
     let fenced =

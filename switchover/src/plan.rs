@@ -11,6 +11,7 @@ mod failover;
 mod groups;
 mod hooks;
 mod kind;
+mod peek;
 mod precheck;
 mod reinstate;
 mod roles;
@@ -30,7 +31,7 @@ use crate::journal::{Heading, Journal, What};
 use crate::place::Place;
 pub use crate::report::{Report, StepReport, report};
 pub use kind::Kind;
-pub(crate) use roles::{role_of, tell};
+pub(crate) use roles::{prepare, role_of, tell};
 
 /// Time limits of a run.
 #[derive(Clone, Debug)]

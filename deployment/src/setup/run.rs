@@ -7,7 +7,7 @@ use irongate_checkpoint::{Applied, CheckpointTable};
 use irongate_postgres::{Session, catalog};
 use irongate_trail::{CommitLsn, Directory, Timestamp};
 
-use super::start::{Started, lock_groups, start};
+use super::start::{Started, lock_groups, lock_groups_here, start};
 use super::{Event, Progress, SLOT_WHY, Survey, plan, reading};
 use crate::configuration::{Configuration, Flow, TableName};
 use crate::end::{As, End};
@@ -233,10 +233,7 @@ pub async fn begin_anew(
     slot_limit: Duration,
     progress: &mut Progress<'_>,
 ) -> Result<irongate_trail::ResumeLsn, Error> {
-    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
-        return Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() });
-    }
-    let _locks = lock_groups(configuration, flow)?;
+    let _locks = lock_groups_here(configuration, flow)?;
     let target = End::target(configuration, flow)?;
     let session = target.connect(As::Replicat, "irongate switchover").await?;
     let table = CheckpointTable::prepare(&session, &flow.name).await?;
@@ -262,10 +259,7 @@ pub async fn begin_capture(
     slot_limit: Duration,
     progress: &mut Progress<'_>,
 ) -> Result<irongate_trail::ResumeLsn, Error> {
-    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
-        return Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() });
-    }
-    let _locks = lock_groups(configuration, flow)?;
+    let _locks = lock_groups_here(configuration, flow)?;
     Ok(start(configuration, flow, slot_limit, progress).await?.consistent_point)
 }
 

@@ -41,6 +41,14 @@ pub(crate) struct Started {
     pub(crate) _connection: ReplicationConnection,
 }
 
+/// As [`lock_groups`], for what must happen at the site of the flow's trail: elsewhere it is refused.
+pub(crate) fn lock_groups_here(configuration: &Configuration, flow: &Flow) -> Result<[GroupLock; 2], Error> {
+    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
+        return Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() });
+    }
+    lock_groups(configuration, flow)
+}
+
 /// Takes the locks of a flow's groups, so that none of them runs meanwhile.
 pub(crate) fn lock_groups(configuration: &Configuration, flow: &Flow) -> Result<[GroupLock; 2], Error> {
     let lock = |program| GroupLock::acquire(&configuration.state_directory, &group_name(&flow.name, program));

@@ -12,6 +12,7 @@ use irongate_trail::Lsn;
 use serde_json::{Value, json};
 use tokio_postgres::types::PgLsn;
 
+use super::peek::{self, Shown};
 use super::{Progress, Run, Unit};
 use crate::error::Error;
 use crate::place::Place;
@@ -112,27 +113,22 @@ impl Run<'_> {
     }
 
     /// Looks into the log of the site that is closed for changes that have not been applied, behind a forward Extract that
-    /// has stopped. What was applied there from elsewhere (message `O`) is nobody's write. A run that is gone on with behind the dropping of the slot has looked before.
+    /// has stopped. A run that is gone on with behind the dropping of the slot has looked before.
     pub(super) async fn nothing_behind(&self, unit: &Unit<'_>) -> Result<(), Error> {
-        const PEEK: &str = "SELECT count(*) FROM (
-            SELECT p.xid FROM pg_catalog.pg_replication_slots s,
-                   LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(s.slot_name, NULL, NULL,
-                       'proto_version', '1', 'publication_names', $2::text) p
-             WHERE s.slot_name = $1
-             GROUP BY p.xid
-            HAVING max(p.lsn) > $3 AND bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))
-               AND NOT bool_or(pg_catalog.get_byte(p.data, 0) = 79)) behind";
         let (_, applied) = standing(&unit.to, &unit.pair.into.name).await?;
-        let flow = unit.pair.into;
         let from = unit.from()?;
-        let failed = || from.failed("look for changes behind the marker");
-        let publication = irongate_postgres::sql::quote_identifier(&flow.publication);
-        let at = PgLsn::from(applied.0);
-        let row = from.session.query_one(PEEK, &[&flow.slot, &publication, &at]).await.map_err(failed())?;
-        if row.try_get::<_, i64>(0).map_err(failed())? > 0 {
-            return Err(Error::Breach { end: unit.from()?.to_string(), applied: applied.to_string() });
+        match peek::behind(from, unit.pair.into, applied).await? {
+            Shown::NoSlot | Shown::Transactions { count: 0, .. } => Ok(()),
+            Shown::Transactions { .. } => {
+                Err(Error::Breach { end: from.to_string(), applied: applied.to_string() })
+            }
+            Shown::Lost => Err(Error::Lost {
+                reason: format!(
+                    "slot \"{}\" at {from} is lost: nothing shows what came behind {applied}",
+                    unit.pair.into.slot
+                ),
+            }),
         }
-        Ok(())
     }
 
     /// The forward groups have stopped, nothing has come behind the marker, and reverse capture runs.

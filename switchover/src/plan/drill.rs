@@ -7,9 +7,10 @@
 use irongate_checkpoint::Program;
 use irongate_deployment::groups::group_name;
 use irongate_manager::supervisor::Word;
-use irongate_postgres::sql::quote_identifier;
+use irongate_trail::Lsn;
 use serde_json::{Value, json};
 
+use super::peek::{self, Shown};
 use super::{Progress, Run};
 use crate::engine::Step;
 use crate::error::Error;
@@ -96,27 +97,24 @@ impl Run<'_> {
 
     /// Looks into the standby's log for what was written there while it was open.
     async fn untouched(&self) -> Result<Value, Error> {
-        const PEEK: &str = "SELECT count(*) FROM (
-            SELECT p.xid FROM pg_catalog.pg_replication_slots s,
-                   LATERAL pg_catalog.pg_logical_slot_peek_binary_changes(s.slot_name, NULL, NULL,
-                       'proto_version', '1', 'publication_names', $2::text) p
-             WHERE s.slot_name = $1
-             GROUP BY p.xid
-            HAVING bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))
-               AND NOT bool_or(pg_catalog.get_byte(p.data, 0) = 79)) written";
         let mut looked = Vec::new();
         for unit in &self.units {
             let flow = unit.pair.out_of;
             // A slot that is read cannot be looked into; what was read of it is in the trail, and looked at there.
             let extract = group_name(&flow.name, Program::Extract);
             self.order(Word::Stop, &self.heading.to, std::slice::from_ref(&extract)).await?;
-            let publication = quote_identifier(&flow.publication);
-            let failed = || unit.to.failed("look for writes at the standby");
-            let row = unit.to.session.query_one(PEEK, &[&flow.slot, &publication]).await.map_err(failed())?;
-            let in_slot: i64 = row.try_get(0).map_err(failed())?;
+            let in_slot = match peek::behind(&unit.to, flow, Lsn::ZERO).await? {
+                Shown::NoSlot => 0,
+                Shown::Transactions { count, .. } => count,
+                Shown::Lost => {
+                    let (slot, to) = (&flow.slot, &unit.to);
+                    let reason = format!("slot \"{slot}\" at {to} is lost: nothing shows what was written");
+                    return Err(Error::Lost { reason });
+                }
+            };
             let in_trail = self.rows_of(unit).await?;
             if in_slot > 0 || in_trail > 0 {
-                let transactions = in_trail + in_slot.unsigned_abs();
+                let transactions = in_trail + in_slot;
                 let what =
                     format!("{transactions} transactions were written there in run {}", self.heading.run);
                 if strayed::found(&unit.to).await?.iter().all(|known| !known.contains(&what)) {

@@ -8,11 +8,10 @@ use irongate_checkpoint::Program;
 use irongate_deployment::groups::group_name;
 use irongate_deployment::{Event, Instantiate};
 use irongate_manager::supervisor::Word;
-use irongate_postgres::sql::quote_identifier;
 use irongate_trail::Lsn;
 use serde_json::{Value, json};
-use tokio_postgres::types::PgLsn;
 
+use super::peek::{self, Shown};
 use super::roles::role_of;
 use super::{Progress, Run, Unit};
 use crate::engine::Step;
@@ -111,13 +110,6 @@ impl Run<'_> {
 
     /// Behind the fence: the site has committed nothing since somebody looked into what it had alone.
     async fn nothing_new(&self) -> Result<Value, Error> {
-        const PEEK: &str = "SELECT s.confirmed_flush_lsn > $3, (SELECT count(*) FROM (
-                SELECT p.xid FROM pg_catalog.pg_logical_slot_peek_binary_changes(s.slot_name, NULL, NULL,
-                       'proto_version', '1', 'publication_names', $2::text) p
-                 GROUP BY p.xid
-                HAVING max(p.lsn) > $3 AND bool_or(pg_catalog.get_byte(p.data, 0) IN (68, 73, 84, 85))
-                   AND NOT bool_or(pg_catalog.get_byte(p.data, 0) = 79)) new)
-              FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 AND s.wal_status <> 'lost'";
         if self.heading.accept_loss {
             return Ok(json!({ "loss_accepted": true }));
         }
@@ -128,28 +120,21 @@ impl Run<'_> {
             let signed = self.salvaged(unit).await?.ok_or_else(|| unsalvaged("nobody has signed for it"))?;
             let known = signed.looked_up_to.as_ref().and_then(|lsn| lsn.parse::<Lsn>().ok());
             let known = known.ok_or_else(|| unsalvaged("its server was not there to be looked into"))?;
-            let failed = || place.failed("look for what was committed since the salvage");
-            let (publication, known) = (quote_identifier(&flow.publication), PgLsn::from(known.0));
-            let row =
-                place.session.query_opt(PEEK, &[&flow.slot, &publication, &known]).await.map_err(failed())?;
-            match row {
-                Some(row) => {
-                    let confirmed: Option<bool> = row.try_get(0).map_err(failed())?;
-                    let count: i64 = row.try_get(1).map_err(failed())?;
-                    if count > 0 {
-                        return Err(unsalvaged(&format!(
-                            "{count} transactions were committed since the salvage"
-                        )));
-                    }
-                    if confirmed == Some(true) {
-                        return Err(unsalvaged("Extract has gone on since the salvage"));
-                    }
+            match peek::behind(place, flow, known).await? {
+                Shown::Transactions { count: 0, is_confirmed_further: false } => {}
+                Shown::Transactions { count: 0, .. } => {
+                    return Err(unsalvaged("Extract has gone on since the salvage"));
+                }
+                Shown::Transactions { count, .. } => {
+                    return Err(unsalvaged(&format!(
+                        "{count} transactions were committed since the salvage"
+                    )));
                 }
                 // That it is gone was signed for, or it went since.
-                None if !signed.incomplete => {
+                Shown::NoSlot | Shown::Lost if signed.incomplete => {}
+                Shown::NoSlot | Shown::Lost => {
                     return Err(unsalvaged("the slot that would show what was committed since is gone"));
                 }
-                None => {}
             }
             looked
                 .push(json!({ "database": place.to_string(), "salvage": signed.run, "new_transactions": 0 }));

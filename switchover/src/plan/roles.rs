@@ -32,7 +32,7 @@ impl Run<'_> {
                 Kind::Reinstate => {
                     let epoch = self.hold(&unit.to).await?;
                     let back = unit.from()?;
-                    self.prepare(back).await?;
+                    prepare(back).await?;
                     tell(back, &self.heading.to, epoch, None).await?;
                     self.hold(back).await?;
                     epochs.push(json!({ "database": back.to_string(), "epoch": epoch }));
@@ -50,13 +50,6 @@ impl Run<'_> {
             journal.note(What::Ended { outcome: Outcome::Superseded })?;
         }
         Ok(())
-    }
-
-    /// Makes the table.
-    async fn prepare(&self, place: &Place) -> Result<(), Error> {
-        let own: Vec<&str> = place.own.iter().map(String::as_str).collect();
-        let sql = role_setup(&own).join(";\n");
-        place.session.batch_execute(&sql).await.map_err(place.failed("lock the roles"))
     }
 
     /// Takes a database in hand that stays whose it is; in which epoch it is.
@@ -99,7 +92,7 @@ impl Run<'_> {
 
     async fn take(&self, place: &Place) -> Result<u64, Error> {
         let failed = || place.failed("lock the roles");
-        self.prepare(place).await?;
+        prepare(place).await?;
         const FIRST: &str =
             "INSERT INTO irongate.role (live, epoch) VALUES ($1, $2) ON CONFLICT (one) DO NOTHING";
         let first = i64::try_from(FIRST_EPOCH).unwrap_or(1);
@@ -177,7 +170,7 @@ impl Run<'_> {
             roles.push(json!({ "database": unit.to.to_string(), "live": role.live, "epoch": role.epoch }));
             if let Some(lost) = unit.reached() {
                 let told = async {
-                    self.prepare(lost).await?;
+                    prepare(lost).await?;
                     tell(lost, &role.live, role.epoch, None).await
                 };
                 let told = match tokio::time::timeout(self.limits.probe, told).await {
@@ -191,6 +184,13 @@ impl Run<'_> {
         self.unlock().await?;
         Ok(json!({ "roles": roles }))
     }
+}
+
+/// Makes the table of roles.
+pub(crate) async fn prepare(place: &Place) -> Result<(), Error> {
+    let own: Vec<&str> = place.own.iter().map(String::as_str).collect();
+    let sql = role_setup(&own).join(";\n");
+    place.session.batch_execute(&sql).await.map_err(place.failed("make the table of roles"))
 }
 
 /// Tells a database who writes it, in an epoch that it does not know yet; `run` has it in hand then. What an earlier run
