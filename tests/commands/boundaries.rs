@@ -1,44 +1,18 @@
 //! A run that is killed at every boundary of its steps, and inside each, comes to the same end as one that is not.
 
 use std::collections::BTreeSet;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 use std::time::Duration;
 
 use irongate_switchover::plan::Kind;
-use irongate_tests::{Process, Reference, SITES, Server, Tier, wait_until};
+use irongate_tests::{Cut, Reference, SITES, Server, Tier};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
 use super::deployment::{PATIENCE, stop};
-use irongate_tests::books::{Application, books, follows, numbers, reference, rights, running, slots};
-
-/// A place at which a run kills itself.
-struct Cut<'a> {
-    here: &'a str,
-    plan: Kind,
-    site: &'a str,
-    order: &'a str,
-    step: &'a str,
-    place: &'a str,
-}
-
-/// Runs a plan to the place where it kills itself; whether it came there.
-async fn killed(reference: &Reference, cut: Cut<'_>) -> bool {
-    let Cut { here, plan, site, order, step, place } = cut;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
-    let file = reference.directory.path().join("irongate.toml");
-    command.arg(file).args([here, &plan.to_string(), site, order, step, place]);
-    command.current_dir(reference.directory.path());
-    let mut run = Process::spawn(command);
-    let status = run.wait(PATIENCE).await;
-    if status.success() {
-        return false;
-    }
-    assert_eq!(status.signal(), Some(9), "{plan} at {step} {place}: {}", run.stderr());
-    true
-}
+use irongate_tests::books::{
+    Application, books, follows, numbers, power_off, power_on, reference, rights, running, slots,
+};
 
 /// All places of a plan, each step's beginning and end and some inside; in the quick tier a few of them.
 fn places(plan: Kind, random: &mut StdRng) -> Vec<(&'static str, String)> {
@@ -78,9 +52,9 @@ async fn a_run_killed_at_every_boundary_comes_to_the_same_end() {
             let before = rights(&reference.servers[live]).await;
             let application = Application::start(&reference.servers, 1_000_000 * round);
             tokio::time::sleep(Duration::from_millis(50)).await;
-            let cut_at = |order, step, place| {
-                let (here, plan) = (SITES[to], Kind::Switchover);
-                killed(&reference, Cut { here, plan, site: here, order, step, place })
+            let cut_at = async |order, step, place: &str| {
+                let cut = Cut { plan: "switchover", site: SITES[to], order, step, place };
+                reference.cut_off(SITES[to], &cut).await
             };
             if cut_at("begin", step, &place).await {
                 cut += 1;
@@ -153,19 +127,11 @@ async fn a_failover_and_a_reinstatement_killed_at_every_boundary_come_to_the_sam
         println!("{what}");
         let application = Application::start(&reference.servers, 1_000_000 * number);
         tokio::time::sleep(Duration::from_millis(400)).await;
-        reference.kill("main");
-        reference.servers[0].kill();
-        let cut = |plan, site, place: &'static str, step| Cut {
-            here: "secondary",
-            plan,
-            site,
-            order: "begin",
-            step,
-            place,
-        };
-        let place: &'static str = takeover.1.clone().leak();
+        power_off(&mut reference);
         let words = ["failover", "--to", "secondary", "--accept-loss"];
-        if killed(&reference, cut(Kind::Failover, "secondary", place, takeover.0)).await {
+        let cut =
+            Cut { plan: "failover", site: "secondary", order: "begin", step: takeover.0, place: &takeover.1 };
+        if reference.cut_off("secondary", &cut).await {
             if random.random_bool(0.3) && takeover.0 != "open" && takeover.0 != "roles" {
                 let abort = reference.start("secondary", &[&words[..3], &["--abort"]].concat());
                 let code = abort.finish(PATIENCE).await.code();
@@ -176,14 +142,7 @@ async fn a_failover_and_a_reinstatement_killed_at_every_boundary_come_to_the_sam
             }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
-        reference.servers[0].start_again().await;
-        managers[0] = reference.start("main", &["manager"]);
-        let roles = "SELECT live || ' ' || coalesce(run, 'free') FROM irongate.role";
-        wait_until(PATIENCE, "the site that came back to be closed", async || {
-            reference.servers[0].try_client("app", "config").await.is_err()
-                && reference.servers[0].scalar("config", roles).await == "secondary free"
-        })
-        .await;
+        managers[0] = power_on(&mut reference).await;
         let acknowledged = application.stop().await;
         // What 1 had not sent is lost, and everything that 2 acknowledged is there.
         let there = reference.servers[1].rows("config", "SELECT n::text FROM entry WHERE site = 'app'").await;
@@ -192,13 +151,9 @@ async fn a_failover_and_a_reinstatement_killed_at_every_boundary_come_to_the_sam
         println!("{lost} of {} lost", acknowledged.len());
         kept.extend(acknowledged.into_iter().filter(|n| there.contains(n)));
 
-        let place: &'static str = back.1.clone().leak();
         let words = ["reinstate", "main", "--accept-loss"];
-        wait_until(PATIENCE, "the manager of main", async || {
-            reference.start("main", &["health"]).finish(PATIENCE).await.code() != 2
-        })
-        .await;
-        if killed(&reference, cut(Kind::Reinstate, "main", place, back.0)).await {
+        let cut = Cut { plan: "reinstate", site: "main", order: "begin", step: back.0, place: &back.1 };
+        if reference.cut_off("secondary", &cut).await {
             reference.expect("secondary", 0, &[&words[..2], &["--resume"]].concat()).await;
         }
         follows(&reference, 1, 10 * number).await;

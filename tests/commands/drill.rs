@@ -1,10 +1,8 @@
 //! A drill: the whole way without moving anybody, and what somebody writes at the open standby is found.
 
-use std::process::Command;
+use irongate_tests::{Cut, SITES, Server};
 
-use irongate_tests::{Process, SITES, Server};
-
-use super::deployment::{PATIENCE, stop};
+use super::deployment::stop;
 use irongate_tests::books::{Application, books, follows, numbers, reference, rights, running, slots};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,11 +30,9 @@ async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {
         assert!(secondary.try_client("app", "config").await.is_err(), "the standby is closed again");
 
         // Cut off while the standby is open, and somebody writes there.
-        let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
-        run.arg(reference.directory.path().join("irongate.toml"));
-        run.args(["secondary", "drill", "secondary", "begin", "open-standby", "done"]);
-        run.current_dir(reference.directory.path());
-        assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+        let cut =
+            Cut { plan: "drill", site: "secondary", order: "begin", step: "open-standby", place: "done" };
+        assert!(reference.cut_off("secondary", &cut).await);
         let client = secondary.try_client("app", "config").await.expect("the standby is open");
         client.execute("INSERT INTO entry VALUES ('astray', 1)", &[]).await.expect("the standby is open");
         let found = reference.expect("secondary", 4, &[&words[..], &["--resume"]].concat()).await.stderr;

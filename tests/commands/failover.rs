@@ -3,22 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use irongate_tests::{Reference, SITES, Server, wait_until};
+use irongate_tests::{SITES, Server, wait_until};
 
 use super::deployment::{PATIENCE, stop};
-use irongate_tests::books::{Application, books, follows, numbers, reference, running, slots};
+use irongate_tests::books::{
+    Application, books, follows, numbers, power_off, power_on, reference, running, slots,
+};
 
 /// The acknowledged numbers that are at a site.
 async fn there(server: &Server) -> BTreeSet<i64> {
     let rows = server.rows("config", "SELECT n::text FROM entry WHERE site = 'app'").await;
     rows.iter().filter_map(|row| row[0].as_ref()?.parse().ok()).collect()
-}
-
-/// Cuts the power of the main site: its server, its manager and its groups, all at once.
-async fn power_off(reference: &mut Reference) {
-    // What can be counted as sent.
-    reference.kill("main");
-    reference.servers[0].kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +41,7 @@ async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
             there.parse::<i64>().ok() > here.parse().ok()
         })
         .await;
-        power_off(&mut reference).await;
+        power_off(&mut reference);
         drop(main_manager);
         let refused =
             reference.expect("secondary", 3, &[&failover[..], &["--dry-run"]].concat()).await.stderr;
@@ -61,19 +56,12 @@ async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
         assert_eq!(slots(&reference, 1).await, "css,mss");
 
         // The old primary powers on, and its services start by themselves.
-        reference.servers[0].start_again().await;
+        let main_manager = power_on(&mut reference).await;
         let before = there(&reference.servers[0]).await;
-        let main_manager = reference.start("main", &["manager"]);
-        wait_until(PATIENCE, "the site that came back to be closed", async || {
-            reference.servers[0].try_client("app", "config").await.is_err()
-        })
-        .await;
         let roles = "SELECT live || ' ' || epoch || ' ' || coalesce(run, 'free') FROM irongate.role";
-        wait_until(PATIENCE, "both sites to know who writes", async || {
-            reference.servers[0].scalar("config", roles).await == "secondary 2 free"
-        })
-        .await;
-        assert_eq!(reference.servers[1].scalar("config", roles).await, "secondary 2 free");
+        for server in &reference.servers {
+            assert_eq!(server.scalar("config", roles).await, "secondary 2 free");
+        }
         wait_until(PATIENCE, "the old Extract to be kept from running", async || {
             let groups = reference.json("main", &["info", "csp"]).await["groups"].to_string();
             groups.contains("ABENDED") || groups.contains("STOPPED")

@@ -1,10 +1,9 @@
 //! Who is in the way of a switchover: an application in the middle of a transaction, and a second operator.
 
-use std::process::Command;
 use std::time::Duration;
 
-use irongate_tests::books::{follows, reference, running};
-use irongate_tests::{Process, SITES, Server, wait_until};
+use irongate_tests::books::{follows, power_off, power_on, reference, running};
+use irongate_tests::{Cut, SITES, Server, wait_until};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -74,11 +73,8 @@ async fn a_second_operator_is_refused_with_the_name_of_the_first() {
     assert_eq!(finished.code(), 0, "{}", finished.stderr);
 
     // One that was cut off, and somebody who begins another at the other site.
-    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
-    run.arg(reference.directory.path().join("irongate.toml"));
-    run.args(["main", "switchover", "main", "begin", "lock", "done"]);
-    run.current_dir(reference.directory.path());
-    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+    let cut = Cut { plan: "switchover", site: "main", order: "begin", step: "lock", place: "done" };
+    assert!(reference.cut_off("main", &cut).await);
     let held = reference.json("main", &["runs", "--unfinished"]).await["run"].clone();
     let held = held.as_str().expect("a run is not over").to_owned();
     for (site, words) in [
@@ -112,13 +108,9 @@ async fn a_failover_goes_on_from_a_run_in_the_middle_of_which_the_other_site_was
     running(&reference).await;
     reference.servers[0].batch_in("config", "INSERT INTO entry VALUES ('sent', 1)").await;
     follows(&reference, 0, 1).await;
-    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
-    run.arg(reference.directory.path().join("irongate.toml"));
-    run.args(["secondary", "switchover", "secondary", "begin", step, place]);
-    run.current_dir(reference.directory.path());
-    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
-    reference.kill("main");
-    reference.servers[0].kill();
+    let cut = Cut { plan: "switchover", site: "secondary", order: "begin", step, place };
+    assert!(reference.cut_off("secondary", &cut).await);
+    power_off(&mut reference);
     drop(main_manager);
     let failover = ["failover", "--to", "secondary"];
     // The run cannot go either way without the other site.
@@ -131,23 +123,14 @@ async fn a_failover_goes_on_from_a_run_in_the_middle_of_which_the_other_site_was
     app.execute("INSERT INTO entry VALUES ('anew', 1)", &[]).await.expect("applications write there");
     let runs = reference.json("secondary", &["runs"]).await;
     assert_eq!(runs["runs"][0]["result"], "superseded", "{runs}");
-    reference.servers[0].start_again().await;
-    let main_manager = reference.start("main", &["manager"]);
-    wait_until(PATIENCE, "the site that came back to be closed", async || {
-        reference.servers[0].try_client("app", "config").await.is_err()
-            && reference.start("main", &["health"]).finish(PATIENCE).await.code() != 1
-    })
-    .await;
+    let main_manager = power_on(&mut reference).await;
     // Nobody loads the site that writes with the rows of the one that was lost.
     reference.expect("main", 0, &["stop", "csp"]).await;
     let refused = reference.expect("main", 3, &["instantiate", "csp", "--truncate"]).await.stderr;
     assert!(refused.contains("writes"), "{refused}");
     // A reinstatement that is taken back leaves it closed, and the site that writes is captured.
-    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
-    run.arg(reference.directory.path().join("irongate.toml"));
-    run.args(["secondary", "reinstate", "main", "begin", "stop-groups", "done"]);
-    run.current_dir(reference.directory.path());
-    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+    let cut = Cut { plan: "reinstate", site: "main", order: "begin", step: "stop-groups", place: "done" };
+    assert!(reference.cut_off("secondary", &cut).await);
     reference.expect("secondary", 0, &["reinstate", "main", "--abort"]).await;
     assert!(reference.servers[0].try_client("app", "config").await.is_err(), "it stays closed");
     let groups = reference.groups("secondary").await;

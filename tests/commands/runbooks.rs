@@ -1,11 +1,9 @@
 //! The runbooks of an operator, in the order of a bad week: each stops at a refusal, and goes on where it stopped.
 
-use std::process::Command;
+use irongate_tests::books::{Application, books, follows, power_off, power_on, reference, running, slots};
+use irongate_tests::{Cut, SITES, Server};
 
-use irongate_tests::books::{Application, books, follows, reference, running, slots};
-use irongate_tests::{Process, SITES, Server, wait_until};
-
-use super::deployment::{PATIENCE, stop};
+use super::deployment::stop;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runbooks_lead_through_switchover_disaster_and_return() {
@@ -33,18 +31,16 @@ async fn the_runbooks_lead_through_switchover_disaster_and_return() {
     let application = Application::start(&reference.servers, 0);
     let done = reference.script("secondary", 0, "switchover", &["secondary"]).await.stdout;
     assert!(done.contains("3. filing the report as ./switchover-"), "{done}");
+    let directory = reference.directory.path().to_owned();
     let reports = || {
-        let files = std::fs::read_dir(reference.directory.path()).expect("the directory is there").flatten();
+        let files = std::fs::read_dir(&directory).expect("the directory is there").flatten();
         files.filter(|file| file.file_name().to_string_lossy().ends_with(".html")).count()
     };
     assert_eq!(reports(), 1);
 
     // Cut off by somebody who closed his terminal.
-    let mut run = Command::new(env!("CARGO_BIN_EXE_run-a-plan"));
-    run.arg(reference.directory.path().join("irongate.toml"));
-    run.args(["main", "switchback", "main", "begin", "fence", "done"])
-        .current_dir(reference.directory.path());
-    assert!(!Process::spawn(run).wait(PATIENCE).await.success());
+    let cut = Cut { plan: "switchback", site: "main", order: "begin", step: "fence", place: "done" };
+    assert!(reference.cut_off("main", &cut).await);
     // Another runbook does not take it for its own.
     reference.script("main", 3, "switchover", &["main"]).await;
     let back = reference.script("main", 0, "switchback", &[]).await.stdout;
@@ -54,20 +50,13 @@ async fn the_runbooks_lead_through_switchover_disaster_and_return() {
     follows(&reference, 0, 1).await;
 
     reference.script("secondary", 3, "failover", &["secondary"]).await;
-    reference.kill("main");
-    reference.servers[0].kill();
+    power_off(&mut reference);
     drop(main_manager);
     let estimate = reference.script("secondary", 3, "failover", &["secondary"]).await.stderr;
     assert!(estimate.contains("--accept-loss"), "{estimate}");
     reference.script("secondary", 0, "failover", &["secondary", "--accept-loss"]).await;
     let application = Application::start(&reference.servers, 1_000_000);
-    reference.servers[0].start_again().await;
-    let main_manager = reference.start("main", &["manager"]);
-    wait_until(PATIENCE, "the site that came back to be closed", async || {
-        reference.servers[0].try_client("app", "config").await.is_err()
-            && reference.start("main", &["health"]).finish(PATIENCE).await.code() != 1
-    })
-    .await;
+    let main_manager = power_on(&mut reference).await;
     let unsigned = reference.script("secondary", 3, "reinstate", &["main"]).await.stderr;
     assert!(unsigned.contains("nobody has signed for that"), "{unsigned}");
     // What it had alone: nothing, which somebody signs for.

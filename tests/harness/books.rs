@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::{Plan, Reference, SITES, Server, Tables, compare, wait_for, wait_until};
+use crate::network::order::Way;
+use crate::{Network, Plan, Process, Reference, SITES, Server, Tables, compare, say, wait_for, wait_until};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -62,11 +63,53 @@ impl Application {
 }
 
 /// A reference deployment whose configuration database can change hands: both flows are set up, and the standby is closed.
+/// Its sites have a network of their own each; where this machine or user gets none, they lie side by side.
 ///
 /// # Panics
 /// When a step does not do what it should.
 pub async fn reference(major: u32) -> Reference {
-    prepared(Plan::new(major).more(ACCESS).control()).await
+    let plan = Plan::new(major).more(ACCESS).control();
+    let plan = match Network::start() {
+        Ok(network) => {
+            plan.at(network).link("ping_interval = \"1s\"\nsilence = \"4s\"\nconnect_timeout = \"3s\"\n")
+        }
+        Err(reason) => {
+            say(&format!("the sites lie side by side: {reason}"));
+            plan
+        }
+    };
+    prepared(plan).await
+}
+
+/// Cuts the power of the main site: its server, its manager and its groups, all at once; nothing answers there any more.
+pub fn power_off(reference: &mut Reference) {
+    if let Some(network) = &reference.network {
+        network.cut(Way::Both);
+    }
+    // What can be counted as sent.
+    reference.kill("main");
+    reference.servers[0].kill();
+}
+
+/// The main site has power again: the server starts, and its manager, as its services would. Waits until it is told that
+/// another site writes now, and is closed.
+///
+/// # Panics
+/// When that takes too long.
+pub async fn power_on(reference: &mut Reference) -> Process {
+    if let Some(network) = &reference.network {
+        network.mend(Way::Both);
+    }
+    reference.servers[0].start_again().await;
+    let manager = reference.start("main", &["manager"]);
+    let roles = "SELECT live || ' ' || coalesce(run, 'free') FROM irongate.role";
+    wait_until(PATIENCE, "the site that came back to be closed", async || {
+        reference.servers[0].try_client("app", "config").await.is_err()
+            && reference.servers[0].scalar("config", roles).await == "secondary free"
+            && reference.start("main", &["health"]).finish(PATIENCE).await.code() != 1
+    })
+    .await;
+    manager
 }
 
 /// The same with other plans.

@@ -39,7 +39,7 @@ pub use compare::{Comparison, Difference, Kind, Tables, compare};
 pub use load::{Counts, Load, RunningLoad, seed};
 pub use network::Network;
 pub use process::{Finished, Process};
-pub use reference::{Plan, Reference, SITES};
+pub use reference::{Cut, Plan, Reference, SITES};
 pub use server::{Mode, STANDBY_SLOT, Server, literal};
 pub use settings::Settings;
 pub use tempdir::TempDir;

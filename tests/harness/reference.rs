@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::network::Site;
+use crate::network::{Site, program};
 use crate::{
     Comparison, Finished, Network, Process, Server, Settings, Tables, TempDir, compare, wait_for, wait_until,
 };
@@ -20,6 +21,22 @@ use crate::{
 pub const SITES: [&str; 2] = ["main", "secondary"];
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A place at which a run of a plan kills itself: the plan and the site that it is for, `begin`, `resume` or `abort`, the
+/// step, and `begins`, `done`, `undone` or a number of milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut<'a> {
+    /// The plan.
+    pub plan: &'a str,
+    /// The site that it is for.
+    pub site: &'a str,
+    /// What is asked for.
+    pub order: &'a str,
+    /// The step.
+    pub step: &'a str,
+    /// The place in the step.
+    pub place: &'a str,
+}
+
 /// The port of a collector at a site that has a network of its own.
 const PORT: u16 = 7420;
 /// The port of its manager.
@@ -280,6 +297,26 @@ impl Reference {
         let (out, err) = (&finished.stdout, &finished.stderr);
         assert_eq!(finished.code(), code, "{name} {} at {site}\n{out}\n{err}", arguments.join(" "));
         finished
+    }
+
+    /// Runs a plan of a site until it kills itself at a place of one of its steps; whether it came there.
+    ///
+    /// # Panics
+    /// When it ends in another way.
+    pub async fn cut_off(&self, at: &str, cut: &Cut<'_>) -> bool {
+        let Cut { plan, site, order, step, place } = *cut;
+        let mut command = std::process::Command::new(program("run-a-plan"));
+        command.arg(self.directory.path().join("irongate.toml"));
+        command.args([at, plan, site, order, step, place]).current_dir(self.directory.path());
+        let mut run = Process::spawn(self.enter(at, command));
+        let status = run.wait(PATIENCE).await;
+        if status.success() {
+            return false;
+        }
+        // Its own death, or the exit code that tells of it.
+        let is_killed = status.signal() == Some(9) || status.code() == Some(128 + 9);
+        assert!(is_killed, "{plan} at {step} {place}: {status}: {}", run.stderr());
+        true
     }
 
     /// The JSON document of a command that succeeds.

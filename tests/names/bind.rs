@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use irongate_tests::network::Site;
 use irongate_tests::{Finished, Process, TempDir, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -22,6 +23,7 @@ const RECORDS: &str = "db 30 IN A 192.0.2.1\nweb 30 IN A 192.0.2.10\nweb 30 IN A
 pub(super) struct Bind {
     pub(super) dir: TempDir,
     pub(super) ports: [u16; 2],
+    places: Option<[Site; 2]>,
     servers: [Process; 2],
 }
 
@@ -71,21 +73,32 @@ impl Bind {
 
     /// The same with another algorithm, and with a change of how the primary is started.
     pub(super) async fn start_with(algorithm: &str, primary: impl Fn(&mut Command)) -> Self {
+        Self::start_at(None, algorithm, primary).await
+    }
+
+    /// One at each site, if there are sites.
+    pub(super) async fn start_at(
+        places: Option<[Site; 2]>,
+        algorithm: &str,
+        primary: impl Fn(&mut Command),
+    ) -> Self {
         // Built before anything is measured.
         tokio::task::block_in_place(Process::binary);
         let (dir, ports) = (TempDir::new(), [free_port(), free_port()]);
         make_key(&dir.path().join("names.key"), "irongate", algorithm);
         make_key(&dir.path().join("poor.key"), "poor", algorithm);
+        let hosts = [0, 1].map(|number| host(places.as_ref(), number));
         for (number, port) in ports.iter().enumerate() {
             let own = dir.path().join(format!("ns{}", number + 1));
             fs::create_dir(&own).unwrap();
             let mut text = format!(
                 "include \"{0}/names.key\";\ninclude \"{0}/poor.key\";\ncontrols {{ }};\n\
-                 options {{ directory \"{1}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};\n\
+                 options {{ directory \"{1}\"; listen-on port {port} {{ {2}; }}; listen-on-v6 {{ none; }};\n\
                  pid-file none; session-keyfile \"{1}/session.key\"; recursion no; dnssec-validation no;\n\
                  notify-delay 0; minimal-responses yes; }};\n",
                 dir.path().display(),
                 own.display(),
+                hosts[number],
             );
             for zone in [ZONE, OTHER] {
                 text += &if number == 0 {
@@ -95,14 +108,14 @@ impl Bind {
                     );
                     fs::write(own.join(zone), records).unwrap();
                     format!(
-                        "zone \"{zone}\" {{ type primary; file \"{zone}\"; notify explicit; also-notify {{ 127.0.0.1 port {}; }};\n\
+                        "zone \"{zone}\" {{ type primary; file \"{zone}\"; notify explicit; also-notify {{ {} port {}; }};\n\
                          update-policy {{ grant irongate zonesub ANY; grant poor name nothing.{zone} A; }}; }};\n",
-                        ports[1]
+                        hosts[1], ports[1]
                     )
                 } else {
                     format!(
-                        "zone \"{zone}\" {{ type secondary; file \"{zone}\"; primaries {{ 127.0.0.1 port {}; }}; }};\n",
-                        ports[0]
+                        "zone \"{zone}\" {{ type secondary; file \"{zone}\"; primaries {{ {} port {}; }}; }};\n",
+                        hosts[0], ports[0]
                     )
                 };
             }
@@ -122,10 +135,13 @@ impl Bind {
             let file = dir.path().join(format!("ns{number}/named.conf"));
             command.args(["-g", "-n", "1", "-c"]).arg(file);
             change(&mut command);
-            Process::spawn(command)
+            Process::spawn(match &places {
+                Some(places) => places[number - 1].enter(&command),
+                None => command,
+            })
         };
         let servers = [start(1, &primary), start(2, &|_| {})];
-        let bind = Self { dir, ports, servers };
+        let bind = Self { dir, ports, places, servers };
         for number in [0, 1] {
             for zone in [ZONE, OTHER] {
                 wait_until(PATIENCE, "a name server to have its zones", async || {
@@ -139,9 +155,11 @@ impl Bind {
 
     /// What dig finds, sorted.
     pub(super) fn says(&self, number: usize, kind: &str, name: &str) -> String {
-        let port = self.ports[number].to_string();
-        let words = ["@127.0.0.1", "-p", &port, "+short", "+norecurse", "+tries=1", "+time=1", kind, name];
-        let found = Command::new(program("dig")).args(words).output().unwrap();
+        let (at, port) = (format!("@{}", self.host(number)), self.ports[number].to_string());
+        let words = [&at, "-p", &port, "+short", "+norecurse", "+tries=1", "+time=1", kind, name];
+        let mut dig = Command::new(program("dig"));
+        dig.args(words);
+        let found = self.enter(dig).output().unwrap();
         let text = String::from_utf8_lossy(&found.stdout).into_owned();
         let mut lines: Vec<&str> = text.lines().collect();
         lines.sort_unstable();
@@ -155,7 +173,27 @@ impl Bind {
 
     /// Changes records by hand, as BIND's own program does it.
     pub(super) fn edit(&self, lines: &str) {
-        edit(self.dir.path(), self.ports[0], lines);
+        let edit = edit(self.dir.path(), &self.host(0), self.ports[0], lines);
+        output(&mut self.enter(edit));
+    }
+
+    /// Where a name server is, as the configuration says it: one of two at one address has a name.
+    pub(super) fn server(&self, number: usize) -> String {
+        let is_named = self.places.is_none() && number == 1;
+        let host = if is_named { "localhost".to_owned() } else { self.host(number) };
+        format!("{host}:{}", self.ports[number])
+    }
+
+    fn host(&self, number: usize) -> String {
+        host(self.places.as_ref(), number)
+    }
+
+    /// The same command where the primary is.
+    fn enter(&self, command: Command) -> Command {
+        match &self.places {
+            Some(places) => places[0].enter(&command),
+            None => command,
+        }
     }
 
     /// Sends a signal to a name server.
@@ -168,8 +206,8 @@ impl Bind {
     pub(super) fn section(&self, other: &[(&str, String)]) -> String {
         let mut keys = vec![
             ("zone", format!("\"{ZONE}\"")),
-            ("server", format!("\"127.0.0.1:{}\"", self.ports[0])),
-            ("servers", format!("[\"127.0.0.1:{}\", \"localhost:{}\"]", self.ports[0], self.ports[1])),
+            ("server", format!("\"{}\"", self.server(0))),
+            ("servers", format!("[\"{}\", \"{}\"]", self.server(0), self.server(1))),
             ("key_file", "\"names.key\"".to_owned()),
             ("time_limit", "\"10s\"".to_owned()),
         ];
@@ -208,11 +246,18 @@ impl Bind {
     }
 }
 
-/// Changes records by hand.
-pub(super) fn edit(dir: &Path, port: u16, lines: &str) {
+/// A change of records by hand.
+pub(super) fn edit(dir: &Path, host: &str, port: u16, lines: &str) -> Command {
     let script = dir.join(format!("edit-{}", lines.len()));
-    fs::write(&script, format!("server 127.0.0.1 {port}\n{lines}\nsend\n")).unwrap();
-    output(Command::new(program("nsupdate")).arg("-k").arg(dir.join("names.key")).arg(script));
+    fs::write(&script, format!("server {host} {port}\n{lines}\nsend\n")).unwrap();
+    let mut nsupdate = Command::new(program("nsupdate"));
+    nsupdate.arg("-k").arg(dir.join("names.key")).arg(script);
+    nsupdate
+}
+
+/// The address of a name server.
+fn host(places: Option<&[Site; 2]>, number: usize) -> String {
+    places.map_or_else(|| "127.0.0.1".to_owned(), |places| places[number].address().to_string())
 }
 
 /// What the records are at each site.

@@ -8,7 +8,7 @@ use irongate_tests::Process;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::bind::{Bind, OTHER, PATIENCE, ZONE, edit, make_key, secret};
+use super::bind::{Bind, OTHER, PATIENCE, ZONE, edit, make_key, output, secret};
 use super::relay::{Treatment, relay};
 
 const THERE: [&str; 5] = ["name", "point", "--to", "secondary", "--json"];
@@ -94,7 +94,7 @@ async fn what_somebody_else_changes_is_left_alone_and_named() {
     let (dir, port) = (bind.dir.path().to_owned(), bind.ports[0]);
     let hand = move || {
         let lines = "update delete web.shop.example A\nupdate add web.shop.example 30 A 192.0.2.99";
-        edit(&dir, port, lines);
+        output(&mut edit(&dir, "127.0.0.1", port, lines));
     };
     let between = relay(port, Treatment { before: Box::new(hand), ..Treatment::default() }).await;
     bind.configure(&bind.section(&[("server", format!("\"127.0.0.1:{between}\""))]));
@@ -133,7 +133,7 @@ async fn what_somebody_else_changes_is_left_alone_and_named() {
 async fn a_name_server_that_is_frozen_or_behind_is_named() {
     let bind = Bind::start().await;
     bind.configure(&bind.section(&[("time_limit", "\"3s\"".to_owned())]));
-    let second = format!("localhost:{}: it does not answer", bind.ports[1]);
+    let second = format!("{}: it does not answer", bind.server(1));
     bind.signal(1, Signal::STOP);
     let said = bind.irongate(3, &CHECK).await.stderr;
     assert!(said.contains(&second), "{said}");
@@ -285,11 +285,9 @@ async fn of_two_zones_the_one_that_is_changed_is_named_when_the_other_fails() {
     // Both are looked at before the first is changed; the second one's update meets somebody else's.
     let (dir, port) = (bind.dir.path().to_owned(), bind.ports[0]);
     let hand = move || {
-        edit(
-            &dir,
-            port,
-            "zone shop.example\nupdate delete db.shop.example A\nupdate add db.shop.example 30 A 192.0.2.99",
-        );
+        let lines =
+            "zone shop.example\nupdate delete db.shop.example A\nupdate add db.shop.example 30 A 192.0.2.99";
+        output(&mut edit(&dir, "127.0.0.1", port, lines));
     };
     let between = relay(port, Treatment { before: Box::new(hand), ..Treatment::default() }).await;
     let shop = bind.section(&[("server", format!("\"127.0.0.1:{between}\""))]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use irongate_tests::{Plan, Reference, SITES, Server, wait_until};
+use irongate_tests::{Network, Plan, Reference, SITES, Server, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -74,13 +74,18 @@ impl Hooks<'_> {
     }
 }
 
-async fn deployment(bind: &Bind, hooks: &str) -> Reference {
+async fn deployment(bind: &Bind, network: Option<Network>, hooks: &str) -> Reference {
     let key = format!("\"{}\"", bind.dir.path().join("names.key").display());
     let access = "[access.config]\nroles = [\"app\"]\n";
     let more =
         [access, &bind.section(&[("key_file", key), ("time_limit", "\"5s\"".to_owned())]), hooks].concat();
     let major = Server::majors()[0];
-    let reference = Plan::new(major).more(&more).control().make().await;
+    let plan = Plan::new(major).more(&more).control();
+    let plan = match network {
+        Some(network) => plan.at(network),
+        None => plan,
+    };
+    let reference = plan.make().await;
     for server in &reference.servers {
         server.batch_in("config", "CREATE ROLE app LOGIN; GRANT ALL ON entry TO app").await;
     }
@@ -108,9 +113,11 @@ fn step<'a>(report: &'a Value, name: &str) -> &'a Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switchover_takes_names_applications_and_jobs_with_it() {
-    let bind = Bind::start().await;
+    let network = Network::start().ok();
+    let places = network.as_ref().map(|network| [0, 1].map(|number| network.site(number).clone()));
+    let bind = Bind::start_at(places, "hmac-sha256", |_| {}).await;
     let hooks = Hooks { dir: bind.dir.path() };
-    let mut reference = deployment(&bind, &hooks.make()).await;
+    let mut reference = deployment(&bind, network, &hooks.make()).await;
     let managers = SITES.map(|site| reference.start(site, &["manager"]));
     running(&reference).await;
     let there = ["switchover", "--to", "secondary"];
@@ -122,7 +129,7 @@ async fn a_switchover_takes_names_applications_and_jobs_with_it() {
     let said = reference.expect("secondary", 3, &[&there[..], &["--dry-run"]].concat()).await.stderr;
     let path = hooks.path("main").display().to_string();
     assert!(said.contains(&format!("hook \"fence\" of site \"main\", {path}, cannot be run")), "{said}");
-    assert!(said.contains(&format!("name server localhost:{}: it does not answer", bind.ports[1])), "{said}");
+    assert!(said.contains(&format!("name server {}: it does not answer", bind.server(1))), "{said}");
     bind.signal(1, Signal::CONT);
     hooks.executable("main", true);
     // What counts is what the manager of the site has read: not the file of whoever leads the run.
