@@ -47,7 +47,7 @@ pub mod watch;
 pub use control::Control;
 pub use error::Error;
 pub use info::{GroupInfo, Info};
-pub use manager::{Manager, Reloader};
+pub use manager::{Concerns, Manager, Reloader};
 pub use process::current_executable;
 pub use settings::{GroupSpec, ManagerSettings};
 pub use sites::Sites;

@@ -32,7 +32,7 @@ use crate::report::Reports;
 use crate::settings::{Difference, ManagerSettings};
 use crate::supervisor::{Answer, Desired, Event, Exit, Phase, Refusal, Supervisor, Word};
 use crate::systemd::Systemd;
-use crate::watch::{Seen, Watch, WatchSettings};
+use crate::watch::{Concern, Seen, Watch, WatchSettings};
 
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_millis(500);
@@ -48,6 +48,22 @@ const LOCK: &str = "manager";
 pub struct Manager {
     settings: ManagerSettings,
     reload: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    concerns: watch::Sender<Vec<Concern>>,
+}
+
+/// Tells a running manager what somebody else has seen of its site: it becomes an alarm, and a complaint if it is grave.
+#[derive(Clone, Debug)]
+pub struct Concerns(watch::Sender<Vec<Concern>>);
+
+impl Concerns {
+    /// What is not as it should be now, all of it; what was told before and is not in it is over.
+    pub fn tell(&self, concerns: Vec<Concern>) {
+        self.0.send_if_modified(|known| {
+            let is_other = *known != concerns;
+            *known = concerns;
+            is_other
+        });
+    }
 }
 
 /// Asks a running manager to read its settings again, such as for a SIGHUP.
@@ -142,12 +158,17 @@ struct Running {
 impl Manager {
     /// A manager that does nothing yet.
     pub fn new(settings: ManagerSettings) -> Self {
-        Self { settings, reload: mpsc::channel(1) }
+        Self { settings, reload: mpsc::channel(1), concerns: watch::Sender::default() }
     }
 
     /// What asks this manager to read its settings again.
     pub fn reloader(&self) -> Reloader {
         Reloader(self.reload.0.clone())
+    }
+
+    /// What tells this manager of things that it does not look at itself.
+    pub fn concerns(&self) -> Concerns {
+        Concerns(self.concerns.clone())
     }
 
     /// Runs until `shutdown` is ready, then stops the groups in order and returns when all have ended; one that takes
@@ -160,7 +181,7 @@ impl Manager {
     ///
     /// Cancelling leaves the groups at work, as a kill does.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let Self { settings, reload: (_reload, mut reloads) } = self;
+        let Self { settings, reload: (_reload, mut reloads), concerns } = self;
         settings.review()?;
         let directory = settings.directory();
         make_private(&directory)?;
@@ -237,7 +258,7 @@ impl Manager {
         if let Some(remote) = remote {
             servers.spawn(remote.run());
         }
-        servers.spawn(Watch::new(watches, seen, tell).run());
+        servers.spawn(Watch::new(watches, seen, tell, concerns.subscribe()).run());
         running.systemd.ready();
 
         let mut looked_after = Instant::now();

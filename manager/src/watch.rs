@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub use alarm::{Alarm, AlarmKind};
+pub use alarm::{Alarm, AlarmKind, Concern};
 
 use crate::event::Notice;
 use crate::settings::{FlowWatch, Thresholds};
@@ -155,6 +155,8 @@ pub(crate) struct Watch {
     settings: watch::Receiver<WatchSettings>,
     seen: watch::Sender<Seen>,
     tell: mpsc::UnboundedSender<Told>,
+    /// What others have seen of this site.
+    concerns: watch::Receiver<Vec<Concern>>,
     alarms: Alarms,
     flows: Vec<Flow>,
 }
@@ -164,8 +166,9 @@ impl Watch {
         settings: watch::Receiver<WatchSettings>,
         seen: watch::Sender<Seen>,
         tell: mpsc::UnboundedSender<Told>,
+        concerns: watch::Receiver<Vec<Concern>>,
     ) -> Self {
-        Self { settings, seen, tell, alarms: Alarms::default(), flows: Vec::new() }
+        Self { settings, seen, tell, concerns, alarms: Alarms::default(), flows: Vec::new() }
     }
 
     /// Looks until the manager is gone. Cancel-safe.
@@ -176,6 +179,8 @@ impl Watch {
             self.look(&settings).await;
             tokio::select! {
                 () = tokio::time::sleep(settings.interval) => {}
+                // Whoever tells of them is gone with the manager at the latest.
+                Ok(()) = self.concerns.changed() => {}
                 changed = self.settings.changed() => {
                     if changed.is_err() {
                         return;
@@ -225,6 +230,10 @@ impl Watch {
         let read = move || files.into_iter().map(certificate::look).collect::<Vec<_>>();
         let certificates = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         for change in self.alarms.observe_certificates(&certificates, &settings.thresholds) {
+            self.pass_on(change);
+        }
+        let concerns = self.concerns.borrow().clone();
+        for change in self.alarms.observe_roles(&concerns) {
             self.pass_on(change);
         }
         let time = Some(irongate_trail::Timestamp::now().to_string());

@@ -5,6 +5,8 @@
 //! trails; as soon as somebody can, this site's database is told, its applications are kept out, and its groups are
 //! stopped. Nothing is decided here: the epochs are compared, and only a later one is believed.
 
+mod concern;
+
 use std::time::Duration;
 
 use irongate_checkpoint::{FIRST_EPOCH, Program, Role};
@@ -18,6 +20,8 @@ use crate::error::Error;
 use crate::fence;
 use crate::place::Place;
 use crate::plan::{prepare, role_of, tell};
+
+pub use concern::concerns;
 
 /// What has a database in hand that is told of another site's taking over and is not closed yet.
 pub(crate) const GUARD: &str = "guard";
@@ -69,15 +73,20 @@ fn is_later(here: Option<&Role>, there: &Role, site: &str) -> bool {
 /// Not cancel-safe in comfort: what was begun is repeated by the next call.
 pub async fn look(configuration: &Configuration, site: &str) -> Result<Vec<(String, Found)>, Error> {
     let mut all = Vec::new();
-    for database in configuration.active_passive() {
-        let sites = configuration.databases.get(database);
-        let there = sites.is_some_and(|sites| sites.get(site).is_some_and(|address| address.admin.is_some()));
-        let known = configuration.access.get(database).is_some_and(|access| !access.roles.is_empty());
-        if there && known {
-            all.push((database.to_owned(), look_after(configuration, database, site).await?));
-        }
+    for database in guarded(configuration, site) {
+        all.push((database.to_owned(), look_after(configuration, database, site).await?));
     }
     Ok(all)
+}
+
+/// The databases of a site that are looked after.
+fn guarded<'a>(configuration: &'a Configuration, site: &str) -> Vec<&'a str> {
+    let is_guarded = |database: &&str| {
+        let sites = configuration.databases.get(*database);
+        let there = sites.is_some_and(|sites| sites.get(site).is_some_and(|address| address.admin.is_some()));
+        there && configuration.access.get(*database).is_some_and(|access| !access.roles.is_empty())
+    };
+    configuration.active_passive().into_iter().filter(is_guarded).collect()
 }
 
 async fn look_after(configuration: &Configuration, database: &str, site: &str) -> Result<Found, Error> {

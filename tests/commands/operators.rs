@@ -51,44 +51,73 @@ async fn a_transaction_that_is_open_is_committed_and_replicated_or_rolled_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_operator_is_refused_with_the_name_of_the_first() {
-    let reference = reference(Server::majors()[0]).await;
-    let managers = SITES.map(|site| reference.start(site, &["manager"]));
-    running(&reference).await;
-    let words = ["switchover", "--to", "secondary"];
-    // A run that is under way, and stands still for a moment.
-    let mut first = reference.start("secondary", &words);
-    wait_until(PATIENCE, "the run to begin", async || {
+    for major in Server::majors() {
+        let reference = reference(major).await;
+        let managers = SITES.map(|site| reference.start(site, &["manager"]));
+        running(&reference).await;
+        let words = ["switchover", "--to", "secondary"];
+        // A run that is under way, and stands still for a moment.
+        let mut first = reference.start("secondary", &words);
+        wait_until(PATIENCE, "the run to begin", async || {
         let held = "SELECT count(*) FROM pg_class WHERE relname = 'role' AND relnamespace = 'irongate'::regnamespace";
         reference.servers[1].scalar("config", held).await == "1"
     })
     .await;
-    first.signal(Signal::STOP);
-    for more in [&[][..], &["--resume"], &["--abort"]] {
-        let second = reference.expect("secondary", 3, &[&words[..], more].concat()).await.stderr;
-        let pid = first.id().to_string();
-        assert!(second.contains(&pid), "the process {pid} is not named: {second}");
-    }
-    first.signal(Signal::CONT);
-    let finished = first.finish(PATIENCE).await;
-    assert_eq!(finished.code(), 0, "{}", finished.stderr);
+        first.signal(Signal::STOP);
+        for more in [&[][..], &["--resume"], &["--abort"]] {
+            let second = reference.expect("secondary", 3, &[&words[..], more].concat()).await.stderr;
+            let pid = first.id().to_string();
+            assert!(second.contains(&pid), "the process {pid} is not named: {second}");
+        }
+        first.signal(Signal::CONT);
+        let finished = first.finish(PATIENCE).await;
+        assert_eq!(finished.code(), 0, "{}", finished.stderr);
 
-    // One that was cut off, and somebody who begins another at the other site.
-    let cut = Cut { plan: "switchover", site: "main", order: "begin", step: "lock", place: "done" };
-    assert!(reference.cut_off("main", &cut).await);
-    let held = reference.json("main", &["runs", "--unfinished"]).await["run"].clone();
-    let held = held.as_str().expect("a run is not over").to_owned();
-    for (site, words) in [
-        ("secondary", &["failover", "--to", "secondary", "--accept-loss", "--force"][..]),
-        ("secondary", &["reinstate", "main", "--accept-loss"]),
-        ("secondary", &["open", "secondary"]),
-    ] {
-        let refused = reference.expect(site, 3, words).await.stderr;
-        assert!(refused.contains(&held) && refused.contains('@'), "{words:?}: {refused}");
-    }
-    reference.expect("main", 0, &["switchover", "--to", "main", "--abort"]).await;
-    follows(&reference, 1, 3).await;
-    for manager in managers {
-        stop(manager).await;
+        // One that was cut off, and somebody who begins another at the other site.
+        let cut = Cut { plan: "switchover", site: "main", order: "begin", step: "lock", place: "done" };
+        assert!(reference.cut_off("main", &cut).await);
+        let held = reference.json("main", &["runs", "--unfinished"]).await["run"].clone();
+        let held = held.as_str().expect("a run is not over").to_owned();
+        for (site, words) in [
+            ("secondary", &["failover", "--to", "secondary", "--accept-loss", "--force"][..]),
+            ("secondary", &["reinstate", "main", "--accept-loss"]),
+            ("secondary", &["open", "secondary"]),
+        ] {
+            let refused = reference.expect(site, 3, words).await.stderr;
+            assert!(refused.contains(&held) && refused.contains('@'), "{words:?}: {refused}");
+        }
+        // Who looks in the morning is told, at both sites.
+        let late = "UPDATE irongate.role SET run_since = now() - interval '2 minutes'";
+        for (server, site) in reference.servers.iter().zip(SITES) {
+            server.batch_in("config", late).await;
+            wait_until(PATIENCE, "health to tell of the run", async || {
+                let health = reference.start(site, &["health"]).finish(PATIENCE).await;
+                health.code() == 4 && health.stdout.contains(&held) && health.stdout.contains("--resume")
+            })
+            .await;
+        }
+        reference.expect("main", 0, &["switchover", "--to", "main", "--abort"]).await;
+        let healthy = async || {
+            for site in SITES {
+                wait_until(PATIENCE, "everything to be well again", async || {
+                    reference.start(site, &["health"]).finish(PATIENCE).await.code() == 0
+                })
+                .await;
+            }
+        };
+        healthy().await;
+        follows(&reference, 1, 3).await;
+        reference.expect("main", 0, &["open", "main", "--force"]).await;
+        wait_until(PATIENCE, "health to tell of the open standby", async || {
+            let health = reference.start("main", &["health"]).finish(PATIENCE).await;
+            health.code() == 4 && health.stdout.contains("config.main is open to its applications")
+        })
+        .await;
+        reference.expect("main", 0, &["fence", "main"]).await;
+        healthy().await;
+        for manager in managers {
+            stop(manager).await;
+        }
     }
 }
 

@@ -63,13 +63,19 @@ impl Application {
 }
 
 /// A reference deployment whose configuration database can change hands: both flows are set up, and the standby is closed.
-/// Its sites have a network of their own each; where this machine or user gets none, they lie side by side.
 ///
 /// # Panics
 /// When a step does not do what it should.
 pub async fn reference(major: u32) -> Reference {
-    let plan = Plan::new(major).more(ACCESS).control();
-    let plan = match Network::start() {
+    prepared(at_sites(Plan::new(major).more(ACCESS).control())).await
+}
+
+/// Gives the sites a network of their own each; where this machine or user gets none, they lie side by side.
+///
+/// # Panics
+/// When there should be one, and is none.
+pub fn at_sites(plan: Plan) -> Plan {
+    match Network::start() {
         Ok(network) => {
             plan.at(network).link("ping_interval = \"1s\"\nsilence = \"4s\"\nconnect_timeout = \"3s\"\n")
         }
@@ -77,8 +83,7 @@ pub async fn reference(major: u32) -> Reference {
             say(&format!("the sites lie side by side: {reason}"));
             plan
         }
-    };
-    prepared(plan).await
+    }
 }
 
 /// Cuts the power of the main site: its server, its manager and its groups, all at once; nothing answers there any more.

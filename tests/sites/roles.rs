@@ -63,53 +63,54 @@ async fn a_planned_switchover_lets_nobody_write_for_a_moment_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_was_only_cut_off_is_not_mixed_with_the_one_that_took_over() {
     let test = "a_site_that_was_only_cut_off_is_not_mixed_with_the_one_that_took_over";
-    let major = Server::majors()[0];
-    let Some((reference, managers)) = sites(test, major).await else { return };
-    let network = reference.network.as_ref().unwrap();
-    let [main, secondary] = &reference.servers;
-    // As long as it answers, it is not lost.
-    let failover = ["failover", "--to", "secondary", "--accept-loss"];
-    let refused = reference.expect("secondary", 3, &failover).await.stderr;
-    assert!(refused.contains("is not lost") && refused.contains("switchover"), "{refused}");
+    for major in Server::majors() {
+        let Some((reference, managers)) = sites(test, major).await else { return };
+        let network = reference.network.as_ref().unwrap();
+        let [main, secondary] = &reference.servers;
+        // As long as it answers, it is not lost.
+        let failover = ["failover", "--to", "secondary", "--accept-loss"];
+        let refused = reference.expect("secondary", 3, &failover).await.stderr;
+        assert!(refused.contains("is not lost") && refused.contains("switchover"), "{refused}");
 
-    network.cut(Way::Both);
-    // Written where nobody sees it any more.
-    for n in 0..50 {
-        main.batch_in("config", &format!("INSERT INTO entry VALUES ('cut off', {n})")).await;
-    }
-    let taken = reference.json("secondary", &failover).await;
-    assert_eq!(taken["result"], "done", "{taken}");
-    for n in 0..50 {
-        main.batch_in("config", &format!("INSERT INTO entry VALUES ('cut off', 100 + {n})")).await;
-        secondary.batch_in("config", &format!("INSERT INTO entry VALUES ('anew', {n})")).await;
-    }
-    assert!(main.try_client("app", "config").await.is_ok(), "nobody could tell it");
-    network.mend(Way::Both);
-    wait_until(PATIENCE, "the site that was cut off to be closed", async || {
-        main.try_client("app", "config").await.is_err()
-    })
-    .await;
-    // Both databases that both sites write go on as if nothing had been.
-    for (number, site) in SITES.iter().enumerate() {
-        let server = &reference.servers[number];
-        server.batch_in("log", &format!("INSERT INTO entry VALUES ('behind {site}', 1)")).await;
-    }
-    for (number, site) in SITES.iter().enumerate() {
-        let seen = format!("SELECT count(*) FROM entry WHERE site = 'behind {site}'");
-        wait_until(PATIENCE, "the log to go on", async || {
-            reference.servers[1 - number].scalar("log", &seen).await == "1"
+        network.cut(Way::Both);
+        // Written where nobody sees it any more.
+        for n in 0..50 {
+            main.batch_in("config", &format!("INSERT INTO entry VALUES ('cut off', {n})")).await;
+        }
+        let taken = reference.json("secondary", &failover).await;
+        assert_eq!(taken["result"], "done", "{taken}");
+        for n in 0..50 {
+            main.batch_in("config", &format!("INSERT INTO entry VALUES ('cut off', 100 + {n})")).await;
+            secondary.batch_in("config", &format!("INSERT INTO entry VALUES ('anew', {n})")).await;
+        }
+        assert!(main.try_client("app", "config").await.is_ok(), "nobody could tell it");
+        network.mend(Way::Both);
+        wait_until(PATIENCE, "the site that was cut off to be closed", async || {
+            main.try_client("app", "config").await.is_err()
         })
         .await;
-    }
-    let count = "SELECT count(*) FILTER (WHERE site = 'cut off') || ' ' || count(*) FILTER (WHERE site = 'anew') FROM entry";
-    assert_eq!(main.scalar("config", count).await, "100 0");
-    assert_eq!(
-        secondary.scalar("config", count).await,
-        "0 50",
-        "nothing of an epoch that is over has come in"
-    );
-    assert_eq!(slots(&reference, 1).await, "css,mss");
-    for manager in managers {
-        stop(manager).await;
+        // Both databases that both sites write go on as if nothing had been.
+        for (number, site) in SITES.iter().enumerate() {
+            let server = &reference.servers[number];
+            server.batch_in("log", &format!("INSERT INTO entry VALUES ('behind {site}', 1)")).await;
+        }
+        for (number, site) in SITES.iter().enumerate() {
+            let seen = format!("SELECT count(*) FROM entry WHERE site = 'behind {site}'");
+            wait_until(PATIENCE, "the log to go on", async || {
+                reference.servers[1 - number].scalar("log", &seen).await == "1"
+            })
+            .await;
+        }
+        let count = "SELECT count(*) FILTER (WHERE site = 'cut off') || ' ' || count(*) FILTER (WHERE site = 'anew') FROM entry";
+        assert_eq!(main.scalar("config", count).await, "100 0");
+        assert_eq!(
+            secondary.scalar("config", count).await,
+            "0 50",
+            "nothing of an epoch that is over has come in"
+        );
+        assert_eq!(slots(&reference, 1).await, "css,mss");
+        for manager in managers {
+            stop(manager).await;
+        }
     }
 }

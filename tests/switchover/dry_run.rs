@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use irongate_tests::books::{ACCESS, at_sites};
 use irongate_tests::{Plan, Process, Reference, SITES, Server, Tables, compare, wait_until};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const ACCESS: &str = "[access.config]\nroles = [\"app\"]\n";
 const TABLES: &str = "CREATE TABLE extra (id int PRIMARY KEY, word text); CREATE SEQUENCE lonely;
     CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY REFERENCES parent)";
 const DRY: [&str; 4] = ["switchover", "--to", "secondary", "--dry-run"];
@@ -47,7 +47,7 @@ async fn state(reference: &Reference) -> Vec<String> {
 
 /// The reference deployment in normal mode, with a standby that is closed.
 async fn normal(major: u32) -> (Reference, [Process; 2]) {
-    let reference = Plan::new(major).tables(TABLES, "").more(ACCESS).control().make().await;
+    let reference = at_sites(Plan::new(major).tables(TABLES, "").more(ACCESS).control()).make().await;
     for server in &reference.servers {
         let rights = "CREATE ROLE app LOGIN; GRANT ALL ON entry, extra, parent, child, lonely TO app";
         server.batch_in("config", rights).await;
@@ -291,39 +291,41 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_at_a_standby_by_accident_is_refused_or_stays_there() {
-    let (reference, managers) = normal(Server::majors()[0]).await;
-    let [main, secondary] = &reference.servers;
-    // An application: it does not come in, and could not write if it did.
-    assert!(secondary.try_client("app", "config").await.is_err());
-    let write = "INSERT INTO entry VALUES ('stray', 1, 'by accident')";
-    let error = secondary.try_batch_in("config", &format!("SET ROLE app; {write}")).await.unwrap_err();
-    assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{error}");
+    for major in Server::majors() {
+        let (reference, managers) = normal(major).await;
+        let [main, secondary] = &reference.servers;
+        // An application: it does not come in, and could not write if it did.
+        assert!(secondary.try_client("app", "config").await.is_err());
+        let write = "INSERT INTO entry VALUES ('stray', 1, 'by accident')";
+        let error = secondary.try_batch_in("config", &format!("SET ROLE app; {write}")).await.unwrap_err();
+        assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{error}");
 
-    // A superuser is kept out by nothing. What he writes is found by a comparison and does not go anywhere.
-    secondary.batch_in("config", write).await;
-    let stray = "SELECT count(*) FROM entry WHERE site = 'stray'";
-    let mark = async |server: &Server, n: i32| {
-        server.batch_in("config", &format!("INSERT INTO entry VALUES ('mark', {n})")).await;
-        let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark' AND n = {n}");
-        for server in &reference.servers {
-            wait_until(PATIENCE, "a mark at both sites", async || {
-                server.scalar("config", &seen).await == "1"
-            })
-            .await;
-        }
-    };
-    mark(main, 1).await;
-    let [one, other] = reference.servers.each_ref().map(|server| server.uri("postgres", "config"));
-    let differences = compare(&one, &other, &Tables::All).await.differences;
-    assert_eq!(differences.len(), 1, "{differences:?}");
-    assert_eq!(main.scalar("config", stray).await, "0");
-    let slots = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE database = 'config'";
-    assert_eq!(secondary.scalar("config", slots).await, "", "nobody captures there");
+        // A superuser is kept out by nothing. What he writes is found by a comparison and does not go anywhere.
+        secondary.batch_in("config", write).await;
+        let stray = "SELECT count(*) FROM entry WHERE site = 'stray'";
+        let mark = async |server: &Server, n: i32| {
+            server.batch_in("config", &format!("INSERT INTO entry VALUES ('mark', {n})")).await;
+            let seen = format!("SELECT count(*) FROM entry WHERE site = 'mark' AND n = {n}");
+            for server in &reference.servers {
+                wait_until(PATIENCE, "a mark at both sites", async || {
+                    server.scalar("config", &seen).await == "1"
+                })
+                .await;
+            }
+        };
+        mark(main, 1).await;
+        let [one, other] = reference.servers.each_ref().map(|server| server.socket_uri("postgres", "config"));
+        let differences = compare(&one, &other, &Tables::All).await.differences;
+        assert_eq!(differences.len(), 1, "{differences:?}");
+        assert_eq!(main.scalar("config", stray).await, "0");
+        let slots = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE database = 'config'";
+        assert_eq!(secondary.scalar("config", slots).await, "", "nobody captures there");
 
-    // Not either when the standby becomes the site that writes: its capture begins behind that.
-    reference.expect("secondary", 0, &["switchover", "--to", "secondary"]).await;
-    mark(secondary, 2).await;
-    assert_eq!(main.scalar("config", stray).await, "0");
-    assert_eq!(secondary.scalar("config", stray).await, "1");
-    stop(managers).await;
+        // Not either when the standby becomes the site that writes: its capture begins behind that.
+        reference.expect("secondary", 0, &["switchover", "--to", "secondary"]).await;
+        mark(secondary, 2).await;
+        assert_eq!(main.scalar("config", stray).await, "0");
+        assert_eq!(secondary.scalar("config", stray).await, "1");
+        stop(managers).await;
+    }
 }

@@ -10,7 +10,7 @@ use irongate_manager::event::{Entry, Severity};
 use irongate_manager::settings::Reload;
 use irongate_manager::sites::{Answered, Meant};
 use irongate_manager::supervisor::Word;
-use irongate_manager::{Control, Error, Manager, ManagerSettings, Sites};
+use irongate_manager::{Concerns, Control, Error, Manager, ManagerSettings, Sites};
 use irongate_switchover::guard::Found;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -60,11 +60,12 @@ pub(crate) async fn manager(global: &Global) -> anyhow::Result<()> {
             reloader.ask();
         }
     });
-    guard(&here).await;
+    let concerns = manager.concerns();
+    guard(&here, &concerns).await;
     let guarded = tokio::spawn(async move {
         loop {
             tokio::time::sleep(GUARD_EVERY).await;
-            guard(&here).await;
+            guard(&here, &concerns).await;
         }
     });
     let ran = tokio::spawn(manager.run(stop)).await;
@@ -75,7 +76,7 @@ pub(crate) async fn manager(global: &Global) -> anyhow::Result<()> {
 
 /// Looks whether another site has taken over from this one, and says what it finds. Before the first group starts, too:
 /// what nobody can answer by then does not keep the site from working.
-async fn guard(here: &Here) {
+async fn guard(here: &Here, concerns: &Concerns) {
     let Ok(site) = here.known_site() else { return };
     match irongate_switchover::guard::look(&here.configuration, site).await {
         Err(error) => tracing::warn!(%error, "cannot look whether another site has taken over"),
@@ -98,6 +99,7 @@ async fn guard(here: &Here) {
             }
         }
     }
+    concerns.tell(irongate_switchover::guard::concerns(&here.configuration, site).await);
 }
 
 /// What came of an order to a group, with its site; the names are a contract.

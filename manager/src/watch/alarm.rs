@@ -4,12 +4,15 @@
 //! better one when the value is a fifth better than the threshold that it has left. A value that is not known leaves
 //! its alarm as it is: silence is not health.
 
+mod site;
+
 use std::collections::BTreeMap;
 
 use irongate_trail::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CertificateView, FlowView, SlotView};
+pub use self::site::Concern;
+use super::{FlowView, SlotView};
 use crate::event::{Kind, Notice, Severity};
 use crate::settings::{FlowWatch, Threshold, Thresholds};
 
@@ -47,6 +50,8 @@ pub enum AlarmKind {
     Certificate,
     /// Files of ours cannot be read.
     Files,
+    /// Who writes and who is closed is not as it should be.
+    Roles,
 }
 
 /// Something that is too much.
@@ -194,41 +199,6 @@ impl Alarms {
         changes
     }
 
-    /// Takes a look at the certificates. The worst one is told.
-    pub(crate) fn observe_certificates(
-        &mut self,
-        certificates: &[CertificateView],
-        thresholds: &Thresholds,
-    ) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let Some(threshold) = thresholds.certificate_seconds.filter(|_| !certificates.is_empty()) else {
-            self.set("", AlarmKind::Certificate, Some(0), 1, "", &mut changes);
-            return changes;
-        };
-        let before = self.grade("", AlarmKind::Certificate);
-        let graded = certificates.iter().map(|certificate| {
-            let file = certificate.file.display();
-            match (certificate.seconds_left, &certificate.trouble) {
-                (Some(left), _) if left <= 0.0 => (2, left, format!("certificate \"{file}\" has expired")),
-                (Some(left), _) => {
-                    let text = format!("certificate \"{file}\" expires in {:.0} days", left / 86_400.0);
-                    (grade(left, threshold, Worse::Less, before), left, text)
-                }
-                (None, trouble) => {
-                    let trouble = trouble.as_deref().unwrap_or("it is not known why");
-                    (1, f64::INFINITY, format!("a certificate cannot be looked at: {trouble}"))
-                }
-            }
-        });
-        let worst =
-            graded.max_by(|(one, left, _), (other, less, _)| one.cmp(other).then(less.total_cmp(left)));
-        if let Some((grade, _, mut text)) = worst {
-            text.push_str("; make new ones with \"irongate certs\" and put them in place at both sites");
-            self.set("", AlarmKind::Certificate, Some(grade), 1, &text, &mut changes);
-        }
-        changes
-    }
-
     /// What is too much at the moment.
     pub(crate) fn raised(&self) -> Vec<Alarm> {
         let alarm = |((flow, kind), state): (&(String, AlarmKind), &State)| Alarm {
@@ -274,8 +244,9 @@ impl Alarms {
         }
         state.worse = (0, 0);
         state.grade = new;
-        // What is said of a slot's state has no number in it: other words are news, though they are no graver.
-        let is_news = new != before || kind == AlarmKind::SlotState && new > 0 && state.text != text;
+        // What is said of a slot's state, or of roles, has no number in it: other words are news, though they are no graver.
+        let has_no_number = matches!(kind, AlarmKind::SlotState | AlarmKind::Roles);
+        let is_news = new != before || has_no_number && new > 0 && state.text != text;
         if new > 0 {
             text.clone_into(&mut state.text);
         }
@@ -362,6 +333,7 @@ fn shown(kind: AlarmKind, value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::CertificateView;
     use crate::watch::TrailView;
 
     fn flow() -> FlowWatch {
