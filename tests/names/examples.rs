@@ -216,6 +216,23 @@ fn health_checks_see_the_fence_and_people_are_told() {
     assert_eq!(stage.calls().len(), 2, "no mail without an address");
 }
 
+#[test]
+fn a_site_that_others_still_see_is_not_lost() {
+    let stage = Stage::new();
+    // Two hosts that can be asked, of which one sees the site, and one that cannot.
+    stage.program("ssh", "case \"$*\" in *deaf*) exit 255 ;; *near*) exit 0 ;; esac; exit 1");
+    let address = ("ADDRESSES", "main=192.0.2.10:5432 secondary=198.51.100.10:5433");
+    let said = stage.expect(true, "probe", &[("WITNESSES", "deaf far near"), address]);
+    assert_eq!(said, "192.0.2.10:5432 of main: seen from near; not seen from far; not to be asked: deaf\n");
+    let call = "ssh -o BatchMode=yes -o ConnectTimeout=5 far nc -z -w 5 192.0.2.10 5432";
+    assert_eq!(stage.calls()[1], call);
+    let said = stage.expect(false, "probe", &[("WITNESSES", "deaf far"), address]);
+    assert!(said.contains("seen from nobody"), "{said}");
+    let said = stage.expect(false, "probe", &[("WITNESSES", "far"), ("ADDRESSES", "secondary=x:1")]);
+    assert!(said.contains("no address of site main"), "{said}");
+    stage.expect(false, "probe", &[address]);
+}
+
 #[tokio::test]
 async fn jobs_are_quiet_at_a_standby() {
     let stage = Stage::new();

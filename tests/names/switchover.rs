@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::bind::{Bind, ZONE};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const HOOKS: [&str; 9] = [
+const HOOKS: [&str; 10] = [
     "stop-applications",
     "start-applications",
     "fence",
@@ -22,6 +22,7 @@ const HOOKS: [&str; 9] = [
     "notify",
     "enable-jobs",
     "disable-jobs",
+    "probe",
 ];
 
 /// Hooks of both sites that write down who was asked for what, and fail where a file says so.
@@ -248,12 +249,28 @@ async fn a_switchover_takes_names_applications_and_jobs_with_it() {
     // The other site is lost: what can be asked there is tried, and the names come over.
     reference.kill("main");
     reference.servers[0].kill();
-    let report = reference.json("secondary", &["failover", "--to", "secondary", "--accept-loss"]).await;
+    // As long as other hosts see it, it is not lost.
+    let failover = ["failover", "--to", "secondary", "--accept-loss"];
+    let said = reference.expect("secondary", 3, &failover).await.stderr;
+    assert!(said.contains("main, asked from elsewhere answers: done for config"), "{said}");
+    assert_eq!(hooks.calls(), ["secondary probe prechecks no"]);
+    hooks.broken("secondary-probe", true);
+    let report = reference.json("secondary", &failover).await;
+    let probes = &step(&report, "prechecks")["evidence"]["probes"];
+    assert_eq!(probes[2]["answers"], false, "{probes}");
+    assert!(probes[2]["answer"].as_str().unwrap().contains("it is broken"), "{probes}");
     let tried = &step(&report, "quiet-lost")["evidence"]["hooks"];
     assert_eq!((tried.as_array().unwrap().len(), &tried[0]["result"]), (1, &"not-done".into()), "{tried}");
-    let expected = ["open open-hook", "start-applications start-applications", "enable-jobs enable-jobs"]
-        .into_iter()
-        .chain(["point-name point-name", "push-name push-name", "notify notify"]);
+    // It is looked before the run begins, and in its first step.
+    let expected =
+        ["probe prechecks", "probe prechecks", "open open-hook", "start-applications start-applications"]
+            .into_iter()
+            .chain([
+                "enable-jobs enable-jobs",
+                "point-name point-name",
+                "push-name push-name",
+                "notify notify",
+            ]);
     assert_eq!(hooks.calls(), expected.map(|call| format!("secondary {call} no")).collect::<Vec<_>>());
     assert_eq!((name(0), name(1)), ("192.0.2.2".into(), "192.0.2.2".into()));
 

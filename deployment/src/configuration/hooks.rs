@@ -47,11 +47,13 @@ pub enum HookName {
     EnableJobs,
     /// Keeps it quiet.
     DisableJobs,
+    /// Asks from elsewhere whether a site is lost.
+    Probe,
 }
 
 impl HookName {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::StopApplications,
         Self::StartApplications,
         Self::Fence,
@@ -61,6 +63,7 @@ impl HookName {
         Self::Notify,
         Self::EnableJobs,
         Self::DisableJobs,
+        Self::Probe,
     ];
 
     /// Those that take each other back.
@@ -82,6 +85,7 @@ impl HookName {
             Self::Notify => "notify",
             Self::EnableJobs => "enable-jobs",
             Self::DisableJobs => "disable-jobs",
+            Self::Probe => "probe",
         }
     }
 }

@@ -74,7 +74,7 @@ impl Run<'_> {
         read.map_err(|error| irongate_deployment::Error::from(error).into())
     }
 
-    /// Who of the site that may be lost answers, asked from here.
+    /// Who of the site that may be lost answers, asked from here and, where there is a hook for it, from elsewhere.
     pub(super) async fn probes(&self) -> Vec<Probe> {
         let from = &self.heading.from;
         let mut probes = Vec::new();
@@ -96,6 +96,11 @@ impl Run<'_> {
             Err(_) => Err(format!("no answer in {} s", begun.elapsed().as_secs())),
         };
         probes.push(Probe { what: format!("manager of {from}"), answer });
+        // A line that is cut looks from here like a site that is lost.
+        if let Some(answer) = self.asked_elsewhere().await {
+            let what = format!("{from}, asked from elsewhere");
+            probes.push(Probe { what, answer: answer.map(|answer| format!("answers: {answer}")) });
+        }
         probes
     }
 }

@@ -130,6 +130,41 @@ impl Run<'_> {
         Ok(if is_lost { control.with_patience(self.limits.probe) } else { control })
     }
 
+    fn context(&self, step: &str, back: bool) -> Context {
+        let heading = &self.heading;
+        Context {
+            run: heading.run.clone(),
+            plan: heading.plan.clone(),
+            step: step.to_owned(),
+            from: heading.from.clone(),
+            to: heading.to.clone(),
+            databases: heading.databases.clone(),
+            holder: heading.holder.clone(),
+            back,
+        }
+    }
+
+    /// Has the site that is to write ask from elsewhere whether the other one is lost: what is seen from there, or why
+    /// nothing is; `None` where it has no such hook.
+    pub(super) async fn asked_elsewhere(&self) -> Option<Result<String, String>> {
+        let site = &self.heading.to;
+        if !self.has(site, HookName::Probe) {
+            return None;
+        }
+        let asked = match self.manager(site) {
+            Ok(control) => control.run_hook(HookName::Probe, self.context("prechecks", false)).await,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        Some(match asked {
+            Ok(Some(report)) if report.result == HookResult::Done => {
+                Ok(report.last_line().unwrap_or("sees it").to_owned())
+            }
+            Ok(Some(report)) => Err(Failure::Failed { report: Box::new(report) }.to_string()),
+            Ok(None) => Err(Failure::Missing { hook: HookName::Probe, site: site.clone() }.to_string()),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
     /// Has a hook run by the manager of its site. What it printed is told, and is evidence.
     async fn run_hook(
         &self,
@@ -140,17 +175,7 @@ impl Run<'_> {
         effort: Effort,
         progress: &mut Progress<'_>,
     ) -> Result<Value, Error> {
-        let heading = &self.heading;
-        let context = Context {
-            run: heading.run.clone(),
-            plan: heading.plan.clone(),
-            step: step.to_owned(),
-            from: heading.from.clone(),
-            to: heading.to.clone(),
-            databases: heading.databases.clone(),
-            holder: heading.holder.clone(),
-            back,
-        };
+        let context = self.context(step, back);
         progress(step, &format!("hook \"{hook}\" at site \"{site}\""));
         let failed = |source| Error::Manager { site: site.to_owned(), source: Box::new(source) };
         let limit = self.configuration.hooks.get(site).and_then(|hooks| hooks.get(&hook));
