@@ -47,6 +47,13 @@ async fn a_switchover_and_back_loses_nothing_and_repeats_nothing() {
 
         let there = reference.json("secondary", &["switchover", "--to", "secondary"]).await;
         assert_eq!((&there["result"], &there["lost_transactions"]), (&"done".into(), &0.into()), "{there}");
+        let follow = there["steps"].as_array().and_then(|steps| steps.last()).expect("there are steps");
+        let sessions = &follow["evidence"]["application_sessions"];
+        assert_eq!((&sessions[0]["database"], &sessions[0]["sessions"]), (&"config.main".into(), &0.into()));
+        assert_eq!(
+            (&sessions[1]["database"], &sessions[1]["sessions"]),
+            (&"config.secondary".into(), &1.into())
+        );
         println!("PostgreSQL {major}: outage {} s", there["outage_seconds"]);
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(main.try_client("app", "config").await.is_err(), "the old site refuses applications");

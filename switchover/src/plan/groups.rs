@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, Run};
 use crate::error::Error;
+use crate::place::Place;
 
 impl Run<'_> {
     /// The manager of a site.
@@ -90,6 +91,23 @@ impl Run<'_> {
         }
         self.await_echo().await?;
         self.unlock().await?;
-        Ok(json!({ "groups": all, "dropped_slots": slots }))
+        let mut sessions = Vec::new();
+        for unit in &self.units {
+            for place in [unit.from()?, &unit.to] {
+                let count = self.application_sessions(place).await?;
+                sessions.push(json!({ "database": place.to_string(), "sessions": count }));
+            }
+        }
+        Ok(json!({ "groups": all, "dropped_slots": slots, "application_sessions": sessions }))
+    }
+
+    /// How many sessions the applications have at a site: where they have moved to.
+    async fn application_sessions(&self, place: &Place) -> Result<i64, Error> {
+        const COUNT: &str = "SELECT count(*) FROM pg_catalog.pg_stat_activity
+             WHERE datname = pg_catalog.current_database() AND usename::text = ANY ($1)";
+        let access = self.configuration.access.get(&place.database);
+        let roles: Vec<&String> = access.into_iter().flat_map(|access| &access.roles).collect();
+        let failed = || place.failed("count the sessions of the applications");
+        place.session.query_one(COUNT, &[&roles]).await.and_then(|row| row.try_get(0)).map_err(failed())
     }
 }
