@@ -100,3 +100,33 @@ async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
         }
     }
 }
+
+/// What has arrived must be applied before a site takes over: where that cannot be, it is said before anything is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_whose_replicat_cannot_go_on_does_not_take_over_before_that_is_mended() {
+    let mut reference = reference(Server::majors()[0]).await;
+    let [main_manager, secondary_manager] = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    let [main, secondary] = &reference.servers;
+    secondary.batch_in("config", "ALTER TABLE entry RENAME TO other").await;
+    main.batch_in("config", "INSERT INTO entry VALUES ('arrived', 1)").await;
+    wait_until(PATIENCE, "Replicat to stop for good", async || {
+        let groups = reference.groups("secondary").await;
+        groups.iter().any(|group| group["name"] == "csp-replicat" && group["state"] == "ABENDED")
+    })
+    .await;
+    power_off(&mut reference);
+    drop(main_manager);
+    let failover = ["failover", "--to", "secondary", "--accept-loss"];
+    let refused = reference.expect("secondary", 3, &failover).await.stderr;
+    assert!(refused.contains("csp-replicat is ABENDED") && refused.contains("mend that first"), "{refused}");
+    assert_eq!(slots(&reference, 1).await, "mss", "nothing was done");
+    let secondary = &reference.servers[1];
+    secondary.batch_in("config", "ALTER TABLE other RENAME TO entry").await;
+    reference.expect("secondary", 0, &["start", "csp-replicat"]).await;
+    let taken = reference.json("secondary", &failover).await;
+    assert_eq!(taken["result"], "done", "{taken}");
+    let arrived = "SELECT count(*) FROM entry WHERE site = 'arrived'";
+    assert_eq!(secondary.scalar("config", arrived).await, "1");
+    stop(secondary_manager).await;
+}
