@@ -1,6 +1,8 @@
 //! The reference deployment: two sites with a manager each, a database that one site writes and one that both write.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use irongate_tests::{Plan, SITES, Server, seed, wait_until};
@@ -42,12 +44,36 @@ impl Drop for Writer {
     }
 }
 
+/// Runs Prometheus' own tool over a text, if it is here: it finds no fault.
+fn promtool(words: &[&str], text: &str) {
+    let Some(promtool) = std::env::var_os("IRONGATE_PROMTOOL") else {
+        // Not a macro's output, which the test runner keeps to itself when a test passes.
+        let reason = "IRONGATE_PROMTOOL names no promtool: the Debian package prometheus has it";
+        let _ = writeln!(std::io::stderr(), "\nskipped: promtool {}: {reason}", words.join(" "));
+        return;
+    };
+    let mut command = std::process::Command::new(promtool);
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool can be run");
+    child.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    // It warns with exit code 3.
+    assert!(output.status.success(), "promtool {}: {said}", words.join(" "));
+}
+
+#[test]
+fn the_alert_rules_are_rules() {
+    let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/alerts.yml");
+    promtool(&["check", "rules", rules.to_str().expect("a plain path")], "");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     for major in Server::majors() {
-        let reference = Plan::new(major).make().await;
+        let reference = Plan::new(major).http().make().await;
         let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
         reference.runs().await;
         reference.same(0).await;
@@ -81,6 +107,11 @@ async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
         // What came from the other site does not go back: the log stands still.
         reference.nothing_goes_round().await;
 
+        for site in SITES {
+            let page = reference.metrics(site);
+            assert!(page.contains(&format!("irongate_healthy{{site=\"{site}\"}}")), "{page}");
+            promtool(&["check", "metrics"], &page);
+        }
         for manager in managers {
             stop(manager).await;
         }

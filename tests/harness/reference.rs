@@ -4,6 +4,7 @@
 //! same at both, as an operator would have it.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,7 @@ pub struct Plan {
     trail: String,
     disks: [Option<u64>; 2],
     control: bool,
+    http: bool,
     network: Option<Network>,
 }
 
@@ -88,6 +90,7 @@ impl Plan {
             trail,
             disks,
             control: false,
+            http: false,
             network: None,
         }
     }
@@ -133,6 +136,13 @@ impl Plan {
     #[must_use]
     pub fn control(mut self) -> Self {
         self.control = true;
+        self
+    }
+
+    /// With managers that serve `/metrics`. Only side by side.
+    #[must_use]
+    pub fn http(mut self) -> Self {
+        self.http = true;
         self
     }
 
@@ -228,6 +238,9 @@ impl Reference {
                 };
                 let reached = here.replace("127.0.0.1", "localhost");
                 text += &format!("control_listen = \"{here}\"\ncontrol_address = \"{reached}\"\n");
+            }
+            if plan.http {
+                text += &format!("http = \"127.0.0.1:{}\"\n", free_port());
             }
             for database in ["config", "log"] {
                 let uri = server.uri("postgres", database);
@@ -345,6 +358,23 @@ impl Reference {
     pub async fn events(&self, site: &str) -> Vec<Value> {
         let events = self.json(site, &["events", "-n", "1000"]).await;
         events["events"].as_array().expect("events are a list").clone()
+    }
+
+    /// What a site's manager serves at `/metrics`.
+    ///
+    /// # Panics
+    /// When it serves nothing.
+    pub fn metrics(&self, site: &str) -> String {
+        let text = fs::read_to_string(self.directory.path().join("irongate.toml")).expect("the file is ours");
+        let addresses = text.lines().filter_map(|line| line.strip_prefix("http = "));
+        let address = addresses.map(|address| address.trim_matches('"')).nth(number(site));
+        let mut stream = std::net::TcpStream::connect(address.expect("it serves")).expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, page) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        page.to_owned()
     }
 
     /// Ends the manager and the groups of a site at once, as a power cut does.
