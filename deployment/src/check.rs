@@ -9,14 +9,19 @@
 
 mod conflicts;
 mod counterpart;
+mod disk;
 mod encoding;
+mod extension;
+mod finding;
 mod link;
 mod origins;
+mod others;
 mod programs;
 mod publication;
 mod roles;
 mod sequences;
 mod server;
+mod settings;
 mod slot;
 mod standby;
 mod tables;
@@ -26,107 +31,17 @@ use std::fmt;
 use irongate_checkpoint::Role;
 use irongate_postgres::Session;
 use irongate_postgres::catalog::{self, ServerFacts};
-use serde::Serialize;
 
 use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
 use crate::setup::Survey;
+pub use finding::{Finding, Severity, mending};
+use finding::{Findings, Fix, choice, sql};
 pub(crate) use tables::identity_index;
 
 /// The name under which the preflight's sessions are shown.
 const APPLICATION: &str = "irongate check";
-
-/// How much a finding matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// The flow cannot work, or loses something.
-    Error,
-    /// Sound only if somebody means it.
-    Warning,
-    /// Good to know.
-    Note,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Note => "note",
-        })
-    }
-}
-
-/// Something that the preflight found.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Finding {
-    /// How much it matters.
-    pub severity: Severity,
-    /// The database and the thing in it.
-    pub object: String,
-    /// What is so, and why it matters.
-    pub reason: String,
-    /// What mends it: a statement, a setting or a command.
-    pub fix: Option<String>,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.severity, self.object, self.reason)
-    }
-}
-
-/// Findings as they come in.
-#[derive(Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(
-        &mut self,
-        severity: Severity,
-        end: &End<'_>,
-        object: impl fmt::Display,
-        reason: impl Into<String>,
-        fix: Option<String>,
-    ) {
-        let finding = Finding { severity, object: format!("{end}: {object}"), reason: reason.into(), fix };
-        // Flows share databases.
-        if !self.0.contains(&finding) {
-            self.0.push(finding);
-        }
-    }
-
-    fn error(
-        &mut self,
-        end: &End<'_>,
-        object: impl fmt::Display,
-        reason: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        self.add(Severity::Error, end, object, reason, Some(fix.into()));
-    }
-
-    fn warning(
-        &mut self,
-        end: &End<'_>,
-        object: impl fmt::Display,
-        reason: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        self.add(Severity::Warning, end, object, reason, Some(fix.into()));
-    }
-
-    fn note(&mut self, end: &End<'_>, object: impl fmt::Display, reason: impl Into<String>) {
-        self.add(Severity::Note, end, object, reason, None);
-    }
-
-    /// A question that the server did not answer: what it would have shown is not known.
-    fn unanswered(&mut self, end: &End<'_>, what: &str, error: &irongate_postgres::Error) {
-        self.add(Severity::Error, end, what, format!("it cannot be examined: {error}"), error.hint());
-    }
-}
 
 /// One end of a flow as the preflight reaches it.
 struct Side<'a> {
@@ -147,14 +62,20 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
     link::certificates(configuration, flows, &mut findings);
     programs::here(configuration, &mut findings);
     for flow in flows {
+        disk::trail(configuration, flow, &mut findings);
         let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
         let source = reach(source, &mut findings).await;
         let target = reach(target, &mut findings).await;
         if let Some(side) = &source {
             server::source(side, flow, &mut findings).await;
+            settings::of(side, &mut findings).await;
         }
         if let Some(side) = &target {
             server::target(side, flow, &mut findings).await;
+            settings::of(side, &mut findings).await;
+            extension::versions(side, None, &mut findings).await;
+            let admin = others::administrator(side, None, &mut findings).await;
+            others::transactions(side, admin.as_ref(), &mut findings).await;
         }
         let Some(source) = source else { continue };
         let survey = match Survey::of(&source.session, flow).await {
@@ -164,25 +85,46 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
                 continue;
             }
         };
-        tables::source(&source, flow, &survey, &mut findings).await;
-        roles::source(&source, &survey, &mut findings).await;
-        sequences::source(&source, flow, &mut findings).await;
-        publication::source(&source, flow, &survey, &mut findings).await;
-        origins::source(&source, configuration, flow, &mut findings).await;
+        of_source(&source, configuration, flow, &survey, &mut findings).await;
         if is_its_turn(&source, configuration, flow).await {
             slot::source(&source, target.as_ref(), configuration, flow, &mut findings).await;
         } else {
             slot::of_another_turn(&source, flow, &mut findings).await;
         }
         if let Some(target) = &target {
+            others::pair(&source, target, flow, &mut findings).await;
             roles::target(target, flow, &survey, &mut findings).await;
             counterpart::target(&source, target, flow, &survey, &mut findings).await;
             encoding::pair(&source, target, &mut findings);
+            extension::pair(&source, target, &mut findings).await;
+            others::subscriptions(target, flow, &survey, &mut findings).await;
+            if flow.conflicts.is_none() {
+                settings::clocks(&source, target, &mut findings).await;
+            }
             conflicts::pair(&source, target, configuration, flow, &survey, &mut findings).await;
         }
     }
     findings.0.sort_by_key(|finding| finding.severity);
     Ok(findings.0)
+}
+
+async fn of_source(
+    source: &Side<'_>,
+    configuration: &Configuration,
+    flow: &Flow,
+    survey: &Survey,
+    findings: &mut Findings,
+) {
+    tables::source(source, flow, survey, findings).await;
+    roles::source(source, survey, findings).await;
+    sequences::source(source, flow, findings).await;
+    publication::source(source, flow, survey, findings).await;
+    origins::source(source, configuration, flow, findings).await;
+    extension::versions(source, Some(survey), findings).await;
+    others::slots(source, configuration, findings).await;
+    others::leftovers(source, configuration, flow, findings).await;
+    let admin = others::administrator(source, Some(survey), findings).await;
+    others::transactions(source, admin.as_ref(), findings).await;
 }
 
 /// Whether the flow's source is the site that writes: as the database says it, or, as long as no run has ever changed that,
@@ -210,12 +152,19 @@ async fn reach<'a>(end: End<'a>, findings: &mut Findings) -> Option<Side<'a>> {
                 None => true,
             };
             if known {
-                let fix = refusal.hint();
+                let fix = refusal.hint().map(Fix::Words);
                 findings.add(Severity::Error, &end, format!("role \"{role}\""), refusal.to_string(), fix);
             }
             (admin?, false)
         }
     };
+    // A lock that somebody holds for long, or a server that is in trouble, must not hold up the preflight for ever.
+    const BOUNDS: &str =
+        "SET lock_timeout = '5s'; SET statement_timeout = '60s'; SET default_transaction_read_only = on";
+    if let Err(error) = session.batch_execute(BOUNDS).await {
+        findings.unanswered(&end, "server", &error.into());
+        return None;
+    }
     match catalog::server_facts(&session).await {
         Ok(facts) => Some(Side { end, session, facts, is_own }),
         Err(error) => {

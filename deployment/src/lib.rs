@@ -23,7 +23,7 @@ mod setup;
 mod statement;
 
 pub use blocker::Blocker;
-pub use check::{Finding, Severity, check};
+pub use check::{Finding, Severity, check, mending};
 pub use configuration::Configuration;
 pub use end::As;
 pub use error::Error;

@@ -22,11 +22,8 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Vec<Findin
         }
         for site in sites.keys() {
             let object = format!("{database}.{site}: fence");
-            let warning = |reason: String, fix: Option<String>| Finding {
-                severity: Severity::Warning,
-                object: object.clone(),
-                reason,
-                fix,
+            let warning = |reason: String, fix: Option<String>| {
+                Finding::new(Severity::Warning, object.clone(), reason, fix)
             };
             match foreseen(configuration, database, site).await {
                 Ok(found) => findings.extend(found.into_iter().map(|leak| match leak.split_once(": ") {

@@ -5,7 +5,8 @@ use irongate_postgres::Error;
 use irongate_postgres::catalog::{self, Table};
 use irongate_trail::ReplicaIdentity;
 
-use super::{Findings, Severity, Side, listed};
+use super::finding::restarted;
+use super::{Findings, Side, listed, settings, sql};
 use crate::configuration::{Configuration, Flow, TableName};
 use crate::interleave;
 use crate::setup::Survey;
@@ -114,7 +115,7 @@ async fn examine(
                 &side.end,
                 "setting \"track_commit_timestamp\"",
                 "it is off: no row says when and by whom it was written, and conflicts cannot be told",
-                "ALTER SYSTEM SET track_commit_timestamp = on, then restart the server",
+                restarted("track_commit_timestamp", "on"),
             );
         }
     }
@@ -137,17 +138,13 @@ async fn examine(
 
 fn report(side: &Side<'_>, lacks: impl IntoIterator<Item = Lack>, findings: &mut Findings) {
     for lack in lacks {
-        findings.error(&side.end, lack.object, lack.reason, lack.sql.join(";\n"));
+        findings.error(&side.end, lack.object, lack.reason, sql(lack.sql));
     }
 }
 
 /// The later commit wins by the clocks of two machines.
 async fn clocks(source: &Side<'_>, target: &Side<'_>, findings: &mut Findings) -> Result<(), Error> {
-    const SQL: &str = "SELECT EXTRACT(epoch FROM clock_timestamp())::pg_catalog.float8";
-    let before: f64 = source.session.query_one(SQL, &[]).await?.try_get(0)?;
-    let there: f64 = target.session.query_one(SQL, &[]).await?.try_get(0)?;
-    let after: f64 = source.session.query_one(SQL, &[]).await?.try_get(0)?;
-    let apart = (there - after).max(before - there).max(0.0);
+    let apart = settings::apart(source, target).await?;
     if apart > APART {
         findings.warning(
             &target.end,
@@ -196,7 +193,7 @@ async fn examine_table(
             } else {
                 "large values do not come with every update, and a change that wins must bring the whole row"
             };
-            let fix = format!("ALTER TABLE {} REPLICA IDENTITY FULL", name.quoted());
+            let fix = sql([format!("ALTER TABLE {} REPLICA IDENTITY FULL", name.quoted())]);
             findings.error(&source.end, &object, reason, fix);
         }
     }
@@ -218,15 +215,11 @@ async fn examine_table(
         })
     });
     for index in others {
-        findings.add(
-            Severity::Warning,
+        findings.warning(
             &target.end,
             format!("index \"{}\" of table {}", index.name, table.target),
             "it forbids rows besides the key: two sites that write what it forbids stop the flow",
-            Some(
-                "make its values the site's own, or drop the constraint where the sites may collide"
-                    .to_owned(),
-            ),
+            "make its values the site's own, or drop the constraint where the sites may collide",
         );
     }
     Ok(())

@@ -1,19 +1,54 @@
-//! The target's tables: whether each row of the source finds its place there, unchanged and undisturbed.
+//! The target's tables: whether each row of the source finds its place there, unchanged and undisturbed, and whether
+//! applications would find there what they are used to.
 
 mod column;
+mod constraint;
+mod key;
+mod partition;
+mod policy;
+mod sequence;
 mod trigger;
+mod types;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use irongate_postgres::Error;
-use irongate_postgres::catalog::{self, Index, IndexKind, Table};
-use irongate_postgres::sql::quote_identifier;
+use irongate_postgres::catalog::{self, Table};
 
-use super::tables::{comes_along, identity_index};
-use super::{Findings, Side, roles};
+use super::{Findings, Side, roles, sql};
 use crate::configuration::{Flow, TableName};
-use crate::sequence;
 use crate::setup::Survey;
+
+/// A table of the source that has a counterpart at the target.
+struct Pair<'a> {
+    source_name: TableName,
+    name: TableName,
+    from: &'a Table,
+    to: &'a Table,
+}
+
+/// Both databases, and the tables that are in both.
+struct Both<'a> {
+    source: &'a Side<'a>,
+    target: &'a Side<'a>,
+    flow: &'a Flow,
+    pairs: Vec<Pair<'a>>,
+}
+
+impl Both<'_> {
+    /// Names differ by configuration, and with them what definitions say.
+    fn is_renamed(&self) -> bool {
+        !self.flow.renames.is_empty()
+    }
+
+    fn source_oids(&self) -> Vec<u32> {
+        self.pairs.iter().map(|pair| pair.from.summary.oid).collect()
+    }
+
+    fn target_oids(&self) -> Vec<u32> {
+        self.pairs.iter().map(|pair| pair.to.summary.oid).collect()
+    }
+}
 
 pub(super) async fn target(
     source: &Side<'_>,
@@ -41,130 +76,59 @@ async fn examine(
         .into_iter()
         .map(|table| (TableName::new(&table.summary.schema, &table.summary.name), table))
         .collect();
-    let enums = column::Enums::of(&source.session, &target.session).await?;
-    let mut meant = BTreeMap::new();
+    let mut pairs = Vec::new();
     for from in &survey.selection.streamed {
-        let name = TableName::new(&from.summary.schema, &from.summary.name);
-        let counterpart = flow.target_of(&name);
-        match tables.get(&counterpart) {
+        let source_name = TableName::new(&from.summary.schema, &from.summary.name);
+        let name = flow.target_of(&source_name);
+        match tables.get(&name) {
             None => findings.error(
                 &target.end,
-                format!("table {counterpart}"),
+                format!("table {name}"),
                 "it does not exist",
                 format!(
                     "create it as at the source: pg_dump --schema-only --table='{}' \"{}\"",
-                    name.quoted(),
+                    source_name.quoted(),
                     source.end.address.extract.endpoint
                 ),
             ),
-            Some(to) => {
-                column::compare(target, from, to, &counterpart, &enums, findings);
-                keys(target, flow, &name, from, to, &counterpart, findings);
-                if !to.summary.logged {
-                    findings.warning(
-                        &target.end,
-                        format!("table {counterpart}"),
-                        "it is unlogged: a crash of the server empties it",
-                        format!("ALTER TABLE {} SET LOGGED", counterpart.quoted()),
-                    );
-                }
-                meant.insert(counterpart, to);
-            }
+            Some(to) => pairs.push(Pair { source_name, name, from, to }),
         }
     }
-    let found: Vec<Table> = meant.values().map(|table| (*table).clone()).collect();
-    trigger::disturbing(target, &found, findings).await?;
+    let both = Both { source, target, flow, pairs };
+    let lacking = sequence::compare(&both, survey, findings).await?;
+    column::compare(&both, &lacking, findings).await?;
+    types::compare(&both, findings).await?;
+    key::compare(&both, findings);
+    constraint::compare(&both, findings).await?;
+    partition::compare(&both, &tables, findings).await?;
+    policy::compare(&both, findings).await?;
+    for pair in both.pairs.iter().filter(|pair| !pair.to.summary.logged) {
+        findings.warning(
+            &target.end,
+            format!("table {}", pair.name),
+            "it is unlogged: a crash of the server empties it",
+            sql([format!("ALTER TABLE {} SET LOGGED", pair.name.quoted())]),
+        );
+    }
+    trigger::compare(&both, findings).await?;
+    let found: Vec<Table> = both.pairs.iter().map(|pair| pair.to.clone()).collect();
     roles::row_security(target, &found, "Replicat's changes could be refused or find no row", findings).await;
-    truncate(target, &tables, &meant, findings);
-    sequences(target, flow, survey, findings).await
-}
-
-/// Keys: one to find rows by, none that the source does not have, and none that is not enforced.
-fn keys(
-    target: &Side<'_>,
-    flow: &Flow,
-    source_name: &TableName,
-    from: &Table,
-    to: &Table,
-    name: &TableName,
-    findings: &mut Findings,
-) {
-    let object = format!("table {name}");
-    for index in to.indexes.iter().filter(|index| index.deferrable) {
-        findings.warning(
-            &target.end,
-            format!("constraint \"{}\" of {object}", index.name),
-            "it is deferrable, and so is not enforced for Replicat: a duplicate would be stored",
-            format!(
-                "ALTER TABLE {} DROP CONSTRAINT {}, and add it again as NOT DEFERRABLE",
-                name.quoted(),
-                quote_identifier(&index.name)
-            ),
-        );
-    }
-    let columns = |index: &Index| -> Option<BTreeSet<String>> {
-        Some(index.column_names()?.into_iter().map(str::to_owned).collect())
-    };
-    let unique_at_source: Vec<_> = from.indexes.iter().filter_map(columns).collect();
-    for index in &to.indexes {
-        let narrower = columns(index)
-            .is_none_or(|columns| !unique_at_source.iter().any(|known| known.is_subset(&columns)));
-        let same =
-            from.indexes.iter().any(|other| other.kind == index.kind && other.columns == index.columns);
-        if narrower && !same && !index.deferrable {
-            let what =
-                if index.kind == IndexKind::Exclusion { "exclusion constraint" } else { "unique index" };
-            findings.warning(
-                &target.end,
-                format!("{what} \"{}\" of {object}", index.name),
-                "the source has none like it: rows that are sound there can be refused here",
-                format!("drop it here, or create it at the source too: {}", source_name.quoted()),
-            );
-        }
-    }
-    let key: Option<Vec<&str>> = match flow.key_columns.get(source_name) {
-        Some(columns) => Some(columns.iter().map(String::as_str).collect()),
-        None => identity_index(from).and_then(Index::column_names),
-    };
-    if let Some(key) = key
-        && key.iter().all(|column| comes_along(from, column))
-        && !to.indexes.iter().any(|index| {
-            index.valid
-                && !index.partial
-                && index
-                    .column_names()
-                    .and_then(|columns| columns.first().copied())
-                    .is_some_and(|first| key.contains(&first))
-        })
-    {
-        let list: Vec<_> = key.iter().map(|column| quote_identifier(column)).collect();
-        findings.warning(
-            &target.end,
-            &object,
-            format!(
-                "no unique index begins with a column of the key ({}): each change takes a scan",
-                key.join(", ")
-            ),
-            format!("CREATE UNIQUE INDEX ON {} ({})", name.quoted(), list.join(", ")),
-        );
-    }
+    roles::functions(target, &both.target_oids(), findings).await;
+    truncate(&both, &tables, findings);
+    Ok(())
 }
 
 /// A TRUNCATE at the target names the flow's tables only, and fails where others refer to them.
-fn truncate(
-    target: &Side<'_>,
-    all: &BTreeMap<TableName, Table>,
-    meant: &BTreeMap<TableName, &Table>,
-    findings: &mut Findings,
-) {
+fn truncate(both: &Both<'_>, all: &BTreeMap<TableName, Table>, findings: &mut Findings) {
+    let meant: std::collections::BTreeSet<&TableName> = both.pairs.iter().map(|pair| &pair.name).collect();
     for (name, table) in
-        all.iter().filter(|(name, table)| !meant.contains_key(*name) && table.partition_of.is_none())
+        all.iter().filter(|(name, table)| !meant.contains(*name) && table.partition_of.is_none())
     {
         for key in &table.foreign_keys {
             let referred = TableName::new(&key.references.0, &key.references.1);
-            if meant.contains_key(&referred) {
+            if meant.contains(&referred) {
                 findings.note(
-                    &target.end,
+                    &both.target.end,
                     format!("foreign key \"{}\" of table {name}", key.name),
                     format!(
                         "the table is not in the flow and refers to {referred}: a TRUNCATE of that fails here"
@@ -173,25 +137,4 @@ fn truncate(
             }
         }
     }
-}
-
-async fn sequences(
-    target: &Side<'_>,
-    flow: &Flow,
-    survey: &Survey,
-    findings: &mut Findings,
-) -> Result<(), Error> {
-    let there = sequence::sequences(&target.session).await?;
-    for from in &survey.sequences {
-        if sequence::counterpart(&there, flow, from).is_none() {
-            let name = flow.target_of(&from.name);
-            findings.warning(
-                &target.end,
-                format!("sequence {name}"),
-                "it does not exist: after a switchover its next values are not known",
-                format!("CREATE SEQUENCE {}", name.quoted()),
-            );
-        }
-    }
-    Ok(())
 }

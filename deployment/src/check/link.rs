@@ -32,7 +32,7 @@ pub(super) fn certificates(configuration: &Configuration, flows: &[&Flow], findi
 fn look(file: &Path, limits: Limits<Duration>, now: Timestamp) -> Option<Finding> {
     let object = format!("certificate \"{}\"", file.display());
     let found =
-        |severity, reason: String, fix: String| Some(Finding { severity, object, reason, fix: Some(fix) });
+        |severity, reason: String, fix: String| Some(Finding::new(severity, object, reason, Some(fix)));
     let until = match certs::expiry(file) {
         Ok(until) => until,
         Err(error) => {

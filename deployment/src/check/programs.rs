@@ -10,12 +10,12 @@ pub(super) fn here(configuration: &Configuration, findings: &mut Findings) {
     for (hook, options) in configuration.hooks.get(site).into_iter().flatten() {
         if let Some(problem) = options.problem() {
             let path = options.path.display();
-            findings.0.push(Finding {
-                severity: Severity::Error,
-                object: format!("hook \"{hook}\" of site \"{site}\""),
-                reason: format!("{path} cannot be run, and no run that needs it begins: {problem}"),
-                fix: Some(format!("put it there and chmod +x {path}, or take [hooks.{site}.{hook}] away")),
-            });
+            findings.0.push(Finding::new(
+                Severity::Error,
+                format!("hook \"{hook}\" of site \"{site}\""),
+                format!("{path} cannot be run, and no run that needs it begins: {problem}"),
+                Some(format!("put it there and chmod +x {path}, or take [hooks.{site}.{hook}] away")),
+            ));
         }
     }
     for (name, zone) in &configuration.names {
@@ -25,12 +25,12 @@ pub(super) fn here(configuration: &Configuration, findings: &mut Findings) {
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem {
-            findings.0.push(Finding {
-                severity: Severity::Error,
-                object: format!("key file \"{path}\""),
-                reason: format!("the names of [names.{name}] cannot be changed from here: {problem}"),
-                fix: Some(format!("put the name server's key there and chmod 600 {path}")),
-            });
+            findings.0.push(Finding::new(
+                Severity::Error,
+                format!("key file \"{path}\""),
+                format!("the names of [names.{name}] cannot be changed from here: {problem}"),
+                Some(format!("put the name server's key there and chmod 600 {path}")),
+            ));
         }
     }
 }

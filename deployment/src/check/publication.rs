@@ -1,9 +1,10 @@
 //! The publication: that it names the flow's tables, publishes every kind of change, and was there before the slot.
 
-use irongate_postgres::Error;
+use irongate_postgres::sql::quote_identifier;
+use irongate_postgres::{Error, catalog};
 
-use super::{Findings, Severity, Side, listed};
-use crate::configuration::Flow;
+use super::{Findings, Severity, Side, listed, sql};
+use crate::configuration::{Flow, TableName};
 use crate::setup::Survey;
 use crate::setup::publication::{Difference, differences};
 
@@ -16,11 +17,14 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
                     Difference::Extra(_) | Difference::Wide(_) => Severity::Warning,
                     Difference::Absent | Difference::Options(_) | Difference::Missing(_) => Severity::Error,
                 };
-                let fix = difference.sql(flow, &survey.selection);
+                let fix = difference.sql(flow, &survey.selection).map(|statement| sql([statement]));
                 findings.add(severity, &side.end, &object, difference.reason(), fix);
             }
         }
         Err(error) => findings.unanswered(&side.end, &object, &error),
+    }
+    if let Err(error) = narrowed(side, flow, survey, findings).await {
+        findings.unanswered(&side.end, &object, &error);
     }
     match is_younger_than_slot(side, flow).await {
         Ok(true) => findings.warning(
@@ -49,6 +53,64 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
             "set partitions = \"leaf\", or exclude the partitioned table",
         );
     }
+}
+
+/// Columns and rows that somebody has taken out of the publication.
+async fn narrowed(
+    side: &Side<'_>,
+    flow: &Flow,
+    survey: &Survey,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    for published in catalog::publication_tables(&side.session, &[flow.publication.as_str()]).await? {
+        let Some(table) = survey.selection.streamed.iter().find(|table| table.summary.oid == published.oid)
+        else {
+            continue;
+        };
+        let name = TableName::new(&published.schema, &published.name);
+        let object = format!("publication \"{}\": table {name}", flow.publication);
+        let publication = quote_identifier(&flow.publication);
+        let fix = || {
+            sql([
+                format!("ALTER PUBLICATION {publication} DROP TABLE {}", name.quoted()),
+                format!("ALTER PUBLICATION {publication} ADD TABLE {}", name.quoted()),
+            ])
+        };
+        let left_out: Vec<&str> = table
+            .columns
+            .iter()
+            .filter(|column| column.is_writable() && !published.columns.contains(&column.name))
+            .map(|column| column.name.as_str())
+            .collect();
+        let identity = table.identity_columns();
+        if left_out.iter().any(|column| identity.contains(column)) {
+            findings.error(
+                &side.end,
+                &object,
+                format!(
+                    "columns of the replica identity are left out ({}): the application's own UPDATE and DELETE fail",
+                    listed(&left_out)
+                ),
+                fix(),
+            );
+        } else if !left_out.is_empty() {
+            findings.warning(
+                &side.end,
+                &object,
+                format!("columns are left out, and come to the target empty: {}", listed(&left_out)),
+                fix(),
+            );
+        }
+        if published.row_filter.is_some() {
+            findings.warning(
+                &side.end,
+                &object,
+                "it has a condition: rows that do not meet it are not sent",
+                fix(),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Compares the transaction that last wrote the publication with the oldest one that the slot still needs to know.

@@ -1,8 +1,9 @@
 //! The flow's own roles and their rights.
 
-use irongate_postgres::catalog;
+use irongate_postgres::sql::quote_identifier;
+use irongate_postgres::{Error, catalog};
 
-use super::{Findings, Severity, Side};
+use super::{Findings, Severity, Side, sql};
 use crate::configuration::Flow;
 use crate::setup::Survey;
 use crate::setup::rights::{self, Lack};
@@ -31,7 +32,7 @@ async fn role(side: &Side<'_>, replication: bool, findings: &mut Findings) -> bo
         Ok(None) => {}
         Ok(Some(lack)) => {
             let exists = !lack.sql.iter().any(|sql| sql.starts_with("CREATE ROLE"));
-            findings.error(&side.end, lack.object, lack.reason, lack.sql.join("; "));
+            findings.error(&side.end, lack.object, lack.reason, sql(lack.sql));
             if !exists {
                 return false;
             }
@@ -57,7 +58,7 @@ fn report(side: &Side<'_>, lacks: Result<Vec<Lack>, irongate_postgres::Error>, f
         Ok(lacks) => {
             for lack in lacks {
                 let severity = if lack.optional { Severity::Note } else { Severity::Error };
-                findings.add(severity, &side.end, lack.object, lack.reason, Some(lack.sql.join(";\n")));
+                findings.add(severity, &side.end, lack.object, lack.reason, Some(sql(lack.sql)));
             }
         }
         Err(error) => findings.unanswered(&side.end, "rights", &error),
@@ -84,7 +85,47 @@ pub(super) async fn row_security(
             &side.end,
             format!("table {}.{}", table.summary.schema, table.summary.name),
             format!("row security applies to role \"{role}\": {consequence}"),
-            format!("ALTER ROLE {} BYPASSRLS", irongate_postgres::sql::quote_identifier(role)),
+            sql([format!("ALTER ROLE {} BYPASSRLS", quote_identifier(role))]),
         );
+    }
+}
+
+/// Functions that are run for each of Replicat's rows, by indexes, checks and generated columns, and that it may not run.
+pub(super) async fn functions(target: &Side<'_>, tables: &[u32], findings: &mut Findings) {
+    const SQL: &str = "
+        WITH user_of(classid, objid) AS (
+            SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid FROM pg_catalog.pg_index i
+             WHERE i.indrelid = ANY ($1::pg_catalog.oid[])
+            UNION ALL
+            SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, o.oid FROM pg_catalog.pg_constraint o
+             WHERE o.conrelid = ANY ($1::pg_catalog.oid[]) AND o.contype = 'c'
+            UNION ALL
+            SELECT 'pg_catalog.pg_attrdef'::pg_catalog.regclass, d.oid FROM pg_catalog.pg_attrdef d
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+             WHERE d.adrelid = ANY ($1::pg_catalog.oid[]) AND a.attgenerated <> ''
+        )
+        SELECT DISTINCT p.oid::pg_catalog.regprocedure::pg_catalog.text
+          FROM user_of u
+          JOIN pg_catalog.pg_depend d ON d.classid = u.classid AND d.objid = u.objid
+           AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+          JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+         WHERE NOT pg_catalog.has_function_privilege($2::pg_catalog.text, p.oid, 'EXECUTE') ORDER BY 1";
+    let role = target.end.own_login().role();
+    let asked = async {
+        let rows = target.session.query(SQL, &[&tables, &role]).await?;
+        rows.iter().map(|row| Ok::<_, Error>(row.try_get(0)?)).collect::<Result<Vec<String>, _>>()
+    };
+    match asked.await {
+        Ok(functions) => {
+            for function in functions {
+                findings.error(
+                    &target.end,
+                    format!("function {function}"),
+                    format!("role \"{role}\" may not execute it, and an index, a check or a generated column calls it"),
+                    sql([format!("GRANT EXECUTE ON FUNCTION {function} TO {}", quote_identifier(role))]),
+                );
+            }
+        }
+        Err(error) => findings.unanswered(&target.end, "functions", &error),
     }
 }

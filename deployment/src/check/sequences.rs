@@ -3,7 +3,7 @@
 use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_postgres::{Error, catalog};
 
-use super::{Findings, Side, listed};
+use super::{Findings, Side, listed, sql};
 use crate::configuration::Flow;
 use crate::sequence::{self, Sequence};
 
@@ -32,7 +32,7 @@ async fn examine(side: &Side<'_>, flow: &Flow, findings: &mut Findings) -> Resul
             &side.end,
             format!("sequence {}", one.name),
             format!("it gives values that are in {} already", listed(one.columns())),
-            format!("SELECT setval({}, {value})", quote_literal(&one.name.quoted())),
+            sql([format!("SELECT pg_catalog.setval({}, {value})", quote_literal(&one.name.quoted()))]),
         );
     }
     if !passed_over.is_empty() {

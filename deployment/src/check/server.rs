@@ -4,7 +4,8 @@ use irongate_checkpoint::Origin;
 use irongate_postgres::catalog::{self, ServerFacts};
 use irongate_postgres::{Error, ReplicationConnection};
 
-use super::{APPLICATION, Findings, Severity, Side};
+use super::finding::{reloaded, restarted};
+use super::{APPLICATION, Findings, Fix, Severity, Side};
 use crate::configuration::Flow;
 
 /// The oldest server that is supported.
@@ -72,7 +73,7 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, findings: &mut Findings
             end,
             "setting \"wal_level\"",
             format!("it is \"{}\"; the log then lacks what logical decoding needs", facts.wal_level),
-            "ALTER SYSTEM SET wal_level = 'logical', then restart the server",
+            restarted("wal_level", "'logical'"),
         );
     }
     output_plugins(side, findings).await;
@@ -84,10 +85,7 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, findings: &mut Findings
                     end,
                     "setting \"max_replication_slots\"",
                     format!("all {} slots are taken, and the flow needs one", facts.max_replication_slots),
-                    format!(
-                        "ALTER SYSTEM SET max_replication_slots = {}, then restart the server; or drop a slot that nobody reads",
-                        facts.max_replication_slots + 5
-                    ),
+                    restarted("max_replication_slots", facts.max_replication_slots + 5),
                 );
             }
             // An Extract that is running has proven what the probe would.
@@ -124,7 +122,7 @@ async fn output_plugins(side: &Side<'_>, findings: &mut Findings) {
             &side.end,
             "setting \"output_plugin_libraries\"",
             "it does not allow \"pgoutput\"",
-            "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput'; SELECT pg_reload_conf()",
+            reloaded("output_plugin_libraries", "'pgoutput'"),
         ),
         Ok(_) => {}
         Err(error) => findings.unanswered(&side.end, "setting \"output_plugin_libraries\"", &error),
@@ -145,14 +143,11 @@ async fn walsender(side: &Side<'_>, findings: &mut Findings) {
     let (object, fix) = match error.code() {
         Some("53300") => (
             "setting \"max_wal_senders\"".to_owned(),
-            Some(format!(
-                "ALTER SYSTEM SET max_wal_senders = {}, then restart the server",
-                side.facts.max_wal_senders + 5
-            )),
+            Some(restarted("max_wal_senders", side.facts.max_wal_senders + 5)),
         ),
         // The role's attribute is a finding of its own.
         Some("42501") => return,
-        _ => (format!("replication connection as \"{}\"", login.role()), error.hint()),
+        _ => (format!("replication connection as \"{}\"", login.role()), error.hint().map(Fix::Words)),
     };
     findings.add(Severity::Error, &side.end, object, refusal(&error), fix);
 }
@@ -174,21 +169,6 @@ pub(super) async fn target(side: &Side<'_>, flow: &Flow, findings: &mut Findings
     standby(side, findings);
     if let Err(error) = origin_room(side, facts, flow, findings).await {
         findings.unanswered(end, "replication origins", &error);
-    }
-    if side.is_own {
-        match catalog::setting(&side.session, "default_transaction_read_only").await {
-            Ok(Some(value)) if value == "on" => findings.error(
-                end,
-                "setting \"default_transaction_read_only\"",
-                "Replicat's transactions could not write",
-                format!(
-                    "ALTER ROLE {} SET default_transaction_read_only = off",
-                    irongate_postgres::sql::quote_identifier(end.own_login().role())
-                ),
-            ),
-            Ok(_) => {}
-            Err(error) => findings.unanswered(end, "setting \"default_transaction_read_only\"", &error),
-        }
     }
 }
 
@@ -214,7 +194,7 @@ async fn origin_room(
             &side.end,
             format!("setting \"{setting}\""),
             format!("there are {count} replication origins and room for {limit}, and the flow needs one"),
-            format!("ALTER SYSTEM SET {setting} = {}, then restart the server", count + 5),
+            restarted(setting, count + 5),
         );
     }
     Ok(())

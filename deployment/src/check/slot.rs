@@ -4,9 +4,10 @@ use irongate_checkpoint::{Applied, CheckpointTable};
 use irongate_postgres::Error;
 use irongate_postgres::catalog::{self, SlotFacts};
 use irongate_postgres::replication::OUTPUT_PLUGIN;
+use irongate_postgres::sql::quote_literal;
 use irongate_trail::{Begins, Directory, Lineage, Lsn, Mark, Reader};
 
-use super::{Findings, Side, listed, standby};
+use super::{Findings, Side, choice, listed, standby};
 use crate::configuration::{Configuration, Flow};
 
 /// A slot that nobody reads and that keeps so many bytes of log is reported.
@@ -54,7 +55,7 @@ pub(super) async fn of_another_turn(side: &Side<'_>, flow: &Flow, findings: &mut
             &side.end,
             &object,
             "it is not this site's turn to write, and the slot keeps log and old catalog rows for nobody",
-            format!("SELECT pg_drop_replication_slot({})", irongate_postgres::sql::quote_literal(&flow.slot)),
+            choice([format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(&flow.slot))]),
         ),
         Err(error) => findings.unanswered(&side.end, &object, &error),
     }

@@ -1,11 +1,13 @@
 //! The source's tables: whether their changes are in the log, and whether updates and deletes say which row they mean.
 
+use std::collections::BTreeSet;
+
 use irongate_postgres::Error;
 use irongate_postgres::catalog::{self, Index, Table, TableKind};
-use irongate_postgres::sql::quote_identifier;
+use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_trail::ReplicaIdentity;
 
-use super::{Findings, Severity, Side, listed};
+use super::{Findings, Severity, Side, choice, listed, sql};
 use crate::configuration::{Flow, Rename, TableName};
 use crate::setup::Survey;
 
@@ -18,7 +20,7 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
             &side.end,
             format!("table {table}"),
             "it is unlogged: its changes are nowhere but in the table",
-            format!("ALTER TABLE {} SET LOGGED, or leave it out of the flow", table.quoted()),
+            choice([format!("ALTER TABLE {} SET LOGGED", table.quoted())]),
         );
     }
     configured(side, flow, survey, findings);
@@ -32,6 +34,11 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
     }
     if let Err(error) = left_out(side, flow, survey, findings).await {
         findings.unanswered(&side.end, "tables", &error);
+    }
+    elsewhere(side, flow, findings).await;
+    outside(side, flow, survey, findings);
+    for table in &survey.selection.leaves {
+        names_of_objects(side, table, findings);
     }
     if let Err(error) = large_objects(side, findings).await {
         findings.unanswered(&side.end, "large objects", &error);
@@ -99,8 +106,55 @@ fn identity(side: &Side<'_>, table: &Table, findings: &mut Findings) {
         &side.end,
         object,
         format!("{what}: once it is published, the application's own UPDATE and DELETE on it fail"),
-        format!("ALTER TABLE {} REPLICA IDENTITY {identity}", name.quoted()),
+        sql([format!("ALTER TABLE {} REPLICA IDENTITY {identity}", name.quoted())]),
     );
+}
+
+/// Foreign keys that lead out of the flow: nobody looks at them for Replicat's rows, and what they point to does not come.
+fn outside(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Findings) {
+    let known: BTreeSet<TableName> = survey.selection.leaves.iter().map(name).collect();
+    let is_sent = |table: &TableName| known.contains(table) || flow.includes(&table.schema, &table.name);
+    for table in &survey.selection.leaves {
+        for key in &table.foreign_keys {
+            let referred = TableName::new(&key.references.0, &key.references.1);
+            if !is_sent(&referred) {
+                findings.warning(
+                    &side.end,
+                    format!("foreign key \"{}\" of table {}", key.name, name(table)),
+                    format!("it points to {referred}, which is not in the flow: at the target it can point to nothing"),
+                    format!("add {} to \"tables\" in [flows.{}]", quote_literal(&referred.to_string()), flow.name),
+                );
+            }
+        }
+    }
+}
+
+/// Values that name objects of a database are read at the target only if there is one of that name.
+fn names_of_objects(side: &Side<'_>, table: &Table, findings: &mut Findings) {
+    const TYPES: [&str; 11] = [
+        "regclass",
+        "regproc",
+        "regprocedure",
+        "regoper",
+        "regoperator",
+        "regtype",
+        "regrole",
+        "regnamespace",
+        "regconfig",
+        "regdictionary",
+        "regcollation",
+    ];
+    for column in table.columns.iter().filter(|column| column.is_writable()) {
+        let type_name = column.base_type_name.trim_end_matches("[]");
+        if TYPES.contains(&type_name) {
+            findings.warning(
+                &side.end,
+                format!("column \"{}\" of table {}", column.name, name(table)),
+                format!("its type is {type_name}: a value that names what the target does not have is refused there"),
+                "keep names in columns of type text",
+            );
+        }
+    }
 }
 
 /// Keys and renames of the configuration that speak of what is not there, or of columns that do not come along.
@@ -128,7 +182,7 @@ fn configured(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Find
                     &side.end,
                     &object,
                     format!("key column \"{column}\" does not come with updates and deletes"),
-                    format!("ALTER TABLE {} REPLICA IDENTITY FULL", table.quoted()),
+                    sql([format!("ALTER TABLE {} REPLICA IDENTITY FULL", table.quoted())]),
                 );
             }
         }
@@ -178,7 +232,7 @@ async fn left_out(
             &side.end,
             format!("tables {}", listed(&forgotten)),
             format!("flow \"{}\" neither names nor excludes them", flow.name),
-            Some(format!("add them to \"tables\" or \"exclude\" in [flows.{}]", flow.name)),
+            Some(format!("add them to \"tables\" or \"exclude\" in [flows.{}]", flow.name).into()),
         );
     }
     Ok(())
@@ -195,4 +249,47 @@ async fn large_objects(side: &Side<'_>, findings: &mut Findings) -> Result<(), E
         );
     }
     Ok(())
+}
+
+/// Tables of the source whose rows are elsewhere, or are not sent although a pattern names them.
+async fn elsewhere(side: &Side<'_>, flow: &Flow, findings: &mut Findings) {
+    const SQL: &str = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, c.relkind = 'f'
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('f', 'm') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1, 2";
+    let asked = async {
+        let (mut foreign, mut views) = (Vec::new(), Vec::new());
+        for row in side.session.query(SQL, &[]).await? {
+            let name = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
+            if flow.includes(&name.schema, &name.name) {
+                if row.try_get(2)? { foreign.push(name) } else { views.push(name) }
+            }
+        }
+        Ok::<_, Error>((foreign, views))
+    };
+    match asked.await {
+        Ok((foreign, views)) => {
+            for name in foreign {
+                findings.warning(
+                    &side.end,
+                    format!("foreign table {name}"),
+                    "its rows are elsewhere, and do not come through the flow",
+                    format!(
+                        "add {} to \"exclude\" in [flows.{}]",
+                        quote_literal(&name.to_string()),
+                        flow.name
+                    ),
+                );
+            }
+            if !views.is_empty() {
+                findings.add(
+                    Severity::Note,
+                    &side.end,
+                    format!("materialized views {}", listed(views)),
+                    "what they hold is never sent: refresh them at the target",
+                    None,
+                );
+            }
+        }
+        Err(error) => findings.unanswered(&side.end, "foreign tables", &error),
+    }
 }

@@ -180,6 +180,33 @@ impl Server {
         });
     }
 
+    /// Runs a script as psql does, statement by statement, as the superuser; it ends with the first error.
+    pub(crate) async fn psql(&self, database: &str, script: &str) {
+        let is_reload = script.contains("pg_reload_conf");
+        let loaded = "SELECT pg_conf_load_time()";
+        let before = if is_reload { self.ask("postgres", loaded).await } else { String::new() };
+        let mut command = Command::new(self.psql_program());
+        command
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
+            .arg(&self.dir)
+            .args(["-d", database]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
+        let done = tokio::task::spawn_blocking(|| child.wait_with_output()).await.unwrap().unwrap();
+        assert!(done.status.success(), "{}\n{script}", String::from_utf8_lossy(&done.stderr));
+        while is_reload && self.ask("postgres", loaded).await == before {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Not every installation of a server brings a client; one of another version does as well.
+    fn psql_program(&self) -> PathBuf {
+        let beside = (15..=18).filter_map(bin_of).map(|bin| bin.join("psql"));
+        let own = self.bin.join("psql");
+        [own].into_iter().chain(beside).find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("psql"))
+    }
+
     /// All values of a query as the superuser, as text: columns by "|", rows by lines.
     pub(crate) async fn ask(&self, database: &str, sql: &str) -> String {
         let messages = self.admin(database).await.simple_query(sql).await;
