@@ -5,6 +5,8 @@ mod deployment;
 
 #[path = "commands/boundaries.rs"]
 mod boundaries;
+#[path = "commands/check.rs"]
+mod check;
 #[path = "commands/conflicts.rs"]
 mod conflicts;
 #[path = "commands/demo.rs"]

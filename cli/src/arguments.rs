@@ -72,7 +72,7 @@ pub(crate) enum Command {
     /// Write a commented configuration
     Init(Init),
     /// Look at both sites for what replication would stumble over; each finding comes with the statement that mends it
-    Check(Flows),
+    Check(Check),
     /// Make roles, publications, slots, trails and the checkpoint schema; what is there already stays
     Setup(Setup),
     /// Take away everything that setup and instantiate have made, trails included
@@ -242,6 +242,15 @@ pub(crate) struct Flows {
     /// Flows; all of them if none is named
     #[arg(value_name = "FLOW")]
     pub(crate) flows: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) flows: Flows,
+    /// Print the statements that mend what was found, by database, to be read and run with psql; run none of them
+    #[arg(long)]
+    pub(crate) fix_sql: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match command {
         Command::Demo(demo) => crate::demo::run(&global, &demo).await,
         Command::Init(options) => init::run(&global, &options),
-        Command::Check(flows) => check::run(&global, &flows).await,
+        Command::Check(options) => check::run(&global, &options).await,
         Command::Setup(options) => setup::setup(&global, &options).await,
         Command::Teardown(options) => setup::teardown(&global, &options).await,
         Command::Instantiate(options) => instantiate::run(&global, &options).await,

@@ -19,6 +19,7 @@ mod others;
 mod programs;
 mod publication;
 mod roles;
+mod script;
 mod sequences;
 mod server;
 mod settings;
@@ -38,6 +39,7 @@ use crate::error::Error;
 use crate::setup::Survey;
 pub use finding::{Finding, Severity, mending};
 use finding::{Findings, Fix, choice, sql};
+pub use script::mending_script;
 pub(crate) use tables::identity_index;
 
 /// The name under which the preflight's sessions are shown.

@@ -4,16 +4,28 @@ use comfy_table::Color;
 use irongate_deployment::{self as deployment, Severity};
 
 use super::Here;
-use crate::arguments::{Flows, Global};
+use super::setup::shown;
+use crate::arguments::{Check, Global};
 use crate::failure::End;
 use crate::output;
 
-pub(crate) async fn run(global: &Global, flows: &Flows) -> anyhow::Result<()> {
+pub(crate) async fn run(global: &Global, options: &Check) -> anyhow::Result<()> {
     let here = Here::load(global)?;
-    let flows = here.flows(&flows.flows)?;
+    let flows = here.flows(&options.flows.flows)?;
     let mut findings = deployment::check(&here.configuration, &flows).await?;
     findings.extend(irongate_switchover::check(&here.configuration, &flows).await);
     findings.sort_by_key(|finding| finding.severity);
+    if options.fix_sql {
+        let statements = deployment::mending(&findings);
+        if global.json {
+            return output::json(&serde_json::json!({ "statements": shown(&statements) }));
+        }
+        if findings.is_empty() {
+            return Ok(output::text("-- nothing is left to be done")?);
+        }
+        let script = deployment::mending_script(&here.configuration, &findings);
+        return Ok(output::text(script.trim_end())?);
+    }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if global.json {

@@ -12,7 +12,7 @@ use crate::output;
 
 /// A statement as JSON shows it.
 #[derive(Serialize)]
-struct Shown<'a> {
+pub(super) struct Shown<'a> {
     site: &'a str,
     database: &'a str,
     connection: String,
@@ -20,7 +20,7 @@ struct Shown<'a> {
     why: &'a str,
 }
 
-fn shown(statements: &[Statement]) -> Vec<Shown<'_>> {
+pub(super) fn shown(statements: &[Statement]) -> Vec<Shown<'_>> {
     statements
         .iter()
         .map(|statement| Shown {

@@ -217,7 +217,7 @@ mod tests {
 
     use super::*;
     use crate::Configuration;
-    use crate::statement::script;
+    use crate::check::mending_script;
 
     #[test]
     fn fixes_are_printed_as_psql_takes_them_and_grouped_by_database() {
@@ -234,11 +234,16 @@ mod tests {
         assert_eq!(findings.0[0].fix.as_deref(), Some("GRANT 1;\nGRANT 2;"));
         assert_eq!(findings.0[3].fix.as_deref(), Some("ALTER SYSTEM SET z = 5;\n-- then restart the server"));
         assert_eq!(findings.0[4].fix.as_deref(), Some("SELECT drop();"));
-        let text = script(&mending(&findings.0));
-        let sql: Vec<&str> = text.lines().filter(|line| !line.starts_with("--")).collect();
+        let text = mending_script(&configuration, &findings.0);
+        let sql: Vec<&str> =
+            text.lines().filter(|line| !line.is_empty() && !line.starts_with("--")).collect();
         let reload = "SELECT pg_catalog.pg_reload_conf();";
         let (x, y, z) = ("ALTER SYSTEM SET x = on;", "ALTER SYSTEM SET y = on;", "ALTER SYSTEM SET z = 5;");
         assert_eq!(sql, [x, y, z, reload, "GRANT 1;", "GRANT 2;"]);
-        assert_eq!(text.matches("-- === ").count(), 2);
+        assert_eq!(text.matches("-- === ").count(), 3, "{text}");
+        assert!(
+            text.contains("-- \\connect postgresql://") && text.contains("--     SELECT drop();\n"),
+            "{text}"
+        );
     }
 }

@@ -75,14 +75,20 @@ async fn lacking(admin: &Session, survey: Option<&Survey>) -> Result<Vec<(String
     }
     let owners: BTreeSet<&str> =
         survey.iter().flat_map(|survey| &survey.selection.leaves).map(|table| table.owner.as_str()).collect();
-    const OWNS: &str = "SELECT o FROM pg_catalog.unnest($1::pg_catalog.text[]) o
-         WHERE NOT pg_catalog.pg_has_role(o, 'USAGE') ORDER BY 1";
+    const OWNS: &str = "SELECT r.rolname::pg_catalog.text, r.rolsuper FROM pg_catalog.pg_roles r
+         WHERE r.rolname = ANY ($1::pg_catalog.text[]) AND NOT pg_catalog.pg_has_role(r.oid, 'USAGE') ORDER BY 1";
     let owners: Vec<&str> = owners.into_iter().collect();
     for row in admin.query(OWNS, &[&owners]).await? {
-        let owner: String = row.try_get(0)?;
+        let (owner, is_superuser): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
         let reason =
             format!("tables of the flow belong to role \"{owner}\": it can neither publish nor fence them");
-        lacks.push((reason, sql([format!("GRANT {} TO {quoted}", quote_identifier(&owner))])));
+        // Nobody should become a superuser for that.
+        let fix = if is_superuser {
+            "give the tables to a role that is no superuser, and that role to the administrator".into()
+        } else {
+            sql([format!("GRANT {} TO {quoted}", quote_identifier(&owner))])
+        };
+        lacks.push((reason, fix));
     }
     Ok(lacks)
 }

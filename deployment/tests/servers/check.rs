@@ -1,6 +1,8 @@
 //! The preflight against real servers: silent on a sound pair, and each fault found alone, named, and gone once its fix
 //! has been run.
 
+use std::time::Duration;
+
 use crate::faults::At::{Source, Target};
 use crate::faults::Mends::{Fix, Sql};
 use crate::faults::{self, At, Fault};
@@ -276,6 +278,27 @@ async fn settings_of_the_servers_are_judged() {
             shown(&found)
         );
 
+        // Slots of other programs.
+        source.set("wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10");
+        source.batch("postgres", "SELECT pg_create_physical_replication_slot('stranger', true)").await;
+        for _ in 0..4 {
+            source.batch("postgres", "SELECT pg_switch_wal(); INSERT INTO noise SELECT").await;
+        }
+        let found = alarms(&world).await;
+        assert!(
+            found.len() == 2 && shown(&found).contains("it is of another program, nobody reads it"),
+            "{}",
+            shown(&found)
+        );
+        source.batch("postgres", "SELECT pg_drop_replication_slot('stranger')").await;
+        // What only some versions have.
+        if major < 17 {
+            source.set("old_snapshot_threshold = 60");
+            let found = alarms(&world).await;
+            assert!(found.len() == 2 && shown(&found).contains("snapshot too old"), "{}", shown(&found));
+            source.set("old_snapshot_threshold = -1");
+        }
+
         // The target's room for origins.
         source.set("wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10");
         world.instantiate().await;
@@ -372,4 +395,119 @@ async fn keys_and_renames_that_mean_nothing_are_found() {
             shown(&found)
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_tables_take_seconds() {
+    let tables = "CREATE TYPE kind AS ENUM ('a', 'b');
+        CREATE PROCEDURE make() LANGUAGE plpgsql AS $$ BEGIN FOR n IN 1..2000 LOOP
+            EXECUTE format('CREATE TABLE t%s (id serial PRIMARY KEY, k kind, x numeric(8,2) DEFAULT 1 CHECK (x > 0), u int UNIQUE)', n);
+            COMMIT;
+        END LOOP; END $$";
+    let world = World::new(refs(&pairs()[pairs().len() - 1]), tables, FLOW).await;
+    tokio::join!(world.at_source("CALL make()"), world.at_target("CALL make()"));
+    world.setup().await;
+    let begin = std::time::Instant::now();
+    assert_eq!(alarms(&world).await, []);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    world.at_target("ALTER TABLE t1777 DROP k; DROP TABLE t5").await;
+    let found = alarms(&world).await;
+    assert!(found.len() == 2 && shown(&found).contains("public.t1777"), "{}", shown(&found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_locked_or_leads_into_itself_is_a_finding() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    world.setup().await;
+    // A lock that nobody gives up does not hold the preflight up.
+    let holder = world.target.admin(&world.name).await;
+    holder.batch_execute("BEGIN; LOCK TABLE a").await.unwrap();
+    let found = tokio::time::timeout(Duration::from_secs(60), alarms(&world)).await.unwrap();
+    let locked = found.iter().find(|finding| finding.object == "db.b: tables");
+    assert!(locked.is_some_and(|finding| finding.reason.contains("lock timeout")), "{}", shown(&found));
+    drop(holder);
+
+    // Both addresses lead to one database.
+    let path = world.dir.path().join("irongate.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let same = text.replace(&world.target.uri(&world.name), &world.source.uri(&world.name));
+    let configuration = Configuration::parse(&same, &path).unwrap();
+    let found = findings(&configuration, &world.name).await;
+    let itself = found.iter().find(|finding| finding.reason.contains("into its own source"));
+    assert!(itself.is_some_and(|finding| finding.severity == Severity::Error), "{}", shown(&found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_administrator_lacks_is_told_with_what_gives_it() {
+    let world = World::new(refs(&pairs()[0]), TABLES, FLOW).await;
+    world.setup().await;
+    let role = format!("{}_dba", world.name);
+    let path = world.dir.path().join("irongate.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let uri = format!("{} user=postgres\"\n", world.source.uri(&world.name));
+    let other = format!("{} user={role}\"\nadmin_password_file = \"dba\"\n", world.source.uri(&world.name));
+    // That of the roles is in no server's log.
+    let password = "paper clip 3";
+    let file = world.dir.path().join("dba");
+    std::fs::write(&file, password).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let configuration = Configuration::parse(&text.replace(&uri, &other), &path).unwrap();
+    let of = async || {
+        let mut found = findings(&configuration, &world.name).await;
+        found.retain(|finding| finding.severity != Severity::Note);
+        found
+    };
+    let found = of().await;
+    assert!(found.len() == 1 && found[0].reason.contains("does not get in"), "{}", shown(&found));
+    let tables = "DO $$ DECLARE t regclass; BEGIN
+        FOR t IN SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') LOOP
+            EXECUTE format('ALTER TABLE %s OWNER TO OWNER_ROLE', t);
+        END LOOP; END $$";
+    world
+        .at_source(&format!("CREATE ROLE {role} LOGIN PASSWORD '{password}'; CREATE ROLE {role}_owner"))
+        .await;
+    let found = of().await;
+    assert!(shown(&found).contains("give the tables to a role that is no superuser"), "{}", shown(&found));
+    world.at_source(&tables.replace("OWNER_ROLE", &format!("{role}_owner"))).await;
+    let found = of().await;
+    assert!(found.iter().all(|finding| finding.severity == Severity::Warning), "{}", shown(&found));
+    for part in ["CREATEROLE", "GRANT CREATE ON DATABASE", &format!("GRANT \"{role}_owner\" TO")] {
+        let gives = |finding: &Finding| finding.fix.as_ref().is_some_and(|fix| fix.contains(part));
+        assert!(found.iter().any(gives), "{part}: {}", shown(&found));
+    }
+    world.source.psql(&world.name, &script(&mending(&found))).await;
+    assert_eq!(of().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renamed_tables_raise_no_alarm_and_are_compared_all_the_same() {
+    let tables = "CREATE SCHEMA app; SET search_path = app;
+        CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE DOMAIN short AS text CHECK (length(VALUE) < 9);
+        CREATE TYPE pair AS (a mood, b int);
+        CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+        CREATE TABLE one (id serial PRIMARY KEY, m mood DEFAULT 'sad', s short, p pair, n int CHECK (n > 0),
+            g text GENERATED ALWAYS AS (CASE WHEN n > 1 THEN 'x' END) STORED);
+        CREATE TABLE two (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, one int REFERENCES one);
+        CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE part1 PARTITION OF part FOR VALUES FROM (0) TO (10);
+        CREATE TRIGGER quiet BEFORE INSERT ON one FOR EACH ROW EXECUTE FUNCTION nothing();";
+    let mut world = World::new(refs(&pairs()[0]), tables, FLOW).await;
+    world.at_target("ALTER SCHEMA app RENAME TO \"The Copy\"").await;
+    let flow = "tables = [\"app.*\"]\n[[flows.%N.map]]\nsource = \"app.*\"\ntarget = '\"The Copy\".*'";
+    world.reconfigure(&flow.replace("%N", &world.name));
+    world.setup().await;
+    assert_eq!(alarms(&world).await, []);
+    world.at_target("SET search_path = \"The Copy\"; ALTER TABLE two DROP CONSTRAINT two_one_fkey; ALTER TABLE part DETACH PARTITION part1; DROP SEQUENCE one_id_seq CASCADE; ALTER TYPE mood RENAME VALUE 'sad' TO 'bad'").await;
+    let found = alarms(&world).await;
+    let text = shown(&found);
+    for part in
+        ["two_one_fkey", "table The Copy.part1", "sequence The Copy.one_id_seq", "lacks the value 'sad'"]
+    {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert_eq!(found.len(), 4, "{text}");
+    world.target.psql(&world.name, &script(&mending(&found))).await;
+    let left = alarms(&world).await;
+    assert!(left.len() == 1 && left[0].object.contains("two_one_fkey"), "{}", shown(&left));
 }

@@ -92,7 +92,11 @@ pub(super) async fn compare(
             let from = of(&more[0], pair.from.summary.oid, &source.name);
             match pair.to.column(&source.name) {
                 None if !source.is_writable() => {}
-                None => absent(both, pair, source, &from, findings),
+                None => {
+                    let key = (pair.name.clone(), source.name.clone());
+                    let default = from.expression.clone().filter(|_| !without_sequence.contains(&key));
+                    absent(both, pair, source, &More { expression: default, ..from }, findings);
+                }
                 Some(target) => {
                     let more = [from, of(&more[1], pair.to.summary.oid, &source.name)];
                     let one = One { both, pair, source, target, more };
@@ -112,12 +116,14 @@ pub(super) async fn compare(
 
 fn absent(both: &Both<'_>, pair: &Pair<'_>, source: &Column, more: &More, findings: &mut Findings) {
     let collation = more.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+    let expression = more.expression.as_ref().filter(|_| !both.is_renamed());
+    let default = expression.map(|expression| format!(" DEFAULT {expression}")).unwrap_or_default();
     findings.error(
         &both.target.end,
         object(&source.name, &pair.name),
         "it does not exist",
         sql([format!(
-            "ALTER TABLE {} ADD COLUMN {} {}{collation}",
+            "ALTER TABLE {} ADD COLUMN {} {}{collation}{default}",
             pair.name.quoted(),
             quote_identifier(&source.name),
             source.type_name
