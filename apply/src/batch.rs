@@ -1,12 +1,15 @@
 //! Changes on their way from the trail to the target: whole source transactions, or a piece of one that is large.
 //!
 //! The bytes of all rows lie in one arena, so that a row costs two copies and no allocation.
+//!
+//! A change that is in its table's copy already, because the table was loaded under a later snapshot than others, is left
+//! out here, before anything is made of it: so no way of applying can meet it.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use irongate_checkpoint::MARKER_PREFIX;
+use irongate_checkpoint::{MARKER_PREFIX, TableStarts};
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
 use crate::conflict::{Base, VERSION_PREFIX};
@@ -34,13 +37,26 @@ pub enum Change<'a> {
         cascade: bool,
         /// `RESTART IDENTITY` was given.
         restart_identity: bool,
+        /// Other tables of the statement are left out, because their copies have it already. They may refer to these, and
+        /// then the server would not empty these by TRUNCATE.
+        partial: bool,
     },
 }
 
 #[derive(Clone, Debug)]
 enum Stored {
     Row { relation: u32, kind: Kind, old: Range<usize>, new: Range<usize> },
-    Truncate { relations: Vec<u32>, cascade: bool, restart_identity: bool },
+    Truncate { relations: Vec<u32>, cascade: bool, restart_identity: bool, partial: bool },
+}
+
+/// Changes that are left out because the copies of their tables have them.
+#[derive(Clone, Default, Debug)]
+struct Skipping {
+    /// Where the tables begin; nothing once all of them have.
+    starts: Option<Arc<TableStarts>>,
+    /// By source table.
+    skipped: HashMap<(String, String), u64>,
+    count: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,9 +100,46 @@ pub struct Batch {
     next_base: Option<(Base, String)>,
     /// Where the source's sequences stand.
     sequences: Vec<Reading>,
+    skipping: Skipping,
 }
 
 impl Batch {
+    /// Leaves out from here on what the copies of tables have already.
+    pub fn skip(&mut self, starts: Option<Arc<TableStarts>>) {
+        self.skipping.starts = starts;
+    }
+
+    /// Leaves nothing out any more where nothing behind `end` can be in a copy.
+    pub fn stop_skipping_behind(&mut self, end: ResumeLsn) {
+        if self.skipping.starts.as_ref().is_some_and(|starts| !starts.are_ahead_of(end)) {
+            self.skipping.starts = None;
+        }
+    }
+
+    /// How many changes were left out, by schema and name of the source table.
+    pub fn skipped(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        self.skipping.skipped.iter().map(|((schema, table), count)| (schema.as_str(), table.as_str(), *count))
+    }
+
+    /// Begins to count anew.
+    pub fn forget_skipped(&mut self) {
+        self.skipping.skipped.clear();
+        self.skipping.count = 0;
+    }
+
+    /// Whether the copy of a table has what the transaction in hand did to it; it is counted then.
+    fn leaves_out(&mut self, relation: &Relation) -> bool {
+        let (Some(starts), Some((begin, _))) = (&self.skipping.starts, &self.open) else { return false };
+        if !starts.has(&relation.schema, &relation.name, begin.commit_lsn) {
+            return false;
+        }
+        let name = (relation.schema.clone(), relation.name.clone());
+        *self.skipping.skipped.entry(name).or_default() += 1;
+        self.skipping.count += 1;
+        self.changed();
+        true
+    }
+
     /// Empties the batch for what follows it: a transaction that is open stays open.
     pub fn clear(&mut self) {
         self.arena.clear();
@@ -97,6 +150,7 @@ impl Batch {
         self.parts.clear();
         self.bases.clear();
         self.sequences.clear();
+        self.forget_skipped();
         (self.commit, self.commits, self.messages, self.progress) = (None, 0, 0, None);
         if self.open.is_none() {
             self.marker = None;
@@ -109,6 +163,7 @@ impl Batch {
         self.open.clone_from(&earlier.open);
         self.marker.clone_from(&earlier.marker);
         self.next_base.clone_from(&earlier.next_base);
+        self.skipping.starts.clone_from(&earlier.skipping.starts);
         self.clear();
     }
 
@@ -139,6 +194,8 @@ impl Batch {
             if single { (limits.changes, 1) } else { (limits.changes, limits.transactions) };
         let mut read = false;
         let lineage = source.lineage();
+        // What is left out takes no memory, but others wait too while it is read.
+        let most_skipped = self.skipping.count.saturating_add(most_changes.saturating_mul(PIECE) as u64);
         loop {
             let full = self.changes.len() >= most_changes || self.arena.len() >= limits.bytes;
             let stop = if self.open.is_none() {
@@ -146,7 +203,7 @@ impl Batch {
             } else {
                 self.changes.len() >= most_changes.saturating_mul(PIECE) || self.arena.len() >= limits.bytes
             };
-            if stop {
+            if stop || self.skipping.count >= most_skipped {
                 return Ok(read);
             }
             let Some(item) = source.next()? else { return Ok(read) };
@@ -178,6 +235,7 @@ impl Batch {
                 self.parts.push(Part { begin: begin.clone(), first: self.changes.len(), before: 0 });
                 (self.open, self.next_base) = (Some((begin, 0)), None);
             }
+            Item::Row { relation, .. } if self.leaves_out(relation) => self.next_base = None,
             Item::Row { relation, row } => {
                 if let Some((base, table)) = self.next_base.take()
                     && table == format!("{}.{}", relation.schema, relation.name)
@@ -198,8 +256,17 @@ impl Batch {
                 self.push(Stored::Row { relation, kind, old, new })?;
             }
             Item::Truncate { relations, cascade, restart_identity } => {
-                let relations = relations.iter().map(|relation| self.relation(relation)).collect();
-                self.push(Stored::Truncate { relations, cascade, restart_identity })?;
+                let all = relations.len();
+                let mut left: Vec<u32> = Vec::with_capacity(all);
+                for relation in &relations {
+                    if !self.leaves_out(relation) {
+                        left.push(self.relation(relation));
+                    }
+                }
+                if !left.is_empty() || all == 0 {
+                    let partial = left.len() < all;
+                    self.push(Stored::Truncate { relations: left, cascade, restart_identity, partial })?;
+                }
             }
             Item::Message(message) => {
                 if let (Some((_, count)), true) = (&mut self.open, message.transactional) {
@@ -232,11 +299,16 @@ impl Batch {
             return Err(Error::Misuse("a change outside a transaction"));
         };
         *count += 1;
+        self.changed();
+        self.changes.push(change);
+        Ok(())
+    }
+
+    /// A marker that came before is no longer the last of all.
+    fn changed(&mut self) {
         if self.marker.as_ref().is_none_or(|marker| !marker.is_empty()) {
             self.marker = Some(String::new());
         }
-        self.changes.push(change);
-        Ok(())
     }
 
     fn relation(&mut self, relation: &Arc<Relation>) -> u32 {
@@ -342,9 +414,9 @@ impl Batch {
                 };
                 Change::Row { relation: *relation as usize, row }
             }
-            Stored::Truncate { relations, cascade, restart_identity } => {
-                let (cascade, restart_identity) = (*cascade, *restart_identity);
-                Change::Truncate { relations, cascade, restart_identity }
+            Stored::Truncate { relations, cascade, restart_identity, partial } => {
+                let (cascade, restart_identity, partial) = (*cascade, *restart_identity, *partial);
+                Change::Truncate { relations, cascade, restart_identity, partial }
             }
         }
     }

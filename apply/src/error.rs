@@ -23,6 +23,12 @@ pub enum Error {
         /// The flow.
         flow: String,
     },
+    /// An initial load of the flow is not done yet.
+    #[error("flow \"{flow}\" is being loaded: its initial load is not done")]
+    Loading {
+        /// The flow.
+        flow: String,
+    },
     /// A table is not at the target.
     #[error("table \"{table}\" of the source has no table \"{target}\" at the target")]
     MissingTable {
@@ -218,6 +224,9 @@ impl Error {
             Self::Target(error) => return error.hint(),
             Self::Checkpoint(error) => return error.hint(),
             Self::NotInstantiated { flow } => format!("run \"irongate instantiate {flow}\""),
+            Self::Loading { flow } => {
+                format!("run \"irongate instantiate {flow}\" until it is done: it goes on where it was cut off")
+            }
             Self::MissingTable { .. } => {
                 "create the table at the target, or map or exclude it in the configuration, then start again".to_owned()
             }

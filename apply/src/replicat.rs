@@ -20,6 +20,7 @@
 mod run;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use irongate_checkpoint::{Applied, Mark, TableCounters};
 use irongate_trail::{Begins, CommitLsn, Row, Source};
@@ -72,6 +73,8 @@ pub struct Totals {
     pub sequences_left: u64,
     /// Groups that the target refused and that were applied change by change.
     pub refused: u64,
+    /// Changes left out because the copies of their tables have them.
+    pub skipped: u64,
     /// By source table.
     pub tables: BTreeMap<String, TableCounters>,
 }
@@ -207,6 +210,8 @@ impl<O: Open, T: Target> Applier<O, T> {
         // initial load began.
         self.high = Mark { position: source.position(), resume_lsn: resume };
         self.source = Some(source);
+        let starts = self.target.starts().await?;
+        self.batch.skip(starts.are_ahead_of(resume).then(|| Arc::new(starts)));
         Ok(())
     }
 
@@ -241,7 +246,9 @@ impl<O: Open, T: Target> Applier<O, T> {
         let position = source.position();
         if self.batch.is_empty() && end.is_none() {
             self.pass(position);
-            return Ok(Step::Idle);
+            let has_skipped = self.batch.skipped().next().is_some();
+            self.count_skipped();
+            return Ok(if has_skipped { Step::Applied } else { Step::Idle });
         }
         let mode = mode(&self.batch, self.queue, self.exact_until);
         self.next.follow(&self.batch);
@@ -258,6 +265,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         }
         self.pass(position);
         std::mem::swap(&mut self.batch, &mut self.next);
+        self.batch.stop_skipping_behind(self.applied.end_lsn);
         self.prefetched = filled?;
         Ok(Step::Applied)
     }
@@ -281,6 +289,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.totals.messages += self.batch.messages();
         self.totals.bytes += self.batch.bytes() as u64;
         self.totals.transactions += self.batch.commits();
+        self.count_skipped();
         if mode != Mode::Queue {
             self.count_tables();
         }
@@ -293,6 +302,14 @@ impl<O: Open, T: Target> Applier<O, T> {
                 self.queue = None;
             }
         }
+    }
+
+    fn count_skipped(&mut self) {
+        for (schema, table, count) in self.batch.skipped() {
+            self.totals.skipped += count;
+            self.totals.tables.entry(format!("{schema}.{table}")).or_default().skipped += count;
+        }
+        self.batch.forget_skipped();
     }
 
     fn count_tables(&mut self) {

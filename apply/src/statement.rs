@@ -370,6 +370,16 @@ pub(crate) fn truncate<'a>(plans: impl Iterator<Item = &'a Plan>, restart_identi
     format!("DO LANGUAGE plpgsql {}", quote_literal(&body))
 }
 
+/// Empties tables row by row, for where TRUNCATE is refused because of tables that refer to them. Sequences stay: they
+/// were set by the copies that came later than this.
+pub(crate) fn empty<'a>(plans: impl Iterator<Item = &'a Plan>) -> String {
+    let mut names: Vec<String> = plans.map(Plan::existing).collect();
+    names.sort_unstable();
+    names.dedup();
+    let deletes = names.iter().enumerate().map(|(at, name)| format!("d{at} AS (DELETE FROM {name})"));
+    format!("WITH {} SELECT 1", deletes.collect::<Vec<_>>().join(", "))
+}
+
 fn from_new(columns: &[usize]) -> Vec<Parameter> {
     columns.iter().map(|column| Parameter { key: false, column: *column }).collect()
 }

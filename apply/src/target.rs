@@ -9,7 +9,7 @@ mod sequences;
 
 use std::future::Future;
 
-use irongate_checkpoint::{Applied, Mark};
+use irongate_checkpoint::{Applied, Mark, TableStarts};
 
 use crate::batch::Batch;
 use crate::error::Error;
@@ -63,6 +63,15 @@ pub trait Target: Send {
     /// # Errors
     /// [`Error`]; transient ones are tried again.
     fn load(&mut self) -> impl Future<Output = Result<Applied, Error>> + Send;
+
+    /// The tables whose copies have what is still to come of the stream, up to a place of each table's own. Asked after
+    /// [`Target::load`].
+    ///
+    /// # Errors
+    /// [`Error`]; transient ones are tried again.
+    fn starts(&mut self) -> impl Future<Output = Result<TableStarts, Error>> + Send {
+        std::future::ready(Ok(TableStarts::default()))
+    }
 
     /// Applies a batch. If `end` is given, it ends with a source transaction and is committed, with `end` as the place
     /// to begin after it; otherwise it is a piece, and the next batch belongs to the same target transaction.

@@ -131,6 +131,17 @@ pub enum Error {
         /// The session that has claimed it.
         session: Box<OtherSession>,
     },
+    /// The target has no ledger of initial loads, or an older one.
+    #[error("the ledger of initial loads, table \"irongate.load\", is missing in the target or lacks a column")]
+    LedgerMissing,
+    /// Another session loads the flow.
+    #[error("flow \"{flow}\" is being loaded by {session}")]
+    LoadInUse {
+        /// The flow.
+        flow: String,
+        /// The session that has claimed its load.
+        session: Box<OtherSession>,
+    },
     /// Another session has the replication origin. PostgreSQL up to 18 lets one session at a time use an origin.
     #[error("replication origin \"{origin}\" is in use by {session}")]
     OriginInUse {
@@ -201,6 +212,7 @@ impl Error {
             Self::InUse { .. }
             | Self::Held { .. }
             | Self::FlowInUse { .. }
+            | Self::LoadInUse { .. }
             | Self::OriginInUse { .. }
             | Self::Store { .. } => true,
             Self::File { source, .. } => file_is_transient(source),
@@ -225,7 +237,13 @@ impl Error {
             Self::StatusUnreadable { .. } => {
                 "it is written anew when the group starts; a newer irongate may have written it".to_owned()
             }
-            Self::TableMissing => "run \"irongate setup\"".to_owned(),
+            Self::LoadInUse { session, .. } => match session.pid {
+                Some(pid) => format!(
+                    "wait for it, or, if it is dead, end its session with \"SELECT pg_terminate_backend({pid})\""
+                ),
+                None => "wait for it".to_owned(),
+            },
+            Self::TableMissing | Self::LedgerMissing => "run \"irongate setup\"".to_owned(),
             Self::BadRole { .. } => {
                 "somebody has edited the row: compare it with the same table at the other site".to_owned()
             }

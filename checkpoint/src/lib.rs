@@ -9,6 +9,7 @@
 mod attempt;
 mod error;
 mod held_file;
+mod load;
 mod lock;
 mod origin;
 mod role;
@@ -21,6 +22,10 @@ mod watermark;
 
 pub use attempt::{BackOff, Stop};
 pub use error::{Error, Holder};
+pub use load::{
+    LOAD_TABLES, LoadJob, LoadLedger, LoadSnapshot, LoadTable, LoadedChunk, QualifiedName, TableStarts, load_setup,
+    load_teardown,
+};
 pub use lock::GroupLock;
 pub use origin::{Origin, OriginSession, OriginTransaction, origin_grants};
 pub use role::{FIRST_EPOCH, Holder as RunHolder, ROLE_EXISTS, ROLE_QUERY, Role, role_setup};

@@ -99,6 +99,8 @@ pub struct TableCounters {
     pub deletes: u64,
     /// Truncates.
     pub truncates: u64,
+    /// Changes left out because the table's copy has them already.
+    pub skipped: u64,
 }
 
 impl TableCounters {
@@ -128,6 +130,8 @@ pub struct Counters {
     pub errors: u64,
     /// Changes that were in conflict with what was at the target, however that was resolved.
     pub conflicts: u64,
+    /// Changes left out because their table's copy has them already: it was loaded under a later snapshot than others.
+    pub skipped: u64,
     /// Trail bytes written or read.
     pub bytes: u64,
 }

@@ -173,3 +173,78 @@ fn a_marker_stands_until_changes_come_behind_it() {
     }
     assert_eq!(piece.marker(), Some(""));
 }
+
+#[test]
+fn what_a_tables_copy_has_is_left_out_and_counted_whatever_it_is() {
+    let table = |name: &str| {
+        let column =
+            Column { name: "id".into(), key: true, type_oid: 23, type_modifier: -1, type_name: None };
+        Arc::new(Relation {
+            id: 1,
+            schema: "public".into(),
+            name: name.into(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: vec![column],
+        })
+    };
+    let (early, late) = (table("early"), table("late"));
+    let tuple = TupleBuilder::new().text("1");
+    let mut starts = TableStarts::default();
+    starts.insert("public", "late", Lsn(20));
+    let mut batch = Batch::default();
+    batch.skip(Some(Arc::new(starts)));
+    let transaction = |batch: &mut Batch, n: u64| {
+        let begin = Begin {
+            xid: n as u32,
+            commit_lsn: CommitLsn(Lsn(n)),
+            commit_time: Timestamp(0),
+            origin: None,
+            previous: CommitLsn(Lsn(n - 1)),
+        };
+        batch.take(Item::Begin(begin)).unwrap();
+        for relation in [&late, &early] {
+            for row in [
+                Row::Insert { new: tuple.as_tuple() },
+                Row::Update { old: None, new: tuple.as_tuple() },
+                Row::Delete { old: Old::Key(tuple.as_tuple()) },
+            ] {
+                batch.take(Item::Row { relation, row }).unwrap();
+            }
+        }
+        for relations in [vec![late.clone()], vec![early.clone(), late.clone()], vec![early.clone()]] {
+            let item = Item::Truncate { relations, cascade: false, restart_identity: true };
+            batch.take(item).unwrap();
+        }
+        let commit = Commit {
+            commit_lsn: CommitLsn(Lsn(n)),
+            end_lsn: ResumeLsn(Lsn(n + 1)),
+            commit_time: Timestamp(0),
+            changes: 9,
+        };
+        batch.take(Item::Commit(commit)).unwrap();
+    };
+    transaction(&mut batch, 19);
+    assert_eq!(batch.skipped().collect::<Vec<_>>(), [("public", "late", 5)]);
+    assert_eq!(batch.len(), 3 + 2);
+    let truncates: Vec<_> = batch
+        .changes()
+        .filter_map(|change| match change {
+            Change::Truncate { relations, partial, .. } => Some((relations.to_vec(), partial)),
+            Change::Row { .. } => None,
+        })
+        .collect();
+    assert_eq!(truncates, [(vec![0], true), (vec![0], false)]);
+    assert!(batch.relations().iter().all(|relation| relation.name == "early"));
+    // The transaction that commits at the place itself is not in the copy.
+    batch.clear();
+    transaction(&mut batch, 20);
+    assert_eq!((batch.len(), batch.skipped().count()), (9, 0));
+    // Behind the last place nothing is asked any more; before it, a copy of the rule goes along.
+    let mut next = Batch::default();
+    next.follow(&batch);
+    assert!(next.skipping.starts.is_some());
+    next.stop_skipping_behind(ResumeLsn(Lsn(19)));
+    assert!(next.skipping.starts.is_some());
+    next.stop_skipping_behind(ResumeLsn(Lsn(20)));
+    assert!(next.skipping.starts.is_none());
+}

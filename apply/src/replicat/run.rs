@@ -18,6 +18,9 @@ const SETTLE_EVERY: Duration = Duration::from_secs(1);
 /// How often a trail is looked for that is not there yet.
 const TRAIL_EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether an initial load is done.
+const LOADED_EVERY: Duration = Duration::from_secs(2);
+
 /// How a Replicat ended that was asked to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stopped {
@@ -85,13 +88,16 @@ impl Replicat {
                 Ok(()) => return Ok(Stopped { applied: *run.applier.applied() }),
                 Err(error) => error,
             };
-            if settings.trail_may_come
-                && let Some(what) = still_to_come(&error)
-            {
+            let awaited = match &error {
+                Error::Loading { .. } => Some(("waiting for the initial load to be done", LOADED_EVERY)),
+                error if settings.trail_may_come => still_to_come(error).map(|what| (what, TRAIL_EVERY)),
+                _ => None,
+            };
+            if let Some((what, pause)) = awaited {
                 publisher.state(State::Starting, what);
                 run.applier.begin_again();
                 tokio::select! {
-                    () = tokio::time::sleep(TRAIL_EVERY) => continue,
+                    () = tokio::time::sleep(pause) => continue,
                     () = shutdown.as_mut() => return Ok(Stopped { applied: *run.applier.applied() }),
                 }
             }
@@ -241,6 +247,7 @@ impl Run<'_> {
             status.counters.errors = totals.errors;
             status.counters.conflicts = totals.conflicts;
             status.counters.bytes = totals.bytes;
+            status.counters.skipped = totals.skipped;
             let sum =
                 |of: fn(&irongate_checkpoint::TableCounters) -> u64| totals.tables.values().map(of).sum();
             status.counters.rows_inserted = sum(|table| table.inserts);

@@ -20,9 +20,13 @@ pub(super) struct Alone {
 impl Alone {
     pub(super) fn of(batch: &Batch, index: usize, plans: &[Arc<Plan>]) -> Self {
         let (plan, statement, operation) = match batch.change(index) {
-            Change::Truncate { relations, restart_identity, .. } => {
+            Change::Truncate { relations, restart_identity, partial, .. } => {
                 let tables = relations.iter().map(|relation| &*plans[*relation as usize]);
-                let sql = statement::truncate(tables, restart_identity);
+                let sql = if partial {
+                    statement::empty(tables)
+                } else {
+                    statement::truncate(tables, restart_identity)
+                };
                 let plan = relations.first().map(|relation| &plans[*relation as usize]);
                 (plan, Statement { sql, parameters: Vec::new() }, "truncate")
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{
-    Applied, CheckpointTable, Mark, Origin, OriginSession, OriginTransaction, Watermarks,
+    Applied, CheckpointTable, LoadLedger, Mark, Origin, OriginSession, OriginTransaction, TableStarts, Watermarks,
 };
 use irongate_postgres::Session;
 use irongate_trail::{Lsn, Position};
@@ -105,8 +105,13 @@ impl Target for PostgresTarget {
         };
         connection.send_back(&self.settings).await?;
         let client = connection.session.client();
-        let applied = connection.checkpoint.load(client).await?;
-        let applied = applied.ok_or_else(|| Error::NotInstantiated { flow: self.settings.flow.clone() })?;
+        let Some(applied) = connection.checkpoint.load(client).await? else {
+            let flow = self.settings.flow.clone();
+            let is_loading = is_loading(client, &flow).await?;
+            // Whoever loads the flow may want what this session has claimed.
+            self.connection = None;
+            return Err(if is_loading { Error::Loading { flow } } else { Error::NotInstantiated { flow } });
+        };
         let (insert, _) = connection.log_positions().await?;
         // The place in the trail is the reader's to say: the one in the table may be in another trail.
         let mark = Mark { position: Position::default(), resume_lsn: applied.end_lsn };
@@ -115,6 +120,11 @@ impl Target for PostgresTarget {
             none => *none = Some(Watermarks::new(mark, insert, Mark::default())),
         }
         Ok(applied)
+    }
+
+    async fn starts(&mut self) -> Result<TableStarts, Error> {
+        let Some(connection) = &self.connection else { return Err(not_loaded()) };
+        Ok(TableStarts::load(connection.session.client(), &self.settings.flow).await?)
     }
 
     async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
@@ -179,6 +189,15 @@ impl Target for PostgresTarget {
             watermarks.flushed(flush);
         }
         Ok(watermarks.low())
+    }
+}
+
+/// Whether an initial load of the flow has been begun and is not done. A target without a ledger has none.
+async fn is_loading(client: &tokio_postgres::Client, flow: &str) -> Result<bool, Error> {
+    match LoadLedger::new(flow).job(client).await {
+        Ok(job) => Ok(job.is_some_and(|job| !job.done)),
+        Err(irongate_checkpoint::Error::LedgerMissing) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

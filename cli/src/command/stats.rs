@@ -15,6 +15,7 @@ struct Table {
     updates: u64,
     deletes: u64,
     truncates: u64,
+    skipped: u64,
 }
 
 /// What a group has done since it was started last.
@@ -37,6 +38,7 @@ fn shown(site: Option<&str>, status: Status) -> Group {
         updates: counts.updates,
         deletes: counts.deletes,
         truncates: counts.truncates,
+        skipped: counts.skipped,
     };
     Group {
         name: status.group,
@@ -89,16 +91,22 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
         if group.tables.is_empty() {
             continue;
         }
-        let mut table = output::table(&["TABLE", ">INSERTS", ">UPDATES", ">DELETES", ">TRUNCATES"]);
+        // Only behind a load whose tables were copied under more than one snapshot.
+        let has_skipped = group.tables.iter().any(|table| table.skipped > 0);
+        let mut heads = vec!["TABLE", ">INSERTS", ">UPDATES", ">DELETES", ">TRUNCATES"];
+        heads.extend(has_skipped.then_some(">SKIPPED"));
+        let mut table = output::table(&heads);
         for row in &group.tables {
             let number = |number| output::cell(output::count(number), None);
-            table.add_row([
+            let mut cells = vec![
                 output::cell(&row.name, None),
                 number(row.inserts),
                 number(row.updates),
                 number(row.deletes),
                 number(row.truncates),
-            ]);
+            ];
+            cells.extend(has_skipped.then(|| number(row.skipped)));
+            table.add_row(cells);
         }
         output::print(&table)?;
     }

@@ -1,0 +1,147 @@
+//! The SQL of the ledger.
+
+use irongate_postgres::sql::quote_identifier;
+
+use crate::table::CHECKPOINT_SCHEMA;
+
+/// The ledger's tables, in Irongate's schema.
+pub const LOAD_TABLES: [&str; 3] = ["load", "load_table", "load_chunk"];
+
+/// The statements that make the ledger and let `role` use it; to be run by the schema's owner. They can be run again.
+pub fn load_setup(role: &str) -> Vec<String> {
+    let role = quote_identifier(role);
+    let schema = CHECKPOINT_SCHEMA;
+    let tables = LOAD_TABLES.map(|table| format!("{schema}.{table}")).join(", ");
+    vec![
+        format!("CREATE SCHEMA IF NOT EXISTS {schema}"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.load (\n\
+             \x20   flow text PRIMARY KEY,\n\
+             \x20   job text NOT NULL,\n\
+             \x20   system_identifier text NOT NULL,\n\
+             \x20   timeline bigint NOT NULL,\n\
+             \x20   slot_incarnation pg_lsn NOT NULL,\n\
+             \x20   consistent_point pg_lsn NOT NULL,\n\
+             \x20   trail_seqno bigint NOT NULL,\n\
+             \x20   trail_offset bigint NOT NULL,\n\
+             \x20   epoch bigint NOT NULL,\n\
+             \x20   snapshot text NOT NULL,\n\
+             \x20   snapshot_lsn pg_lsn NOT NULL,\n\
+             \x20   snapshot_time timestamptz NOT NULL,\n\
+             \x20   keeper_pid integer NOT NULL,\n\
+             \x20   keeper_start text NOT NULL,\n\
+             \x20   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),\n\
+             \x20   done_at timestamptz\n\
+             )"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.load_table (\n\
+             \x20   flow text,\n\
+             \x20   source_schema text,\n\
+             \x20   source_table text,\n\
+             \x20   target_schema text NOT NULL,\n\
+             \x20   target_table text NOT NULL,\n\
+             \x20   generation integer NOT NULL,\n\
+             \x20   start_lsn pg_lsn NOT NULL,\n\
+             \x20   chunks integer NOT NULL,\n\
+             \x20   chunk_blocks bigint NOT NULL,\n\
+             \x20   chunks_done integer NOT NULL DEFAULT 0,\n\
+             \x20   rows bigint NOT NULL DEFAULT 0,\n\
+             \x20   bytes bigint NOT NULL DEFAULT 0,\n\
+             \x20   size bigint NOT NULL,\n\
+             \x20   PRIMARY KEY (flow, source_schema, source_table)\n\
+             )"
+        ),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.load_chunk (\n\
+             \x20   flow text,\n\
+             \x20   source_schema text,\n\
+             \x20   source_table text,\n\
+             \x20   generation integer,\n\
+             \x20   chunk integer,\n\
+             \x20   rows bigint NOT NULL,\n\
+             \x20   bytes bigint NOT NULL,\n\
+             \x20   copied_at timestamptz NOT NULL DEFAULT clock_timestamp(),\n\
+             \x20   PRIMARY KEY (flow, source_schema, source_table, generation, chunk)\n\
+             )"
+        ),
+        format!("GRANT USAGE ON SCHEMA {schema} TO {role}"),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role}"),
+    ]
+}
+
+/// The statements that take the ledger away.
+pub fn load_teardown() -> Vec<String> {
+    LOAD_TABLES.map(|table| format!("DROP TABLE IF EXISTS {CHECKPOINT_SCHEMA}.{table}")).to_vec()
+}
+
+/// The key of the advisory lock of a flow's load: not that of its checkpoint, which Replicat may hold while it waits.
+macro_rules! claim_key {
+    () => {
+        "hashtextextended('irongate load of flow ' || $1::text, 0)"
+    };
+}
+
+pub(super) const CLAIM: &str =
+    concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", claim_key!(), ")");
+/// `pg_locks` shows what is so now, whatever the snapshot of the transaction that asks.
+pub(super) const CLAIMANT: &str = concat!(
+    "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
+    claim_key!(),
+    " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+     AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
+);
+
+pub(super) const JOB: &str = "SELECT job, system_identifier, timeline, slot_incarnation, consistent_point, trail_seqno, \
+     trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start, done_at IS NOT NULL AS done \
+     FROM irongate.load WHERE flow = $1";
+
+pub(super) const TABLES: &str = "SELECT source_schema, source_table, target_schema, target_table, generation, start_lsn, \
+     chunks, chunk_blocks, chunks_done, rows, bytes, size FROM irongate.load_table WHERE flow = $1 ORDER BY 1, 2";
+
+pub(super) const CHUNKS: &str = "SELECT source_schema, source_table, chunk FROM irongate.load_chunk \
+     JOIN irongate.load_table USING (flow, source_schema, source_table, generation) WHERE flow = $1";
+
+pub(super) const FORGET: [&str; 3] = [
+    "DELETE FROM irongate.load_chunk WHERE flow = $1",
+    "DELETE FROM irongate.load_table WHERE flow = $1",
+    "DELETE FROM irongate.load WHERE flow = $1",
+];
+
+pub(super) const BEGIN: &str = "INSERT INTO irongate.load (flow, job, system_identifier, timeline, slot_incarnation, \
+     consistent_point, trail_seqno, trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
+pub(super) const SNAPSHOT: &str = "UPDATE irongate.load SET snapshot = $2, snapshot_lsn = $3, snapshot_time = $4, \
+     keeper_pid = $5, keeper_start = $6 WHERE flow = $1";
+
+pub(super) const PLAN: &str = "INSERT INTO irongate.load_table (flow, source_schema, source_table, target_schema, \
+     target_table, generation, start_lsn, chunks, chunk_blocks, size) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+     ON CONFLICT (flow, source_schema, source_table) DO UPDATE SET target_schema = excluded.target_schema, \
+     target_table = excluded.target_table, generation = excluded.generation, start_lsn = excluded.start_lsn, \
+     chunks = excluded.chunks, chunk_blocks = excluded.chunk_blocks, size = excluded.size, chunks_done = 0, rows = 0, \
+     bytes = 0";
+
+pub(super) const LEAVE_OUT: &str =
+    "DELETE FROM irongate.load_table WHERE flow = $1 AND source_schema = $2 AND source_table = $3";
+
+/// A copy that was begun anew has another generation; then nothing is updated, and the division refuses the chunk.
+pub(super) const COPIED: &str = "WITH noted AS (UPDATE irongate.load_table SET chunks_done = chunks_done + 1, \
+     rows = rows + $6, bytes = bytes + $7 \
+     WHERE flow = $1 AND source_schema = $2 AND source_table = $3 AND generation = $4 RETURNING 1), \
+     present AS (SELECT 1 / count(*)::int AS one FROM noted) \
+     INSERT INTO irongate.load_chunk (flow, source_schema, source_table, generation, chunk, rows, bytes) \
+     SELECT $1, $2, $3, $4, $5 * one, $6, $7 FROM present";
+
+/// An unfinished table divides by zero: the transaction cannot commit.
+pub(super) const FINISH: &str = "UPDATE irongate.load SET done_at = clock_timestamp() \
+     WHERE flow = $1 AND 1 = 1 / (CASE WHEN EXISTS (SELECT FROM irongate.load_table t \
+     WHERE t.flow = $1 AND t.chunks_done < t.chunks) THEN 0 ELSE 1 END)";
+
+pub(super) const LEDGER_EXISTS: &str = "SELECT pg_catalog.to_regclass('irongate.load_table') IS NOT NULL";
+
+pub(super) const STARTS: &str = "SELECT t.source_schema, t.source_table, t.start_lsn \
+     FROM irongate.load_table t JOIN irongate.load l ON l.flow = t.flow JOIN irongate.checkpoint c ON c.flow = t.flow \
+     WHERE t.flow = $1 AND l.done_at IS NOT NULL AND l.system_identifier = c.system_identifier \
+     AND l.slot_incarnation = c.slot_incarnation AND t.start_lsn > c.end_lsn";
