@@ -17,6 +17,8 @@ mod drill;
 mod failover;
 #[path = "commands/flow.rs"]
 mod flow;
+#[path = "commands/instantiate.rs"]
+mod instantiate;
 #[path = "commands/link.rs"]
 mod link;
 #[path = "commands/operators.rs"]

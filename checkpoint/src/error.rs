@@ -132,7 +132,9 @@ pub enum Error {
         session: Box<OtherSession>,
     },
     /// The target has no ledger of initial loads, or an older one.
-    #[error("the ledger of initial loads, table \"irongate.load\", is missing in the target or lacks a column")]
+    #[error(
+        "the ledger of initial loads, table \"irongate.load\", is missing in the target or lacks a column"
+    )]
     LedgerMissing,
     /// Another session loads the flow.
     #[error("flow \"{flow}\" is being loaded by {session}")]

@@ -352,7 +352,13 @@ impl TableStarts {
     pub async fn load(client: &Client, flow: &str) -> Result<Self, Error> {
         let fail = |e| Error::sql("ask where the tables begin", e);
         // A target that was set up by an earlier release has no ledger, and then no table begins later.
-        if !client.query_one(sql::LEDGER_EXISTS, &[]).await.map_err(fail)?.try_get::<_, bool>(0).map_err(fail)? {
+        if !client
+            .query_one(sql::LEDGER_EXISTS, &[])
+            .await
+            .map_err(fail)?
+            .try_get::<_, bool>(0)
+            .map_err(fail)?
+        {
             return Ok(Self::default());
         }
         let mut starts = Self::default();

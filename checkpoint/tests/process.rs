@@ -129,7 +129,7 @@ fn everything_that_is_published_is_read_back_and_positions_are_texts_in_the_file
         status.lag_seconds = Some(0.25);
         status.last_commit_time = Some(time);
         status.counters.transactions = 7;
-        let counters = TableCounters { inserts: 1, updates: 2, deletes: 3, truncates: 4 };
+        let counters = TableCounters { inserts: 1, updates: 2, deletes: 3, truncates: 4, skipped: 5 };
         status.tables.insert("public.\"Mixed\"".to_owned(), counters);
     });
     let read = published(dir.path());

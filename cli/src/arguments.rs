@@ -1,5 +1,6 @@
 //! The words that can be typed.
 
+pub(crate) mod load;
 pub(crate) mod plan;
 
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use irongate_trail::Lsn;
 
+pub(crate) use load::{Instantiate, KeepSnapshot};
 use plan::{Failover, Reinstate, Switchback, Switchover};
 
 /// GoldenGate for PostgreSQL: what one database commits, another has, exactly once.
@@ -79,6 +81,9 @@ pub(crate) enum Command {
     Teardown(Teardown),
     /// Copy a flow's tables at one snapshot, from which the stream goes on
     Instantiate(Instantiate),
+    /// Keep the snapshot of a load (started by instantiate)
+    #[command(hide = true)]
+    KeepSnapshot(KeepSnapshot),
     /// Run one group in the foreground, until SIGTERM or SIGINT (a second one ends it at once)
     Run(Run),
     /// Supervise this site's groups in the foreground: start, restart, watch, purge, alarm (SIGHUP reads the configuration
@@ -177,7 +182,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it runs until it is told to end, so that its log is what people look at.
     pub(crate) fn is_process(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Manager)
+        matches!(self, Self::Run(_) | Self::Manager | Self::KeepSnapshot(_))
     }
 }
 
@@ -366,18 +371,6 @@ pub(crate) struct Teardown {
     /// Show the statements and run none of them
     #[arg(long)]
     pub(crate) print_sql: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Instantiate {
-    /// The flow
-    pub(crate) flow: String,
-    /// Empty the target's tables first, in the same transaction; without, tables with rows are refused
-    #[arg(long)]
-    pub(crate) truncate: bool,
-    /// How long the creation of the slot may wait for open transactions, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) slot_timeout: u64,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -39,6 +39,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Setup(options) => setup::setup(&global, &options).await,
         Command::Teardown(options) => setup::teardown(&global, &options).await,
         Command::Instantiate(options) => instantiate::run(&global, &options).await,
+        Command::KeepSnapshot(options) => instantiate::keep(&global, &options).await,
         Command::Run(options) => run::run(&global, &options).await,
         Command::Manager => manager::manager(&global).await,
         Command::Start(order) => manager::order(&global, Word::Start, &order).await,

@@ -57,7 +57,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     use irongate_checkpoint::Error as Checkpoint;
     use irongate_deployment::Error as Deployment;
     let of_checkpoint = |error: &Checkpoint| match error {
-        Checkpoint::Held { .. } | Checkpoint::FlowInUse { .. } => 3,
+        Checkpoint::Held { .. } | Checkpoint::FlowInUse { .. } | Checkpoint::LoadInUse { .. } => 3,
         _ => 1,
     };
     let of_deployment = |error: &Deployment| match error {

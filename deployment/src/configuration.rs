@@ -13,6 +13,7 @@ mod flow;
 mod hooks;
 mod keys;
 mod link;
+mod load;
 mod manager;
 mod names;
 mod pair;
@@ -35,11 +36,13 @@ pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigi
 pub use hooks::{HookName, HookOptions};
 pub use keys::{Concern, Concerns};
 pub use link::{LinkOptions, PumpOptions, SiteOptions};
+pub use load::LoadOptions;
 pub use manager::{AlarmOptions, Limits, ManagerOptions, RestartOptions};
 pub use pair::Pair;
 pub use problem::Problem;
 pub use replicat::ReplicatOptions;
 pub use table::{TableName, TablePattern};
+pub use units::bytes;
 
 use crate::error::Error;
 use access::AccessSection;

@@ -166,6 +166,20 @@ pub enum Error {
         /// What went wrong.
         source: Box<irongate_postgres::Error>,
     },
+    /// The process that keeps a load's snapshot could not be started.
+    #[error("the snapshot of the load of flow \"{flow}\" cannot be kept: {reason}")]
+    Keeper {
+        /// The flow.
+        flow: String,
+        /// Why.
+        reason: String,
+    },
+    /// The keeper of a load's snapshot has ended while it was needed.
+    #[error("the snapshot of the load at \"{end}\" is lost")]
+    SnapshotLost {
+        /// The database and its site.
+        end: String,
+    },
     /// A directory or file of ours cannot be made or removed.
     #[error("cannot use \"{}\": {source}", path.display())]
     Directory {
@@ -202,7 +216,7 @@ impl Error {
             Self::Database { source, .. } | Self::Copy { source, .. } => source.is_transient(),
             Self::Checkpoint(error) => error.is_transient(),
             Self::Trail(error) => error.is_transient(),
-            Self::Blocked { .. } => true,
+            Self::Blocked { .. } | Self::SnapshotLost { .. } => true,
             Self::Unreadable { .. }
             | Self::Configuration(_)
             | Self::Unknown { .. }
@@ -218,6 +232,7 @@ impl Error {
             | Self::Slot { .. }
             | Self::NotEmpty { .. }
             | Self::TargetTables { .. }
+            | Self::Keeper { .. }
             | Self::Directory { .. }
             | Self::Position { .. }
             | Self::Internal(_) => false,
@@ -253,7 +268,9 @@ impl Error {
             }
             Self::Database { source, .. } => source.hint(),
             Self::Copy { source, .. } => {
-                source.hint().or_else(|| Some("mend the table at the target, then instantiate again".into()))
+                source.hint().or_else(|| {
+                    Some("mend the table at the target, then instantiate again: it goes on where it was".into())
+                })
             }
             Self::Elsewhere { at, .. } => Some(format!(
                 "run the command on the machine of site \"{at}\", or correct \"at\" of the flow or \"site\""
@@ -274,9 +291,13 @@ impl Error {
                     format!("{wait}, or end them: {}", remedies.join("; "))
                 })
             }
-            Self::NotEmpty { .. } => Some(
-                "--truncate empties them in the same transaction as the load; or empty them yourself".into(),
-            ),
+            Self::NotEmpty { .. } => {
+                Some("--truncate empties them before the load; or empty them yourself".into())
+            }
+            Self::SnapshotLost { .. } => {
+                Some("instantiate again: what is finished stays, the rest begins under another one".into())
+            }
+            Self::Keeper { .. } => Some("its log stands in the state directory, FLOW-keeper.log".into()),
             Self::TargetTables { .. } => Some(
                 "bring the target's schema to the source's (pg_dump --schema-only), or leave the tables out"
                     .into(),

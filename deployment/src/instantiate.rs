@@ -1,68 +1,102 @@
 //! The initial load of a flow: the target gets the rows that the source had at the moment where the stream begins.
 //!
 //! The slot is created with its snapshot exported. What was committed before the slot's consistent point is in the
-//! snapshot, what is committed later comes through the slot, and nothing is in both. All rows, the sequences and the
-//! first checkpoint (which says where the stream goes on) are *one* transaction at the target: whatever is killed, the
-//! target has everything or nothing. Until that transaction commits there is no checkpoint that fits the slot, so Replicat
-//! refuses to run, and the next attempt makes slot and trail anew.
+//! snapshot, what is committed later comes through the slot, and nothing is in both. The tables are copied in chunks, side
+//! by side, all under that one snapshot, which a *keeper* holds; each chunk is one transaction at the target together with
+//! its line in the *ledger* ([`irongate_checkpoint::LoadLedger`]). So whatever is killed, the load goes on where it was.
+//!
+//! Replicat may run only when all of it is there: the flow's checkpoint is removed by the transaction that begins the
+//! ledger, and made anew by the one that ends it. Extract may run all the time, and does.
+//!
+//! When the snapshot is lost, the tables that are finished stay. The others begin anew under a later snapshot whose place
+//! in the source's log is exactly known, since a temporary slot was created with it; and where the stream speaks of them
+//! before that place, Replicat leaves it out ([`irongate_checkpoint::TableStarts`]).
+//!
+//! What can be gone on with is decided in [`resume`], into which chunks a table is cut in [`plan`].
 
 mod copy;
+mod drain;
+mod format;
+mod keeper;
+mod plan;
+mod progress;
+mod rate;
+mod resume;
+mod sequences;
+mod snapshot;
 mod tables;
+mod target;
+mod work;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use irongate_checkpoint::{CheckpointTable, Origin, OriginSession, OriginTransaction, Role};
-use irongate_postgres::{ReplicationConnection, Session};
+use irongate_checkpoint::{GroupLock, LoadJob, LoadLedger, LoadTable};
+use irongate_postgres::Session;
 use irongate_trail::{Lineage, ResumeLsn, Timestamp};
 
-use crate::configuration::{Configuration, Flow, TableName};
+pub use keeper::{KeepOrder, KeeperEnd, KeeperPlace, Kept, keep_snapshot};
+pub use progress::{Progress, TableProgress};
+pub use sequences::{carry_sequences, sequences_without_counterpart};
+
+use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
-use crate::sequence::{self, Sequence};
-use crate::setup::{
-    Event, Progress as Report, Started, first_checkpoint, has_rows, import_snapshot, lock_groups_here,
-    patience, start,
-};
-use tables::{Copied, copied};
+use crate::setup::{Event, Progress as Report, refuse_elsewhere};
+use drain::Drain;
+use keeper::Keeper;
+use progress::Board;
+use rate::Rate;
+use resume::Begin;
+use tables::Copied;
+use target::{Layout, Target, refuse_writer};
+use work::Work;
 
-/// The name under which the initial load's sessions are shown.
+/// The name under which the sessions that concern a whole load are shown.
 const APPLICATION: &str = "irongate instantiate";
+
+/// Attempts in a row after errors that may pass, without a chunk in between.
+const ATTEMPTS: u32 = 6;
 
 /// How an initial load is made.
 #[derive(Clone, Debug)]
 pub struct Instantiate {
-    /// Empties the target's tables before; without, tables with rows are refused.
+    /// Empties the target's tables before; without, tables with rows of somebody else are refused.
     pub truncate: bool,
-    /// How long the creation of the slot may wait for open transactions, and anything else for a lock.
+    /// Does not go on with a load that was cut off, but begins anew.
+    pub restart: bool,
+    /// How long the creation of a slot may wait for open transactions, and anything else for a lock.
     pub slot_limit: Duration,
+    /// In how many sessions tables are copied side by side; otherwise as the flow's configuration says, or by the number
+    /// of processors.
+    pub parallel: Option<usize>,
+    /// Bytes a second of all sessions together; otherwise as the flow's configuration says.
+    pub rate_limit: Option<u64>,
+    /// Where the keeper of the snapshot lives.
+    pub keeper: KeeperPlace,
+    /// Runs the flow's Extract beside the load, unless somebody else does.
+    pub with_extract: bool,
 }
 
 impl Default for Instantiate {
     fn default() -> Self {
-        Self { truncate: false, slot_limit: Duration::from_secs(60) }
+        Self {
+            truncate: false,
+            restart: false,
+            slot_limit: Duration::from_secs(60),
+            parallel: None,
+            rate_limit: None,
+            keeper: KeeperPlace::Here,
+            with_extract: false,
+        }
     }
-}
-
-/// How far an initial load is.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Progress {
-    /// The table that is being copied, as the source has it.
-    pub table: String,
-    /// Its rows by the source's estimate, if there is one.
-    pub estimated_rows: Option<u64>,
-    /// Its rows copied so far.
-    pub rows: u64,
-    /// Its bytes copied so far.
-    pub bytes: u64,
-    /// Tables that are done.
-    pub tables_done: usize,
-    /// All tables.
-    pub tables_total: usize,
 }
 
 /// A flow that was brought up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Instantiated {
+    /// The load's name.
+    pub job: String,
     /// Whose LSNs its checkpoint holds.
     pub lineage: Lineage,
     /// Where the stream goes on.
@@ -75,258 +109,252 @@ pub struct Instantiated {
     pub bytes: u64,
     /// Sequences copied.
     pub sequences: usize,
+    /// Tables that begin later than the stream, because the snapshot was lost on the way.
+    pub later_tables: usize,
 }
 
-/// Brings the target of a flow to the state of its source and makes the stream begin there.
+/// Brings the target of a flow to the state of its source and makes the stream begin there. A load of the flow that was
+/// cut off is gone on with.
 ///
-/// Needs what set-up makes (roles, rights, publication, checkpoint table) and no administrator.
+/// Needs what set-up makes (roles, rights, publication, checkpoint table, ledger) and no administrator.
 ///
 /// # Errors
 /// [`Error::Elsewhere`] where the configuration says that this process stands at another site than the flow's trail;
-/// [`Error::NotEmpty`] for tables with rows; [`Error::TargetTables`] for what the target lacks;
-/// [`Error::Checkpoint`] when a group of the flow runs, here or elsewhere; [`Error::Blocked`], [`Error::Slot`],
-/// [`Error::Database`], [`Error::Copy`], [`Error::Trail`].
+/// [`Error::NotEmpty`] for tables with rows of somebody else; [`Error::TargetTables`] for what the target lacks;
+/// [`Error::Checkpoint`] when a group of the flow runs or somebody else loads it; [`Error::Blocked`], [`Error::Slot`],
+/// [`Error::Database`], [`Error::Copy`], [`Error::Keeper`], [`Error::Trail`].
 ///
-/// Not cancel-safe in comfort: a call that is dropped leaves a slot that the next one replaces.
+/// Can be dropped at any moment: the next call goes on.
 pub async fn instantiate(
     configuration: &Configuration,
     flow: &Flow,
     options: &Instantiate,
     progress: &mut Report<'_>,
 ) -> Result<Instantiated, Error> {
-    let _locks = lock_groups_here(configuration, flow)?;
-    let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
-    let at_target = Target::open(&target, flow, options.slot_limit).await?;
-    at_target.refuse_writer(configuration, flow).await?;
-    // Everything that can be refused is refused before the old slot is given up.
-    let before = {
-        let at_source = source.connect(As::Extract, APPLICATION).await?;
-        copied(&at_source, &at_target.session, flow, [&source, &target]).await?
+    refuse_elsewhere(configuration, flow)?;
+    let _lock = GroupLock::acquire(&configuration.state_directory, &format!("{}-instantiate", flow.name))?;
+    let mut load = Load {
+        configuration,
+        flow,
+        options,
+        source: End::source(configuration, flow)?,
+        target: End::target(configuration, flow)?,
+        ledger: LoadLedger::new(&flow.name),
+        keeper: None,
+        drain: None,
+        restart: options.restart,
+        chunks: None,
     };
-    if !options.truncate {
-        at_target.refuse_rows(&before).await?;
-    }
-    let started = start(configuration, flow, options.slot_limit, progress).await?;
-    let loaded = load(configuration, flow, &started, [&source, &target], &at_target, options, progress).await;
-    if loaded.is_err() {
-        give_up_slot(&source, flow, started).await;
-    }
-    at_target.close().await;
-    loaded
+    let (mut attempt, mut chunks) = (0, None);
+    let done = loop {
+        let error = match load.attempt(progress).await {
+            Ok(done) => break Ok(done),
+            Err(error) => error,
+        };
+        // Until there is a ledger there is nothing to be gone on with.
+        if load.chunks.is_none() || !error.is_transient() {
+            break Err(error);
+        }
+        attempt = if load.chunks > chunks { 0 } else { attempt + 1 };
+        chunks = load.chunks;
+        if attempt >= ATTEMPTS {
+            break Err(error);
+        }
+        progress(Event::Note(format!("{error}: trying again")));
+        tokio::time::sleep(Duration::from_secs(1 << attempt.min(4))).await;
+    };
+    load.end(progress).await;
+    done
 }
 
-/// Drops the slot of a load that has failed: nobody would read it.
-async fn give_up_slot(source: &End<'_>, flow: &Flow, started: Started) {
-    drop(started);
-    let dropped = async {
-        ReplicationConnection::connect(&source.own_login().endpoint, APPLICATION)
-            .await?
-            .drop_slot(&flow.slot, false)
+/// One call of [`instantiate`].
+pub(super) struct Load<'a> {
+    configuration: &'a Configuration,
+    flow: &'a Flow,
+    options: &'a Instantiate,
+    source: End<'a>,
+    target: End<'a>,
+    ledger: LoadLedger,
+    keeper: Option<Keeper>,
+    drain: Option<Drain>,
+    restart: bool,
+    /// Chunks that were there when it was last looked; nothing before there is a ledger.
+    chunks: Option<usize>,
+}
+
+/// The sessions that claim the load at both ends, which tells the keeper that somebody is at work.
+struct Claims {
+    source: Session,
+    target: Session,
+}
+
+/// A load that can go on: its ledger and how its tables are copied, under a snapshot that is kept.
+struct Ready {
+    job: LoadJob,
+    tables: Vec<(LoadTable, Copied)>,
+}
+
+impl Load<'_> {
+    fn limit(&self) -> Duration {
+        self.options.slot_limit
+    }
+
+    async fn attempt(&mut self, progress: &mut Report<'_>) -> Result<Instantiated, Error> {
+        let claims = self.claim().await?;
+        let ready = match self.decide(&claims, progress).await? {
+            Begin::Anew { ours } => self.begin(&claims, &ours, progress).await?,
+            Begin::GoOn(job) => self.go_on(&claims, *job, progress).await?,
+        };
+        // A second attempt goes on with what this one has begun.
+        self.restart = false;
+        self.chunks = Some(self.ledger.chunks(&claims.target).await?.len());
+        if self.options.with_extract && self.drain.is_none() {
+            self.drain = Some(Drain::start(self.configuration, self.flow)?);
+        }
+        let job = ready.job.clone();
+        let copied = self.copy(&claims, ready, progress).await;
+        self.chunks = match self.ledger.chunks(&claims.target).await {
+            Ok(chunks) => Some(chunks.len()),
+            // Whatever was lost, there is a ledger.
+            Err(_) => self.chunks,
+        };
+        copied?;
+        let done = self.finish(&claims, &job).await?;
+        // Nobody needs the snapshot any more.
+        if let Err(error) = keeper::end_all(&claims.source, self.flow).await {
+            tracing::warn!(%error, "the keeper of the snapshot ends by itself, later");
+        }
+        Ok(done)
+    }
+
+    async fn claim(&self) -> Result<Claims, Error> {
+        let target = self.target.connect(As::Replicat, APPLICATION).await?;
+        self.ledger.claim(&target).await?;
+        // Sessions of a command that was killed may still be about to commit what they were sent last.
+        keeper::end_sessions(&target, &work::application(self.flow))
             .await
-    };
-    if let Err(error) = dropped.await {
-        tracing::warn!(%error, slot = flow.slot, "cannot drop the slot of the initial load that has failed");
+            .map_err(|error| self.target.failed("end the sessions of a load that was cut off", error))?;
+        let source = self.source.connect(As::Extract, APPLICATION).await?;
+        // The server may not have noticed yet that the one before is gone.
+        let mut claimed = self.ledger.claim(&source).await;
+        for _ in 0..50 {
+            let Err(irongate_checkpoint::Error::LoadInUse { .. }) = &claimed else { break };
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            claimed = self.ledger.claim(&source).await;
+        }
+        claimed?;
+        Ok(Claims { source, target })
     }
-}
 
-async fn load(
-    configuration: &Configuration,
-    flow: &Flow,
-    started: &Started,
-    [source, target]: [&End<'_>; 2],
-    at_target: &Target<'_>,
-    options: &Instantiate,
-    progress: &mut Report<'_>,
-) -> Result<Instantiated, Error> {
-    let at_source = source.connect(As::Extract, APPLICATION).await?;
-    import_snapshot(&at_source, &started.snapshot, options.slot_limit)
-        .await
-        .map_err(|error| source.failed("import the slot's snapshot", error))?;
-    let taken = source_time(&at_source).await.map_err(|error| source.failed("ask for the time", error))?;
-    let tables = copied(&at_source, &at_target.session, flow, [source, target]).await?;
-    copy::lock(&at_source, &tables).await.map_err(|error| source.failed("lock the tables", error))?;
-    let transaction = at_target.begin().await?;
-    let work = async {
-        // Once more where it counts.
-        at_target.refuse_writer(configuration, flow).await?;
-        if options.truncate {
-            at_target.truncate(&tables).await?;
-        } else {
-            // Rows may have come since the first look.
-            at_target.refuse_rows(&tables).await?;
+    /// Copies what is lacking.
+    async fn copy(&self, claims: &Claims, ready: Ready, progress: &mut Report<'_>) -> Result<(), Error> {
+        let Ready { job, tables } = ready;
+        let done = self.ledger.chunks(&claims.target).await?;
+        let of_ledger: Vec<LoadTable> = tables.iter().map(|(table, _)| table.clone()).collect();
+        let queue = plan::to_copy(&of_ledger, &done);
+        if queue.is_empty() {
+            return Ok(());
         }
-        let (mut rows, mut bytes) = (0, 0);
-        for (index, table) in tables.iter().enumerate() {
-            let done =
-                copy::copy(&at_source, &at_target.session, table, [source, target], &mut |rows, bytes| {
-                    progress(Event::Copy(Progress {
-                        table: table.source.to_string(),
-                        estimated_rows: table.estimated_rows,
-                        rows,
-                        bytes,
-                        tables_done: index,
-                        tables_total: tables.len(),
-                    }));
-                })
-                .await?;
-            rows += done.rows;
-            bytes += done.bytes;
-        }
-        let sequences = copy_sequences(&at_source, &at_target.session, flow, [source, target]).await?;
-        at_target.finish(started, taken, &transaction).await?;
+        let names: Vec<_> = of_ledger.iter().map(|table| table.target.clone()).collect();
+        let layout = Layout::of(&claims.target, &names).await;
+        let layout = layout.map_err(|error| self.target.failed("read the catalog", error))?;
+        let is_alone = |name: &irongate_checkpoint::QualifiedName| {
+            names.iter().filter(|other| *other == name).count() == 1
+                && !layout.place_of.contains_key(name)
+                && !layout.references.iter().any(|(from, to)| to == name && from != name)
+        };
+        let alone = names.iter().map(is_alone).collect();
+        let parallel = self.parallel().min(queue.len());
+        let rate = self.options.rate_limit.or(self.flow.load.rate_limit);
+        let board = Board::new(&job.job, tables.iter().map(|(table, copied)| (table, copied)));
+        let work = Arc::new(Work {
+            configuration: self.configuration.clone(),
+            flow: self.flow.clone(),
+            job,
+            tables,
+            alone,
+            queue: Mutex::new(queue.into()),
+            board: Mutex::new(board),
+            rate: Rate::new(rate),
+            limit: self.limit(),
+        });
+        work::run(&work, parallel, progress).await
+    }
+
+    fn parallel(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let configured = self.flow.load.parallel.and_then(|number| usize::try_from(number).ok());
+        self.options.parallel.or(configured).unwrap_or_else(|| processors.clamp(2, 8)).max(1)
+    }
+
+    /// Sets the sequences and lets the stream go on.
+    async fn finish(&self, claims: &Claims, job: &LoadJob) -> Result<Instantiated, Error> {
+        let at_target = Target::open(&self.target, self.flow, self.limit(), true).await?;
+        let work = async {
+            // Once more where it counts.
+            refuse_writer(&self.target, &at_target.session, self.configuration, self.flow).await?;
+            let ends = [&self.source, &self.target];
+            let sequences =
+                sequences::copy_sequences(&claims.source, &at_target.session, self.flow, ends).await?;
+            at_target.finish(&self.ledger, job).await?;
+            Ok::<_, Error>(sequences)
+        };
+        let sequences = work.await;
+        at_target.close().await;
+        let sequences = sequences?;
+        let tables = self.ledger.tables(&claims.target).await?;
+        self.drop_origins(&claims.target).await;
         Ok(Instantiated {
-            lineage: started.lineage,
-            consistent_point: started.consistent_point,
+            job: job.job.clone(),
+            lineage: job.lineage,
+            consistent_point: job.consistent_point,
             tables: tables.len(),
-            rows,
-            bytes,
+            rows: tables.iter().map(|table| table.rows).sum(),
+            bytes: tables.iter().map(|table| table.bytes).sum(),
             sequences,
+            later_tables: tables.iter().filter(|table| table.start > job.consistent_point.0).count(),
         })
-    };
-    match work.await {
-        Ok(done) => {
-            transaction.committed();
-            Ok(done)
-        }
-        Err(error) => {
-            transaction.rolled_back();
-            // The session ends with this call; until then the transaction would hold its locks.
-            let _ = at_target.session.batch_execute("ROLLBACK").await;
-            Err(error)
-        }
-    }
-}
-
-/// The target's session: its writes are marked with the flow's origin, and the flow is claimed for it.
-struct Target<'a> {
-    end: &'a End<'a>,
-    session: Session,
-    checkpoint: CheckpointTable,
-    origin: OriginSession,
-}
-
-impl<'a> Target<'a> {
-    async fn open(end: &'a End<'a>, flow: &Flow, limit: Duration) -> Result<Self, Error> {
-        let session = end.connect(As::Replicat, APPLICATION).await?;
-        let checkpoint = CheckpointTable::prepare(&session, &flow.name).await?;
-        checkpoint.claim(&session).await?;
-        let origin = Origin::of_flow(&flow.name)?;
-        origin.create_if_missing(&session).await?;
-        let origin = origin.session_setup(&session).await?;
-        session
-            .batch_execute(&format!(
-                "{}; SET session_replication_role = replica; SET synchronous_commit = on",
-                patience(limit)
-            ))
-            .await
-            .map_err(|error| end.failed("prepare the session", error))?;
-        Ok(Self { end, session, checkpoint, origin })
     }
 
-    /// Gives origin and flow back, so that a Replicat that starts at once is not refused: the server takes a moment to
-    /// end a session.
-    async fn close(self) {
-        let given_back = async {
-            self.origin.session_reset(&self.session).await?;
-            self.checkpoint.release(&self.session).await
-        };
-        if let Err(error) = given_back.await {
-            tracing::debug!(%error, "cannot give the origin back");
-        }
-    }
-
-    /// Refuses to load the site that writes, which would lose what only it has: by its own word, and before it has one by
-    /// the configuration's.
-    async fn refuse_writer(&self, configuration: &Configuration, flow: &Flow) -> Result<(), Error> {
-        if !configuration.active_passive().contains(&flow.database.as_str()) {
-            return Ok(());
-        }
-        let writes = match Role::load(&self.session).await? {
-            Some(role) => role.live == flow.to,
-            None => configuration.is_reverse(flow),
-        };
-        if writes {
-            return Err(Error::TargetWrites { flow: flow.name.clone(), end: self.end.to_string() });
-        }
-        Ok(())
-    }
-
-    async fn refuse_rows(&self, tables: &[Copied]) -> Result<(), Error> {
-        let mut with_rows = Vec::new();
-        for table in tables {
-            let rows = has_rows(&self.session, &table.target).await;
-            if rows.map_err(|error| self.end.failed("look for rows", error))? {
-                with_rows.push(table.target.to_string());
+    /// Drops the origins of the sessions that copied, since a server has room for few. Only where no slot can still have
+    /// to decode what they marked: an Extract of PostgreSQL 15 knows an origin by its name.
+    async fn drop_origins(&self, at_target: &Session) {
+        const SLOTS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots
+             WHERE slot_type = 'logical' AND database = current_database())";
+        let dropped = async {
+            let is_decoded: bool = at_target.query_one(SLOTS, &[]).await?.try_get(0)?;
+            if !is_decoded {
+                for origin in origins(at_target, self.flow).await? {
+                    at_target.execute("SELECT pg_catalog.pg_replication_origin_drop($1)", &[&origin]).await?;
+                }
             }
+            Ok::<_, tokio_postgres::Error>(())
+        };
+        if let Err(error) = dropped.await {
+            tracing::debug!(%error, "origins of the load stay");
         }
-        with_rows.dedup();
-        if with_rows.is_empty() {
-            return Ok(());
+    }
+
+    /// Ends what runs beside the load.
+    async fn end(&mut self, progress: &mut Report<'_>) {
+        if let Some(drain) = self.drain.take()
+            && let Some(reason) = drain.stop().await
+        {
+            progress(Event::Note(format!("extract had ended beside the load: {reason}")));
         }
-        Err(Error::NotEmpty { end: self.end.to_string(), tables: with_rows })
-    }
-
-    async fn begin(&self) -> Result<OriginTransaction, Error> {
-        let transaction = self.origin.begin()?;
-        self.session.batch_execute("BEGIN").await.map_err(|error| self.end.failed("begin", error))?;
-        Ok(transaction)
-    }
-
-    /// One statement for all tables, so that foreign keys among them do not stand in the way.
-    async fn truncate(&self, tables: &[Copied]) -> Result<(), Error> {
-        let mut names: Vec<_> = tables.iter().map(|table| table.target.quoted()).collect();
-        names.sort();
-        names.dedup();
-        let sql = format!("TRUNCATE {}", names.join(", "));
-        self.session.batch_execute(&sql).await.map_err(|error| self.end.failed("empty the tables", error))
-    }
-
-    /// Replaces the checkpoint and commits. The origin's position is given last: a rollback would move it too. The rows
-    /// get the time of the snapshot, by the source's clock: what is later at the source is not in them.
-    async fn finish(
-        &self,
-        started: &Started,
-        taken: Timestamp,
-        transaction: &OriginTransaction,
-    ) -> Result<(), Error> {
-        self.checkpoint.remove(&self.session).await?;
-        self.checkpoint.initialise(&self.session, &first_checkpoint(started)).await?;
-        transaction.xact_setup(&self.session, started.consistent_point, taken).await?;
-        self.session.batch_execute("COMMIT").await.map_err(|error| self.end.failed("commit", error))
+        self.keeper = None;
     }
 }
 
-/// Sets the sequences of a flow's target to the values that they have at its source. How many there are.
-///
-/// # Errors
-/// [`Error::Database`].
-pub async fn carry_sequences(configuration: &Configuration, flow: &Flow) -> Result<usize, Error> {
-    let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
-    let at_source = source.connect(As::Extract, "irongate sequences").await?;
-    let at_target = target.connect(As::Replicat, "irongate sequences").await?;
-    copy_sequences(&at_source, &at_target, flow, [&source, &target]).await
-}
-
-/// The sequences of a flow's source that have no counterpart at its target, by the names that they would have there:
-/// [`carry_sequences`] leaves them out.
-///
-/// # Errors
-/// [`Error::Database`].
-pub async fn sequences_without_counterpart(
-    configuration: &Configuration,
-    flow: &Flow,
-) -> Result<Vec<TableName>, Error> {
-    let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
-    let mut all = Vec::new();
-    for (end, who) in [(&source, As::Extract), (&target, As::Replicat)] {
-        let session = end.connect(who, "irongate sequences").await?;
-        let failed = |error| end.failed("read the sequences", error);
-        all.push(sequence::sequences(&session).await.map_err(failed)?);
-    }
-    let targets = all.pop().unwrap_or_default();
-    let sources = sequence::of_flow(all.pop().unwrap_or_default(), flow);
-    let lacking = sources.iter().filter(|from| sequence::counterpart(&targets, flow, from).is_none());
-    Ok(lacking.map(|from| flow.target_of(&from.name)).collect())
+/// The names of the origins of a flow's parallel sessions.
+pub(crate) async fn origins(session: &Session, flow: &Flow) -> Result<Vec<String>, tokio_postgres::Error> {
+    let own = irongate_checkpoint::Origin::name_for(&flow.name).unwrap_or_default();
+    let rows = session.query("SELECT roname FROM pg_catalog.pg_replication_origin", &[]).await?;
+    let names = rows.iter().map(|row| row.try_get::<_, String>(0)).collect::<Result<Vec<_>, _>>()?;
+    let is_workers = |name: &String| {
+        *name != own && irongate_checkpoint::Origin::flow_of(name) == Some(flow.name.as_str())
+    };
+    Ok(names.into_iter().filter(is_workers).collect())
 }
 
 /// The present time of the source's clock.
@@ -334,45 +362,4 @@ async fn source_time(session: &Session) -> Result<Timestamp, irongate_postgres::
     const SQL: &str =
         "SELECT (EXTRACT(epoch FROM clock_timestamp()) * 1000000)::pg_catalog.int8 - 946684800000000";
     Ok(Timestamp(session.query_one(SQL, &[]).await?.try_get(0)?))
-}
-
-/// Sets the target's sequences to the source's values, those at the moment of the question: later ones do no harm.
-async fn copy_sequences(
-    at_source: &Session,
-    at_target: &Session,
-    flow: &Flow,
-    [source, target]: [&End<'_>; 2],
-) -> Result<usize, Error> {
-    let ask = |error| source.failed("read the sequences", error);
-    let sources = sequence::sequences(at_source).await.map_err(ask)?;
-    let targets =
-        sequence::sequences(at_target).await.map_err(|error| target.failed("read the sequences", error))?;
-    let mut count = 0;
-    for from in sequence::of_flow(sources, flow) {
-        let Some(to) = sequence::counterpart(&targets, flow, &from) else { continue };
-        copy_sequence(at_source, at_target, &from, to)
-            .await
-            .map_err(|error| target.failed(&format!("set sequence \"{}\"", to.name), error))?;
-        count += 1;
-    }
-    Ok(count)
-}
-
-async fn copy_sequence(
-    at_source: &Session,
-    at_target: &Session,
-    from: &Sequence,
-    to: &Sequence,
-) -> Result<(), irongate_postgres::Error> {
-    let sql = format!("SELECT last_value, is_called FROM {}", from.name.quoted());
-    let row = at_source.query_one(&sql, &[]).await?;
-    let (last, called): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
-    let name = to.name.quoted();
-    at_target
-        .execute(
-            "SELECT pg_catalog.setval($1::pg_catalog.text::pg_catalog.regclass, $2, $3)",
-            &[&name, &last, &called],
-        )
-        .await?;
-    Ok(())
 }

@@ -29,7 +29,8 @@ pub use end::As;
 pub use error::Error;
 pub use groups::Group;
 pub use instantiate::{
-    Instantiate, Instantiated, Progress, carry_sequences, instantiate, sequences_without_counterpart,
+    Instantiate, Instantiated, KeepOrder, KeeperEnd, KeeperPlace, Kept, Progress, TableProgress,
+    carry_sequences, instantiate, keep_snapshot, sequences_without_counterpart,
 };
 pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};

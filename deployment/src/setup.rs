@@ -20,8 +20,10 @@ use irongate_postgres::{Session, catalog};
 use tokio_postgres::Client;
 
 pub use run::{Report, Setup, begin_anew, begin_capture, setup};
-pub(crate) use run::{Sessions, first_checkpoint, has_rows, import_snapshot, patience};
-pub(crate) use start::{Started, blocking, lock_groups, lock_groups_here, refuse_foreign, start};
+pub(crate) use run::{Sessions, has_rows, import_snapshot, patience};
+pub(crate) use start::{
+    Started, blocking, create_slot, lock_groups, refuse_elsewhere, refuse_foreign, start,
+};
 pub use teardown::{teardown, teardown_plan};
 
 use crate::blocker::Blocker;

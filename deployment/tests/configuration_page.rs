@@ -64,6 +64,7 @@ action = "retry"
 [[flows.f.conflicts.table]]
 table = "public.*"
 policy = "queue"
+[flows.f.instantiate]
 [flows.f.trail]
 [flows.f.pump]
 [manager.restart]

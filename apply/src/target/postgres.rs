@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{
-    Applied, CheckpointTable, LoadLedger, Mark, Origin, OriginSession, OriginTransaction, TableStarts, Watermarks,
+    Applied, CheckpointTable, LoadLedger, Mark, Origin, OriginSession, OriginTransaction, TableStarts,
+    Watermarks,
 };
 use irongate_postgres::Session;
 use irongate_trail::{Lsn, Position};

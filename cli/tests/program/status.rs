@@ -114,7 +114,7 @@ fn stats_show_what_was_done_by_table() {
     publish(&directory.path().join("state"), Program::Extract, |status| {
         status.counters.transactions = 12_345;
         status.counters.rows_inserted = 7;
-        let counters = TableCounters { inserts: 7, updates: 6, deletes: 5, truncates: 4 };
+        let counters = TableCounters { inserts: 7, updates: 6, deletes: 5, truncates: 4, skipped: 0 };
         status.tables.insert("public.person".to_owned(), counters);
     });
     let answer = irongate(directory.path(), &["stats", "--json"]).expect(0).json();

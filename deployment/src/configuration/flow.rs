@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::conflicts::{ConflictSection, Ends};
 use super::link::{PumpOptions, PumpSection, SiteOptions};
+use super::load::{LoadOptions, LoadSection};
 use super::names;
 use super::problem::Problems;
 use super::replicat::{ReplicatOptions, ReplicatSection};
@@ -45,6 +46,8 @@ pub(super) struct FlowSection {
     extract: ExtractSection,
     #[serde(default)]
     replicat: ReplicatSection,
+    #[serde(default)]
+    instantiate: LoadSection,
     #[serde(default)]
     trail: TrailSection,
     pump: Option<Spanned<PumpSection>>,
@@ -260,6 +263,8 @@ pub struct Flow {
     pub extract: ExtractOptions,
     /// Replicat's settings.
     pub replicat: ReplicatOptions,
+    /// How its initial load is made.
+    pub load: LoadOptions,
     /// What to do where both sites have changed the same key; `None` where only one site writes.
     pub conflicts: Option<Conflicts>,
     /// When the trail's files go.
@@ -365,6 +370,7 @@ impl FlowSection {
             key_columns: key_columns(self.key_columns, problems),
             extract: self.extract.review(problems),
             replicat: self.replicat.review(problems),
+            load: self.instantiate.review(problems),
             conflicts,
             purge: self.trail.into_options(),
         };

@@ -102,7 +102,7 @@ pub(super) fn concern(key: &str) -> &'static [Concern] {
         ["databases", ..] => &[Extract, Replicat],
         ["link", ..] => &[Manager, Pump, Collector],
         ["manager", "alarms", "trail_free_critical"] => &[Collector],
-        ["flows", _, "autostart"] | ["flows", _, "trail", ..] => &[Reload],
+        ["flows", _, "autostart"] | ["flows", _, "trail" | "instantiate", ..] => &[Reload],
         ["flows", _, "extract", "file_size"] => &[Extract, Collector],
         ["flows", _, "extract", ..] => &[Extract],
         ["flows", _, "replicat", ..] => &[Replicat],

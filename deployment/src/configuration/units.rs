@@ -67,7 +67,8 @@ fn time(text: &str) -> Option<Duration> {
     Some(total)
 }
 
-fn bytes(text: &str) -> Option<u64> {
+/// An amount of bytes as the file has it, such as `64MiB`; nothing where the text is none.
+pub fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = number(text.trim())?;
     let shift = match unit {
         "B" => 0,

@@ -1,20 +1,21 @@
-//! Moving one table's rows, as the text that COPY writes and reads, never more of it in memory than a few messages.
+//! Moving rows from one COPY into another, never more of them in memory than a few messages. Knows nothing of snapshots,
+//! ledgers or transactions: whoever moves rows between two sessions, or into a file, can use it.
 
 use std::pin::pin;
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use irongate_postgres::Session;
 
+use super::rate::Rate;
 use super::tables::Copied;
 use crate::end::End;
 use crate::error::Error;
 
-/// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Rows are handed over in pieces of about so many bytes: a row of its own would cost more on the way than in itself.
+const PIECE: usize = 64 << 10;
 
-/// What was copied of a table.
+/// What was copied.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Done {
     pub(super) rows: u64,
@@ -22,48 +23,90 @@ pub(super) struct Done {
 }
 
 /// Keeps the source's tables as they are until the end of the transaction: no TRUNCATE, no ALTER TABLE.
-pub(super) async fn lock(session: &Session, tables: &[Copied]) -> Result<(), irongate_postgres::Error> {
-    let only = |table: &Copied| if table.partitioned { "" } else { "ONLY " };
+pub(super) async fn lock(
+    session: &Session,
+    tables: &[(String, bool)],
+) -> Result<(), irongate_postgres::Error> {
+    let only = |partitioned: bool| if partitioned { "" } else { "ONLY " };
     let names: Vec<_> =
-        tables.iter().map(|table| format!("{}{}", only(table), table.source.quoted())).collect();
+        tables.iter().map(|(name, partitioned)| format!("{}{name}", only(*partitioned))).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
     Ok(session.batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))).await?)
 }
 
-/// Copies a table. A failure names the end that failed: when one ends the stream, the other is not to blame.
-pub(super) async fn copy(
-    at_source: &Session,
-    at_target: &Session,
+/// Lets the rows of one statement at the source be those of another at the target. A failure names the end that failed:
+/// when one ends the stream, the other is not to blame. `moved` is told of each piece's rows and bytes.
+pub(super) async fn pipe(
+    (at_source, out): (&Session, &str),
+    (at_target, into): (&Session, &str),
     table: &Copied,
     [source, target]: [&End<'_>; 2],
-    tell: &mut (dyn FnMut(u64, u64) + Send),
+    rate: &Rate,
+    moved: &(dyn Fn(u64, u64) + Send + Sync),
 ) -> Result<Done, Error> {
-    let failed = |end: &End<'_>, error: tokio_postgres::Error| Error::Copy {
+    let failed = |end: &End<'_>, error: irongate_postgres::Error| Error::Copy {
         table: table.source.to_string(),
         end: end.to_string(),
-        source: Box::new(error.into()),
+        source: Box::new(error),
     };
-    tell(0, 0);
-    let stream = at_source.copy_out(&table.copy_out()).await.map_err(|error| failed(source, error))?;
-    let sink =
-        at_target.copy_in::<_, Bytes>(&table.copy_in()).await.map_err(|error| failed(target, error))?;
+    let stream = match at_source.copy_out(out).await {
+        Ok(stream) => stream,
+        Err(error) => return Err(failed(source, at_source.explain(error).await)),
+    };
+    let sink = match at_target.copy_in::<_, Bytes>(into).await {
+        Ok(sink) => sink,
+        Err(error) => return Err(failed(target, at_target.explain(error).await)),
+    };
     let (mut stream, mut sink) = (pin!(stream), pin!(sink));
     let mut done = Done::default();
-    let mut told = Instant::now();
-    while let Some(row) = stream.next().await {
-        let row = row.map_err(|error| failed(source, error))?;
+    let (mut piece, mut rows) = (BytesMut::with_capacity(PIECE), 0);
+    loop {
+        let row = match stream.next().await {
+            Some(Ok(row)) => Some(row),
+            Some(Err(error)) => return Err(failed(source, at_source.explain(error).await)),
+            None => None,
+        };
+        let is_last = row.is_none();
         // The server sends each row as a message of its own.
-        done.rows += 1;
-        done.bytes += row.len() as u64;
-        if let Err(error) = sink.feed(row).await {
-            // The sink only knows that nobody takes more; the end of the statement says why.
-            return Err(failed(target, sink.finish().await.err().unwrap_or(error)));
+        if let Some(row) = row {
+            rows += 1;
+            if row.len() >= PIECE && piece.is_empty() {
+                let length = row.len() as u64;
+                done.bytes += length;
+                rate.take(row.len()).await;
+                if let Err(error) = sink.send(row).await {
+                    let error = sink.finish().await.err().unwrap_or(error);
+                    return Err(failed(target, at_target.explain(error).await));
+                }
+                moved(rows, length);
+                rows = 0;
+                continue;
+            }
+            piece.extend_from_slice(&row);
         }
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
-            tell(done.rows, done.bytes);
+        if piece.len() >= PIECE || is_last && !piece.is_empty() {
+            let bytes = piece.split().freeze();
+            done.bytes += bytes.len() as u64;
+            rate.take(bytes.len()).await;
+            let length = bytes.len() as u64;
+            if let Err(error) = sink.send(bytes).await {
+                // The sink only knows that nobody takes more; the end of the statement says why.
+                let error = sink.finish().await.err().unwrap_or(error);
+                return Err(failed(target, at_target.explain(error).await));
+            }
+            moved(rows, length);
+            rows = 0;
+            piece.reserve(PIECE);
+        }
+        if is_last {
+            break;
         }
     }
-    done.rows = sink.finish().await.map_err(|error| failed(target, error))?;
-    tell(done.rows, done.bytes);
+    done.rows = match sink.finish().await {
+        Ok(rows) => rows,
+        Err(error) => return Err(failed(target, at_target.explain(error).await)),
+    };
     Ok(done)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use irongate_checkpoint::{CHECKPOINT_SCHEMA, checkpoint_setup, origin_grants};
+use irongate_checkpoint::{CHECKPOINT_SCHEMA, LOAD_TABLES, checkpoint_setup, load_setup, origin_grants};
 use irongate_postgres::Error;
 use irongate_postgres::sql::{quote_identifier, quote_literal};
 use tokio_postgres::Client;
@@ -66,7 +66,17 @@ pub(crate) async fn of_replicat(
     lacks.extend(relations(client, role, "TABLE", &privileges, tables, why).await?);
     let why = "Replicat sets the sequences to the source's values";
     lacks.extend(relations(client, role, "SEQUENCE", &["SELECT", "UPDATE"], sequences, why).await?);
-    lacks.extend(checkpoint_table(client, role).await?);
+    let why = "Replicat's position stands in the same transaction as the rows";
+    lacks.extend(own_table(client, role, "checkpoint", why, checkpoint_setup(role)).await?);
+    for table in LOAD_TABLES {
+        let why = "an initial load that is cut off goes on where it was";
+        let lack = own_table(client, role, table, why, load_setup(role)).await?;
+        if !lack.is_empty() {
+            // One set of statements makes all three.
+            lacks.extend(lack);
+            break;
+        }
+    }
     lacks.extend(origins(client, role).await?);
     Ok(lacks)
 }
@@ -175,7 +185,14 @@ async fn relations(
     Ok(lacking.into_iter().map(lack).collect())
 }
 
-async fn checkpoint_table(client: &Client, role: &str) -> Result<Vec<Lack>, Error> {
+/// What a role lacks of a table in our schema.
+async fn own_table(
+    client: &Client,
+    role: &str,
+    table: &str,
+    why: &'static str,
+    sql: Vec<String>,
+) -> Result<Vec<Lack>, Error> {
     const SQL: &str = "
         SELECT t.oid IS NOT NULL,
                CASE WHEN t.oid IS NULL OR r.oid IS NULL THEN false
@@ -185,9 +202,9 @@ async fn checkpoint_table(client: &Client, role: &str) -> Result<Vec<Lack>, Erro
           FROM (SELECT) one
           LEFT JOIN (SELECT c.oid, c.relnamespace FROM pg_catalog.pg_class c
                        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                      WHERE n.nspname = $2::pg_catalog.text AND c.relname = 'checkpoint') t ON true
+                      WHERE n.nspname = $2::pg_catalog.text AND c.relname = $3::pg_catalog.text) t ON true
           LEFT JOIN pg_catalog.pg_roles r ON r.rolname = $1::pg_catalog.text";
-    let row = client.query_one(SQL, &[&role, &CHECKPOINT_SCHEMA]).await?;
+    let row = client.query_one(SQL, &[&role, &CHECKPOINT_SCHEMA, &table]).await?;
     let (exists, may): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     if exists && may {
         return Ok(Vec::new());
@@ -197,13 +214,7 @@ async fn checkpoint_table(client: &Client, role: &str) -> Result<Vec<Lack>, Erro
     } else {
         "it does not exist".to_owned()
     };
-    Ok(vec![Lack {
-        object: format!("table {CHECKPOINT_SCHEMA}.checkpoint"),
-        reason,
-        why: "Replicat's position stands in the same transaction as the rows",
-        sql: checkpoint_setup(role),
-        optional: false,
-    }])
+    Ok(vec![Lack { object: format!("table {CHECKPOINT_SCHEMA}.{table}"), reason, why, sql, optional: false }])
 }
 
 /// The functions of replication origins, and `session_replication_role`.

@@ -198,7 +198,7 @@ pub(crate) async fn has_rows(session: &Session, table: &TableName) -> Result<boo
 }
 
 /// Where a flow begins, as its checkpoint says it.
-pub(crate) fn first_checkpoint(started: &Started) -> Applied {
+fn first_checkpoint(started: &Started) -> Applied {
     Applied {
         lineage: started.lineage,
         commit_lsn: CommitLsn::default(),

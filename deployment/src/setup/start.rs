@@ -43,10 +43,18 @@ pub(crate) struct Started {
 
 /// As [`lock_groups`], for what must happen at the site of the flow's trail: elsewhere it is refused.
 pub(crate) fn lock_groups_here(configuration: &Configuration, flow: &Flow) -> Result<[GroupLock; 2], Error> {
-    if let Some(site) = configuration.site.as_ref().filter(|site| **site != flow.at) {
-        return Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() });
-    }
+    refuse_elsewhere(configuration, flow)?;
     lock_groups(configuration, flow)
+}
+
+/// Refuses what must happen at the site of the flow's trail where this process stands at another.
+pub(crate) fn refuse_elsewhere(configuration: &Configuration, flow: &Flow) -> Result<(), Error> {
+    match configuration.site.as_ref().filter(|site| **site != flow.at) {
+        Some(site) => {
+            Err(Error::Elsewhere { flow: flow.name.clone(), at: flow.at.clone(), site: site.clone() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Takes the locks of a flow's groups, so that none of them runs meanwhile.
@@ -91,7 +99,10 @@ pub(crate) async fn start(
         None => None,
     };
     let watch = admin.as_ref().unwrap_or(&own);
-    let created = create_slot(&source, flow, &mut connection, watch, limit, progress).await?;
+    let failover = flow.failover_slot && connection.server_version_num() >= FAILOVER_SLOTS;
+    let options = SlotOptions { snapshot: SnapshotOption::Export, failover, ..SlotOptions::default() };
+    let created =
+        create_slot(&source, (&flow.slot, options), &mut connection, watch, limit, progress).await?;
     let lineage = Lineage {
         system_identifier: identity.system_identifier,
         timeline: identity.timeline,
@@ -138,19 +149,17 @@ pub(crate) fn refuse_foreign(source: &End<'_>, flow: &Flow, slot: &catalog::Slot
     Ok(())
 }
 
-/// Creates the slot, watching who holds it up, and gives up after the limit.
-async fn create_slot(
+/// Creates a slot, watching who holds it up, and gives up after the limit.
+pub(crate) async fn create_slot(
     source: &End<'_>,
-    flow: &Flow,
+    (slot, options): (&str, SlotOptions),
     connection: &mut ReplicationConnection,
     watch: &Session,
     limit: Duration,
     progress: &mut Progress<'_>,
 ) -> Result<irongate_postgres::CreatedSlot, Error> {
     let (pid, canceller) = (connection.process_id(), connection.canceller());
-    let failover = flow.failover_slot && connection.server_version_num() >= FAILOVER_SLOTS;
-    let options = SlotOptions { snapshot: SnapshotOption::Export, failover, ..SlotOptions::default() };
-    let creation = connection.create_logical_slot(&flow.slot, options);
+    let creation = connection.create_logical_slot(slot, options);
     let mut creation = std::pin::pin!(creation);
     let deadline = tokio::time::Instant::now() + limit;
     let mut blockers: Vec<Blocker> = Vec::new();
@@ -177,9 +186,7 @@ async fn create_slot(
             return match tokio::time::timeout(LAST_WAIT, creation).await {
                 // It was just in time.
                 Ok(Ok(created)) => Ok(created),
-                _ => {
-                    Err(Error::Blocked { slot: flow.slot.clone(), end: source.to_string(), limit, blockers })
-                }
+                _ => Err(Error::Blocked { slot: slot.to_owned(), end: source.to_string(), limit, blockers }),
             };
         }
     }

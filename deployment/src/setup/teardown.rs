@@ -1,7 +1,7 @@
 //! Tear-down: everything that set-up and the initial load have made is taken away again, the slot first, because it
 //! holds the server's log, and the roles last, because everything else is done in their name.
 
-use irongate_checkpoint::{CHECKPOINT_SCHEMA, Origin, checkpoint_teardown};
+use irongate_checkpoint::{CHECKPOINT_SCHEMA, LOAD_TABLES, Origin, checkpoint_teardown, load_teardown};
 use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_postgres::{Session, catalog};
 
@@ -161,7 +161,7 @@ async fn has_table(session: &Session, end: &End<'_>, name: &str) -> Result<bool,
 async fn at_target(target: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Error> {
     let session = reading(target).await?;
     let mut plan = Vec::new();
-    for table in ["checkpoint", "error_queue"] {
+    for table in ["checkpoint", "error_queue"].into_iter().chain(LOAD_TABLES) {
         if has_table(&session, target, table).await? {
             let sql =
                 format!("DELETE FROM {CHECKPOINT_SCHEMA}.{table} WHERE flow = {}", quote_literal(&flow.name));
@@ -173,6 +173,11 @@ async fn at_target(target: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Erro
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_origin WHERE roname = $1::pg_catalog.text)";
     if exists(&session, target, ORIGIN, &origin).await? {
         let sql = format!("SELECT pg_catalog.pg_replication_origin_drop({})", quote_literal(&origin));
+        plan.push(Statement::new(target, As::Replicat, sql, "nobody writes under this mark any more"));
+    }
+    let workers = crate::instantiate::origins(&session, flow).await;
+    for worker in workers.map_err(|error| target.failed("read the catalog", error))? {
+        let sql = format!("SELECT pg_catalog.pg_replication_origin_drop({})", quote_literal(&worker));
         plan.push(Statement::new(target, As::Replicat, sql, "nobody writes under this mark any more"));
     }
     Ok(plan)
@@ -196,11 +201,12 @@ async fn of_database(
     };
     if end.own() == As::Replicat && !ends.iter().any(|other| shared(&other)) {
         let mut drops = Vec::new();
-        for table in ["conflict", "checkpoint", "error_queue"] {
+        for table in ["conflict", "checkpoint", "error_queue", "load"] {
             if has_table(&session, end, table).await? {
                 drops.extend(match table {
                     "conflict" => irongate_apply::conflict_teardown(),
                     "checkpoint" => checkpoint_teardown(),
+                    "load" => load_teardown(),
                     _ => irongate_apply::error_queue_teardown(),
                 });
             }

@@ -174,7 +174,8 @@ impl Run<'_> {
             let flow = unit.pair.out_of;
             // One that was cut off behind the copy and before its note may have been started by somebody since.
             self.order(Word::Stop, &self.heading.to, &[group_name(&flow.name, Program::Extract)]).await?;
-            let options = Instantiate { truncate: true, slot_limit: self.limits.slot };
+            let options =
+                Instantiate { truncate: true, slot_limit: self.limits.slot, ..Instantiate::default() };
             let mut tell = |event: Event<'_>| match event {
                 Event::Waiting(blockers) => {
                     for blocker in blockers {

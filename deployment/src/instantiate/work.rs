@@ -1,0 +1,182 @@
+//! The sessions that copy side by side. Each takes the next chunk, copies it and notes it in one transaction at the
+//! target. Whatever is cut off, the chunk is there with its line in the ledger or not at all.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use irongate_checkpoint::{LoadJob, LoadLedger, LoadTable, Origin, OriginSession};
+use irongate_postgres::Session;
+use tokio::task::JoinSet;
+
+use super::copy::{self, Done};
+use super::progress::Board;
+use super::rate::Rate;
+use super::tables::Copied;
+use super::{keeper, plan, target};
+use crate::configuration::{Configuration, Flow};
+use crate::end::{As, End};
+use crate::error::Error;
+use crate::setup::{Event, Progress as Report, import_snapshot};
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// Settings of the sessions that read. Several read already; and a scan that joins another begins somewhere, which would
+/// only shuffle the rows.
+const READING: &str = "SET jit = off; SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; \
+     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'";
+
+/// The name by which the sessions that copy are shown; the server cuts it to 63 bytes.
+pub(super) fn application(flow: &Flow) -> String {
+    let name = format!("irongate load {}", flow.name);
+    let end = (0..=name.len().min(63)).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    name[..end].to_owned()
+}
+
+/// What is to be copied, for all sessions together.
+pub(super) struct Work {
+    pub(super) configuration: Configuration,
+    pub(super) flow: Flow,
+    pub(super) job: LoadJob,
+    /// Of the ledger, and beside each how it is copied.
+    pub(super) tables: Vec<(LoadTable, Copied)>,
+    /// The tables that nothing refers to and whose place is no other's.
+    pub(super) alone: Vec<bool>,
+    pub(super) queue: Mutex<VecDeque<(usize, u32)>>,
+    pub(super) board: Mutex<Board>,
+    pub(super) rate: Rate,
+    pub(super) limit: Duration,
+}
+
+impl Work {
+    fn next(&self) -> Option<(usize, u32)> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Copies what the queue holds, in so many sessions. Dropped, it ends them.
+pub(super) async fn run(work: &Arc<Work>, parallel: usize, progress: &mut Report<'_>) -> Result<(), Error> {
+    let mut sessions = JoinSet::new();
+    for number in 1..=parallel {
+        let work = Arc::clone(work);
+        sessions.spawn(async move { session(&work, number).await });
+    }
+    let mut told: Option<Instant> = None;
+    loop {
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
+            let now = work.board().progress();
+            progress(Event::Copy(now));
+        }
+        let ended = tokio::select! {
+            ended = sessions.join_next() => ended,
+            () = tokio::time::sleep(TELL_EVERY) => continue,
+        };
+        match ended {
+            None => break,
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return Err(error),
+            Some(Err(error)) => return Err(Error::Internal(error.to_string())),
+        }
+    }
+    let now = work.board().progress();
+    progress(Event::Copy(now));
+    Ok(())
+}
+
+async fn session(work: &Work, number: usize) -> Result<(), Error> {
+    let (source, target) =
+        (End::source(&work.configuration, &work.flow)?, End::target(&work.configuration, &work.flow)?);
+    let application = application(&work.flow);
+    let at_target = target.connect(As::Replicat, &application).await?;
+    let origin = Origin::of_worker(&work.flow.name, u32::try_from(number).unwrap_or(u32::MAX))?;
+    let origin = match target::marked(&target, &at_target, origin, work.limit, false).await {
+        Ok(origin) => origin,
+        // The server has room for so many origins only. One session is enough, if a slow one.
+        Err(Error::Checkpoint(error @ irongate_checkpoint::Error::OriginLimit { .. })) if number > 1 => {
+            tracing::warn!(%error, "copying in fewer sessions");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let at_source = source.connect(As::Extract, &application).await?;
+    at_source.batch_execute(READING).await.map_err(|error| source.failed("prepare the session", error))?;
+    import_snapshot(&at_source, &work.job.snapshot.name, work.limit)
+        .await
+        .map_err(|error| source.failed("import the load's snapshot", error))?;
+    if !guard(work, &at_source).await.map_err(|error| source.failed("lock the tables", error))? {
+        return Err(Error::SnapshotLost { end: source.to_string() });
+    }
+    while let Some((place, chunk)) = work.next() {
+        one(work, (place, chunk), &at_source, (&at_target, &origin), [&source, &target]).await?;
+    }
+    origin.session_reset(&at_target).await?;
+    Ok(())
+}
+
+/// Locks the tables while the keeper still does. From here on this session can be trusted whatever becomes of the keeper:
+/// nothing has moved or rewritten the rows since the snapshot was taken, and nothing will while the session lasts. False
+/// if the keeper was gone.
+async fn guard(work: &Work, at_source: &Session) -> Result<bool, irongate_postgres::Error> {
+    let tables: Vec<(String, bool)> =
+        work.tables.iter().map(|(_, table)| (table.source.quoted(), table.partitioned)).collect();
+    copy::lock(at_source, &tables).await?;
+    let snapshot = &work.job.snapshot;
+    keeper::is_alive(at_source, snapshot.keeper_pid, &snapshot.keeper_start).await
+}
+
+/// Copies one chunk.
+async fn one(
+    work: &Work,
+    (place, chunk): (usize, u32),
+    at_source: &Session,
+    (at_target, origin): (&Session, &OriginSession),
+    [source, target]: [&End<'_>; 2],
+) -> Result<(), Error> {
+    let (table, copied) = &work.tables[place];
+    work.board().begin(place);
+    let failed = |error: irongate_postgres::Error| Error::Copy {
+        table: copied.source.to_string(),
+        end: target.to_string(),
+        source: Box::new(error),
+    };
+    let transaction = origin.begin()?;
+    at_target.batch_execute("BEGIN").await.map_err(|error| target.failed("begin", error))?;
+    let freeze = table.chunks == 1 && copied.freezable && work.alone[place];
+    if freeze {
+        make_empty(at_target, copied, target).await?;
+    }
+    let out = copied.copy_out(plan::range(chunk, table.chunks, table.chunk_blocks).as_deref());
+    let moved = |rows, bytes| work.board().moved(place, rows, bytes);
+    let into = copied.copy_in(freeze);
+    let Done { rows, bytes } =
+        copy::pipe((at_source, &out), (at_target, &into), copied, [source, target], &work.rate, &moved)
+            .await?;
+    let ledger = LoadLedger::new(&work.flow.name);
+    ledger.copied(at_target, table, chunk, rows, bytes).await?;
+    transaction.xact_setup(at_target, work.job.consistent_point, work.job.snapshot.taken).await?;
+    if let Err(error) = at_target.batch_execute("COMMIT").await {
+        return Err(failed(at_target.explain(error).await));
+    }
+    transaction.committed();
+    work.board().copied(place, rows, bytes);
+    Ok(())
+}
+
+/// Empties a table that is empty, in the transaction that fills it: so its rows can be frozen as they come, which spares
+/// the target a later vacuum of all of them.
+async fn make_empty(at_target: &Session, copied: &Copied, target: &End<'_>) -> Result<(), Error> {
+    let failed = |error: tokio_postgres::Error| target.failed("empty the table", error);
+    let (alone, name) = (copied.target_alone(), copied.target.quoted());
+    at_target.batch_execute(&format!("LOCK TABLE {alone} IN ACCESS EXCLUSIVE MODE")).await.map_err(failed)?;
+    let found = at_target.simple_query(&format!("SELECT FROM {name} LIMIT 1")).await.map_err(failed)?;
+    if found.iter().any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))) {
+        return Err(Error::NotEmpty { end: target.to_string(), tables: vec![copied.target.to_string()] });
+    }
+    at_target.batch_execute(&format!("TRUNCATE {alone}")).await.map_err(failed)
+}
