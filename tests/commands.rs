@@ -7,6 +7,8 @@ mod deployment;
 mod boundaries;
 #[path = "commands/check.rs"]
 mod check;
+#[path = "commands/compare.rs"]
+mod compare;
 #[path = "commands/conflicts.rs"]
 mod conflicts;
 #[path = "commands/demo.rs"]

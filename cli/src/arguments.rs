@@ -2,6 +2,7 @@
 
 pub(crate) mod load;
 pub(crate) mod plan;
+pub(crate) mod verify;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use irongate_trail::Lsn;
 
 pub(crate) use load::{Instantiate, KeepSnapshot};
 use plan::{Failover, Reinstate, Switchback, Switchover};
+use verify::{Compare, Repair};
 
 /// GoldenGate for PostgreSQL: what one database commits, another has, exactly once.
 #[derive(Parser, Debug)]
@@ -165,6 +167,11 @@ pub(crate) enum Command {
     /// Look at the conflicts between two sites that both write
     #[command(subcommand)]
     Conflicts(Conflicts),
+    /// Compare the rows of a flow's target with those of its source, under load as well; exit code 3 for differences, 4 for
+    /// what could not be compared or settled
+    Compare(Compare),
+    /// Make one side of a flow like the other where a compare has found differences
+    Repair(Repair),
     /// Interleave the sequences of a flow's tables, so that two sites never make the same key
     Sequences(Sequences),
     /// Print a completion script for a shell

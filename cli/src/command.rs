@@ -2,6 +2,7 @@
 
 mod certs;
 mod check;
+mod compare;
 mod completions;
 mod conflicts;
 mod errors;
@@ -13,6 +14,7 @@ mod lag;
 mod manager;
 mod name;
 mod position;
+mod repair;
 mod run;
 mod runs;
 mod salvage;
@@ -68,6 +70,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Trail(trail) => trail::run(&global, trail).await,
         Command::Errors(errors) => errors::run(&global, errors).await,
         Command::Conflicts(conflicts) => conflicts::run(&global, conflicts).await,
+        Command::Compare(options) => compare::run(&global, &options).await,
+        Command::Repair(options) => repair::run(&global, &options).await,
         Command::Sequences(options) => sequences::run(&global, &options).await,
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { directory } => completions::man(&directory),

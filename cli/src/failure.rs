@@ -153,6 +153,17 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 irongate_pump::Error::Checkpoint(error) => of_checkpoint(error),
                 _ => 1,
             }
+        } else if let Some(error) = cause.downcast_ref::<irongate_verify::Error>() {
+            use irongate_verify::Error as Verify;
+            match error {
+                Verify::NoTable { .. } | Verify::OtherFlow { .. } | Verify::Line { .. } => 2,
+                Verify::NothingPublished { .. }
+                | Verify::Missing { .. }
+                | Verify::Rights { .. }
+                | Verify::Altered { .. } => 3,
+                Verify::Checkpoint(error) => of_checkpoint(error),
+                _ => 1,
+            }
         } else if let Some(error) = cause.downcast_ref::<Deployment>() {
             of_deployment(error)
         } else if let Some(irongate_apply::Error::Checkpoint(error)) = cause.downcast_ref() {
@@ -204,6 +215,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             irongate_manager::Error,
             irongate_deployment::Error,
             irongate_pump::Error,
+            irongate_verify::Error,
             irongate_apply::Error,
             irongate_capture::Error,
             irongate_checkpoint::Error,

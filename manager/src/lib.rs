@@ -3,6 +3,7 @@
 //! * [`Manager`]: the process; [`ManagerSettings`] say what it is told.
 //! * [`supervisor`]: which group should run and what is done about it, as a state machine.
 //! * [`Control`]: how a program talks to a manager, over a unix socket in its directory or from another site.
+//! * [`compare`]: what the last compare of a flow found, and the next one in the background.
 //! * [`Sites`]: all sites of a deployment, asked from one.
 //! * [`event`]: what people are told; a log on disk, a hook, and whoever follows.
 //! * [`watch`]: lag, slots, disks; alarms, purge and heartbeats.
@@ -27,6 +28,7 @@
 //! that should not run. What a person has stopped stays stopped through all of it.
 #![deny(unsafe_code)]
 
+pub mod compare;
 mod connections;
 pub mod control;
 mod error;

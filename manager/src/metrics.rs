@@ -122,6 +122,27 @@ pub const METRICS: &[Metric] = &[
         SLOT,
         "Log that may still be written before the slot is lost; not served where the server has no limit.",
     ),
+    gauge(
+        "irongate_flow_compare_age_seconds",
+        FLOW,
+        "How long ago the last compare of the whole flow began.",
+    ),
+    gauge("irongate_flow_compare_seconds", FLOW, "How long the last compare of the whole flow took."),
+    gauge(
+        "irongate_flow_compare_rows",
+        FLOW,
+        "Rows of the source that the last compare of the whole flow read.",
+    ),
+    gauge(
+        "irongate_flow_compare_differences",
+        FLOW,
+        "Confirmed differences that the last compare of the whole flow found.",
+    ),
+    gauge(
+        "irongate_flow_compare_complete",
+        FLOW,
+        "1 if the last compare of the whole flow looked at every table and settled every row, else 0.",
+    ),
     gauge("irongate_trail_bytes", FLOW, "Length of the trail's files at this site."),
     gauge("irongate_trail_files", FLOW, "Files in the trail's directory at this site."),
     gauge("irongate_trail_disk_free_bytes", FLOW, "Free bytes of the trail's disk."),
@@ -253,6 +274,14 @@ fn add_flow(page: &mut Page, site: &str, flow: &FlowView) {
         page.add("irongate_slot_lost", &labels, truth(slot.lost.is_some()));
         page.maybe("irongate_slot_retained_bytes", &labels, slot.retained_bytes.map(|bytes| bytes as f64));
         page.maybe("irongate_slot_safe_bytes", &labels, slot.safe_bytes.map(|bytes| bytes as f64));
+    }
+    if let Some(compare) = &flow.compare {
+        page.maybe("irongate_flow_compare_age_seconds", &labels, compare.age_seconds);
+        page.add("irongate_flow_compare_seconds", &labels, compare.seconds);
+        page.add("irongate_flow_compare_rows", &labels, compare.rows as f64);
+        page.add("irongate_flow_compare_differences", &labels, compare.differences as f64);
+        let is_whole = compare.problem.is_none() && compare.unsettled == 0;
+        page.add("irongate_flow_compare_complete", &labels, truth(is_whole));
     }
     if let Some(trail) = &flow.trail {
         page.add("irongate_trail_bytes", &labels, trail.bytes as f64);

@@ -105,6 +105,8 @@ pub struct FlowWatch {
     pub heartbeat: Option<Duration>,
     /// How the source's sequences are followed; not at all if `None`.
     pub sequences: Option<SequenceWatch>,
+    /// How its ends are compared in the background while its Replicat runs here; not at all if `None`.
+    pub compare: Option<crate::compare::CompareWatch>,
     /// The flow waits for its day: that it has no slot is then no alarm, and there is no heartbeat, until its Extract runs.
     pub waits: bool,
 }

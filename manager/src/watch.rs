@@ -99,6 +99,9 @@ pub struct FlowView {
     pub trouble: Option<String>,
     /// When the last heartbeat was written at the source, in RFC 3339 and UTC.
     pub heartbeat: Option<String>,
+    /// What the last compare of the whole flow found that was made at this site.
+    #[serde(default)]
+    pub compare: Option<crate::compare::LastCompare>,
 }
 
 /// What was seen last.

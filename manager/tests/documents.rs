@@ -18,6 +18,15 @@ use irongate_manager::watch::{
 };
 use irongate_manager::{GroupInfo, Info};
 
+/// A compare that found two differences, as it lies in the state directory.
+fn compared() -> irongate_manager::compare::LastCompare {
+    serde_json::from_value(serde_json::json!({
+        "flow": "csp", "time": "2026-01-01T00:00:00Z", "at": 0, "age_seconds": 60.0, "seconds": 1.0, "tables": 2,
+        "rows": 9, "differences": 2, "unsettled": 0, "problem": null,
+    }))
+    .unwrap()
+}
+
 fn document(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -70,6 +79,7 @@ fn site() -> Info {
         source_silent: None,
         trouble: None,
         heartbeat: None,
+        compare: Some(compared()),
     };
     let certificate = CertificateView {
         file: "/certs/main.crt".into(),

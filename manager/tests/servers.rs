@@ -50,6 +50,7 @@ impl Site {
             purge: None,
             heartbeat: Some(Duration::from_millis(100)),
             sequences: None,
+            compare: None,
             waits,
         }];
         let control = Control::of(dir.path(), "main");

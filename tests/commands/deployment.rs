@@ -27,8 +27,13 @@ CREATE TABLE note (person int NOT NULL REFERENCES person, number int, text text,
 impl Deployment {
     /// Servers, tables and a configuration; `more` is added to the file. Nothing of Irongate is there yet.
     pub(crate) async fn new(major: u32, more: &str) -> Self {
+        Self::between((major, major), more).await
+    }
+
+    /// The same between two major versions.
+    pub(crate) async fn between(majors: (u32, u32), more: &str) -> Self {
         let settings = Settings::new();
-        let (source, target) = Server::start_two((major, major), &settings).await;
+        let (source, target) = Server::start_two(majors, &settings).await;
         for server in [&source, &target] {
             server.create_database("app").await;
             server.batch_in("app", TABLES).await;

@@ -3,6 +3,7 @@
 use irongate_checkpoint::{Program, State, Status, read_status};
 use irongate_deployment::Group;
 use irongate_manager::GroupInfo;
+use irongate_manager::compare::{LastCompare, last};
 use serde::Serialize;
 
 use super::{Here, sites};
@@ -85,6 +86,21 @@ fn shown_there(site: &str, group: GroupInfo) -> Shown {
     }
 }
 
+/// The last compare of each flow that is shown: the youngest, of those made here and at other sites.
+fn compares(here: &Here, groups: &[Shown], there: Vec<LastCompare>) -> anyhow::Result<Vec<LastCompare>> {
+    let mut flows: Vec<&str> = groups.iter().map(|group| group.flow.as_str()).collect();
+    flows.sort_unstable();
+    flows.dedup();
+    let age = |compare: &LastCompare| compare.age_seconds.unwrap_or(f64::INFINITY);
+    let mut found = Vec::new();
+    for flow in flows {
+        let own = last(&here.configuration.state_directory, flow)?;
+        let all = own.into_iter().chain(there.iter().filter(|compare| compare.flow == flow).cloned());
+        found.extend(all.min_by(|one, other| age(one).total_cmp(&age(other))));
+    }
+    Ok(found)
+}
+
 pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let mut groups = Vec::new();
@@ -94,7 +110,7 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     }
     let others = if names.here { Vec::new() } else { here.others(&names.names)? };
     let asked = here.sites().filter(|_| !others.is_empty());
-    let mut missing = Vec::new();
+    let (mut missing, mut there) = (Vec::new(), Vec::new());
     if let Some(sites) = asked {
         let answers = sites.ask(others, |control, _| async move { control.info().await }).await;
         let wanted = here.configuration.select_groups(&names.names, None)?;
@@ -102,11 +118,15 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
         (came, missing) = sites::sort(answers);
         for (site, info) in came {
             let is_wanted = |group: &GroupInfo| wanted.iter().any(|wanted| wanted.name == group.name);
+            there.extend(info.seen.flows.into_iter().filter_map(|flow| flow.compare));
             groups.extend(info.groups.into_iter().filter(is_wanted).map(|group| shown_there(&site, group)));
         }
     }
+    let compares = compares(&here, &groups, there)?;
     if global.json {
-        output::json(&serde_json::json!({ "site": here.site(), "groups": groups, "unreachable": missing }))?;
+        output::json(&serde_json::json!({
+            "site": here.site(), "groups": groups, "compares": compares, "unreachable": missing,
+        }))?;
         return sites::say(&missing);
     }
     let has_sites = asked.is_some();
@@ -132,6 +152,9 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
         table.add_row(cells);
     }
     output::print(&table)?;
+    for compare in &compares {
+        output::text(format_args!("flow \"{}\" {}", compare.flow, compare.sentence()))?;
+    }
     for group in groups.iter().filter(|group| group.error.is_some()) {
         output::text(format_args!("\n{}: {}", group.name, output::or_dash(group.error.as_ref())))?;
         if let Some(hint) = &group.hint {

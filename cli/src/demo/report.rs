@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::time::Instant;
 
+use irongate_verify::Comparison;
 use serde::Serialize;
 
-use super::compare::Comparison;
 use crate::arguments::Global;
 use crate::{output, progress};
 

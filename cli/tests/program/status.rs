@@ -29,7 +29,7 @@ const CONTRACT: [&str; 9] =
 fn a_group_that_never_ran_is_stopped_and_says_so() {
     let directory = deployment();
     let answer = irongate(directory.path(), &["info", "--json"]).expect(0).json();
-    assert_eq!(keys(&answer), BTreeSet::from(["site", "groups", "unreachable"]));
+    assert_eq!(keys(&answer), BTreeSet::from(["site", "groups", "compares", "unreachable"]));
     assert_eq!(answer["site"], "secondary");
     let groups = answer["groups"].as_array().unwrap();
     assert_eq!(groups.len(), 2);

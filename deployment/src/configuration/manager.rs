@@ -20,6 +20,10 @@ pub(super) struct ManagerSection {
     watch_interval: Option<Spanned<Time>>,
     heartbeat_interval: Option<Spanned<Limit<Time>>>,
     sequence_interval: Option<Spanned<Limit<Time>>>,
+    compare_interval: Option<Spanned<Limit<Time>>>,
+    compare_rate: Option<Spanned<Limit<Bytes>>>,
+    compare_age: Option<Spanned<Limit<Time>>>,
+    compare_required: Option<bool>,
     #[serde(default)]
     restart: RestartSection,
     #[serde(default)]
@@ -64,6 +68,14 @@ pub struct ManagerOptions {
     pub heartbeat_interval: Option<Duration>,
     /// How often a source's sequences are looked at, where one site writes the database at a time; `None` is never.
     pub sequence_interval: Option<Duration>,
+    /// How old the last compare of a flow is before its ends are compared again in the background; `None` is never.
+    pub compare_interval: Option<Duration>,
+    /// Bytes that a compare in the background reads in a second, at both sides together; `None` is without a limit.
+    pub compare_rate: Option<u64>,
+    /// How old the last compare may be where the sites are to change their roles; `None` is any age.
+    pub compare_age: Option<Duration>,
+    /// Whether a change of roles is refused without such a compare, or with one that found differences; else it is noted.
+    pub compare_required: bool,
     /// How a group that died is started again.
     pub restart: RestartOptions,
     /// What is too much.
@@ -122,6 +134,10 @@ impl Default for ManagerOptions {
             watch_interval: Duration::from_secs(10),
             heartbeat_interval: Some(Duration::from_secs(10)),
             sequence_interval: Some(Duration::from_secs(5)),
+            compare_interval: Some(DAY),
+            compare_rate: Some(16 * MIB),
+            compare_age: Some(2 * DAY),
+            compare_required: false,
             restart: RestartOptions {
                 attempts: 20,
                 delay: Duration::from_secs(1),
@@ -215,7 +231,21 @@ impl ManagerSection {
         };
         let heartbeat_interval = often(self.heartbeat_interval, default.heartbeat_interval, "heartbeat");
         let sequence_interval = often(self.sequence_interval, default.sequence_interval, "look at sequences");
+        let compare_interval = often(self.compare_interval, default.compare_interval, "compare");
+        let compare_age =
+            self.compare_age.map_or(default.compare_age, |age| age.into_inner().0.map(|age| age.0));
+        let compare_rate = self.compare_rate.map_or(default.compare_rate, |rate| {
+            if rate.get_ref().0.as_ref().is_some_and(|rate| rate.0 == 0) {
+                let remedy = "use \"1MiB\" or more, or \"off\" for no limit";
+                problems.add(rate.span(), "a compare that never gets on", Some(remedy.into()));
+            }
+            rate.into_inner().0.map(|rate| rate.0)
+        });
         ManagerOptions {
+            compare_interval,
+            compare_rate,
+            compare_age,
+            compare_required: self.compare_required.unwrap_or(default.compare_required),
             stop_limit,
             watch_interval,
             heartbeat_interval,

@@ -155,6 +155,13 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
     };
     let is_active_passive = configuration.active_passive().contains(&flow.database.as_str());
     let follows = |every| SequenceWatch { every, flow: flow.clone() };
+    let compare = match configuration.manager.compare_interval.filter(|_| here(Program::Replicat).is_some()) {
+        Some(every) => {
+            let rate = configuration.manager.compare_rate;
+            Some(crate::compare::watched(configuration, flow, every, rate)?)
+        }
+        None => None,
+    };
     let keep = || Purge { keep: flow.purge.keep, keep_files: flow.purge.keep_files as usize };
     Ok(FlowWatch {
         name: flow.name.clone(),
@@ -169,6 +176,7 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
             .filter(|_| is_active_passive)
             .and(configuration.manager.sequence_interval)
             .map(follows),
+        compare,
         waits: !flow.autostart,
         extract,
         source,

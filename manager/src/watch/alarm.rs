@@ -52,6 +52,8 @@ pub enum AlarmKind {
     Files,
     /// Who writes and who is closed is not as it should be.
     Roles,
+    /// The last compare of the whole flow found differences, or could not look at everything.
+    Differences,
 }
 
 /// Something that is too much.
@@ -195,6 +197,8 @@ impl Alarms {
         let trouble = view.trouble.as_ref();
         let text = trouble.cloned().unwrap_or_default();
         self.set(&flow.name, Files, Some(u8::from(trouble.is_some())), patience, &text, &mut changes);
+        let (state, text) = differences(view);
+        self.set(&flow.name, Differences, Some(state), 1, &text, &mut changes);
         self.hold(flow, free, thresholds.trail_free_bytes, &mut changes);
         changes
     }
@@ -244,9 +248,10 @@ impl Alarms {
         }
         state.worse = (0, 0);
         state.grade = new;
-        // What is said of a slot's state, or of roles, has no number in it: other words are news, though they are no graver.
-        let has_no_number = matches!(kind, AlarmKind::SlotState | AlarmKind::Roles);
-        let is_news = new != before || has_no_number && new > 0 && state.text != text;
+        // What is said of a slot's state, or of roles, has no number in it, and a compare is rare: other words are news,
+        // though they are no graver.
+        let is_told = matches!(kind, AlarmKind::SlotState | AlarmKind::Roles | AlarmKind::Differences);
+        let is_news = new != before || is_told && new > 0 && state.text != text;
         if new > 0 {
             text.clone_into(&mut state.text);
         }
@@ -289,6 +294,26 @@ impl Alarms {
         {
             changes.push(Change::Release { group });
         }
+    }
+}
+
+/// What the last compare found. A flow that was never compared is no alarm.
+fn differences(view: &FlowView) -> (Grade, String) {
+    let Some(compare) = &view.compare else { return (0, String::new()) };
+    if compare.differences > 0 {
+        let tables: Vec<_> = compare.different_tables.keys().map(String::as_str).take(3).collect();
+        let text = format!(
+            "{} rows of the target are not those of the source ({}), as of {}; irongate compare {} shows them",
+            compare.differences,
+            tables.join(", "),
+            compare.time,
+            view.name
+        );
+        return (2, text);
+    }
+    match &compare.problem {
+        Some(problem) => (1, format!("it could not be compared: {problem}")),
+        None => (0, String::new()),
     }
 }
 
@@ -349,6 +374,7 @@ mod tests {
             purge: None,
             heartbeat: None,
             sequences: None,
+            compare: None,
             waits: false,
         }
     }

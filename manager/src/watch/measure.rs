@@ -11,6 +11,7 @@ use super::heartbeat::Heartbeat;
 use super::sequences::Sequences;
 use super::slot::Source;
 use super::{FlowView, StageView, TrailView, purge};
+use crate::compare::{self, Background, LastCompare};
 use crate::event::Notice;
 use crate::settings::FlowWatch;
 
@@ -21,6 +22,7 @@ pub(super) struct Flow {
     source: Option<Source>,
     heartbeat: Option<Heartbeat>,
     sequences: Option<Sequences>,
+    compare: Option<Background>,
     /// The last trouble with purge, so that it is told once.
     purge_trouble: Option<Notice>,
     /// What happened on the way, for people.
@@ -35,6 +37,7 @@ struct Files {
     replicat: Option<Status>,
     mark: Option<Mark>,
     trail: Option<TrailView>,
+    compare: Option<LastCompare>,
     purged: Option<Notice>,
 }
 
@@ -47,6 +50,7 @@ impl Flow {
             source,
             heartbeat: None,
             sequences: None,
+            compare: None,
             purge_trouble: None,
             notices: Vec::new(),
         };
@@ -79,6 +83,17 @@ impl Flow {
         }
     }
 
+    /// Has the flow compared in the background, or not: only while Replicat brings what is on its way.
+    fn compare(&mut self, should: bool, state_directory: &Path) {
+        let Self { settings, compare, .. } = self;
+        match &settings.compare {
+            Some(watch) if should => {
+                compare.get_or_insert_with(|| Background::start(watch.clone(), state_directory));
+            }
+            _ => *compare = None,
+        }
+    }
+
     pub(super) fn settings(&self) -> &FlowWatch {
         &self.settings
     }
@@ -108,6 +123,8 @@ impl Flow {
         let is_live = files.extract.as_ref().is_some_and(|extract| extract.state.is_live());
         self.beat(!self.settings.waits || is_live);
         self.follow_sequences(is_live);
+        let is_applied = files.replicat.as_ref().is_some_and(|replicat| replicat.state.is_live());
+        self.compare(is_applied, state_directory);
         let end = match answer {
             Some(Ok(answer)) => {
                 // A slot that is there keeps log, whoever waits for what; one that is not yet there is no trouble.
@@ -126,6 +143,7 @@ impl Flow {
         view.extract = extract_lag(files.extract.as_ref(), files.mark.as_ref(), end, now);
         view.replicat = replicat_lag(files.replicat.as_ref(), files.mark.as_ref(), now);
         view.trail = files.trail;
+        view.compare = files.compare;
         view.heartbeat = self.heartbeat.as_ref().and_then(Heartbeat::last).map(|time| time.to_string());
         view
     }
@@ -156,6 +174,7 @@ fn read(settings: &FlowWatch, state_directory: &Path) -> Result<Files, String> {
         extract: status(&settings.extract)?,
         pump: status(&settings.pump)?,
         replicat: status(&settings.replicat)?,
+        compare: compare::last(state_directory, &settings.name).map_err(|error| error.to_string())?,
         ..Files::default()
     };
     let Some(trail) = settings.trail.as_deref() else { return Ok(files) };
@@ -261,6 +280,7 @@ mod tests {
             purge: None,
             heartbeat: None,
             sequences: None,
+            compare: None,
             waits: false,
         };
         let mut flow = Flow::new(settings);

@@ -150,6 +150,7 @@ fn settings(file: &Path) -> Result<ManagerSettings, Error> {
         slot: play.source.as_ref().map(|_| "irongate_f".to_owned()),
         heartbeat: play.source.as_ref().map(|_| Duration::from_millis(200)),
         sequences: None,
+        compare: None,
         waits: false,
         source: play.source.map(|uri| irongate_postgres::Endpoint::parse(&uri).unwrap()),
         site: None,

@@ -6,6 +6,7 @@
 //! Nothing is changed. What is tried is a write that meets no row, as an application's role, and it is rolled back.
 
 mod access;
+mod compare;
 mod drift;
 mod findings;
 mod groups;
@@ -38,6 +39,7 @@ impl Run<'_> {
             self.check_roles(unit, &mut findings).await?;
             self.check_access(unit, &mut findings).await?;
             self.check_groups(unit, &infos, &mut findings);
+            self.check_compare(unit, &infos, &mut findings);
             groups::behind_the_trail(self.configuration, unit.pair.into, self.limits.lag, &mut findings)
                 .await;
             groups::queue(&unit.to, &unit.pair.into.name, &mut findings).await?;

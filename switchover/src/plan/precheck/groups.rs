@@ -84,6 +84,10 @@ impl Run<'_> {
             // Slots come and go with a change of roles, and an alarm is as old as its watch: they are looked at themselves.
             let of_slot =
                 matches!(alarm.kind, AlarmKind::SlotRetained | AlarmKind::SlotSafe | AlarmKind::SlotState);
+            // What a compare has found is looked at with its age.
+            if alarm.kind == AlarmKind::Differences {
+                continue;
+            }
             let grave = alarm.severity == Severity::Error && !of_slot;
             match flow {
                 Some(flow) if grave && flow.name == into.name => findings.complain(

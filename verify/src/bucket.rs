@@ -1,0 +1,142 @@
+//! Sums over rows, and where they differ.
+//!
+//! The rows of a table are dealt out to buckets by their keys, alike at both sides. A bucket is known by the number of its
+//! rows and by two exact sums of 64 bit hashes with different seeds: 128 bits that do not depend on the order in which
+//! rows are met, in how many pieces they are read, and that can be added up piece by piece. A sum, unlike an exclusive
+//! or, also tells a row that is there twice from one that is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A bucket's number.
+pub(crate) type Bucket = i64;
+
+/// What is known of a bucket's rows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Sum {
+    pub(crate) rows: u64,
+    pub(crate) first: i128,
+    pub(crate) second: i128,
+}
+
+/// All buckets of a table, as one side has them.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Sums(BTreeMap<Bucket, Sum>);
+
+impl Sums {
+    /// Adds what a piece of the table has for a bucket.
+    pub(crate) fn add(&mut self, bucket: Bucket, piece: Sum) {
+        let sum = self.0.entry(bucket).or_default();
+        sum.rows += piece.rows;
+        // No table has so many rows that 64 bit numbers overflow 128 bits; nor would it matter.
+        sum.first = sum.first.wrapping_add(piece.first);
+        sum.second = sum.second.wrapping_add(piece.second);
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.0.values().map(|sum| sum.rows).sum()
+    }
+
+    /// The buckets that are not the same, each with the rows that both sides have there together.
+    pub(crate) fn differing(&self, other: &Self) -> Vec<(Bucket, u64)> {
+        let buckets: BTreeSet<Bucket> = self.0.keys().chain(other.0.keys()).copied().collect();
+        let of = |sums: &Self, bucket| sums.0.get(&bucket).copied().unwrap_or_default();
+        buckets
+            .into_iter()
+            .map(|bucket| (bucket, of(self, bucket), of(other, bucket)))
+            .filter(|(_, here, there)| here != there)
+            .map(|(bucket, here, there)| (bucket, here.rows + there.rows))
+            .collect()
+    }
+}
+
+/// How a table's rows are dealt out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cut {
+    /// By ranges of the same width of the one whole number that is the key. Rows below the first range and above the
+    /// last one belong to these. What differs can be read again by the key's index.
+    Range {
+        /// Where the first range begins.
+        low: i64,
+        /// Where the last range ends at the latest.
+        high: i64,
+        /// How wide each is.
+        width: i64,
+    },
+    /// By a hash of the key as text, or of the whole row where there is none. It needs no order that both sides would have
+    /// to agree on, such as that of a collation; what differs is found by reading all of the table again.
+    Hash {
+        /// One less than the number of buckets, which is a power of two.
+        mask: i64,
+    },
+}
+
+/// The most buckets of a table: so many sums fit in one answer, and in memory.
+const MOST: u64 = 1 << 15;
+/// So many rows a bucket should have: what differs is fetched as a bucket.
+const ROWS: u64 = 500;
+
+impl Cut {
+    /// Ranges from one key to another; `None` if they are too far apart for 64 bits.
+    pub(crate) fn range(low: i64, high: i64, rows: u64) -> Option<Self> {
+        let span = high.checked_sub(low)?;
+        let buckets = i64::try_from((rows / ROWS).clamp(1, MOST)).ok()?;
+        Some(Self::Range { low, high, width: (span / buckets).saturating_add(1) })
+    }
+
+    pub(crate) fn hash(rows: u64) -> Self {
+        let buckets = (rows / ROWS).clamp(1, MOST).next_power_of_two();
+        Self::Hash { mask: (buckets - 1) as i64 }
+    }
+
+    /// The keys of a bucket of ranges, both ends included; `None` where it is open.
+    pub(crate) fn bounds(&self, bucket: Bucket) -> Option<(Option<i64>, Option<i64>)> {
+        let Self::Range { low, high, width } = *self else { return None };
+        let from = low + bucket * width;
+        let below = (bucket > 0).then_some(from);
+        let above = (bucket < (high - low) / width).then(|| from + (width - 1));
+        Some((below, above))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(of: &[(Bucket, u64, i128)]) -> Sums {
+        let mut sums = Sums::default();
+        for (bucket, rows, hash) in of {
+            sums.add(*bucket, Sum { rows: *rows, first: *hash, second: -*hash });
+        }
+        sums
+    }
+
+    #[test]
+    fn pieces_add_up_in_any_order_and_only_what_differs_is_named() {
+        let here = sums(&[(1, 2, 10), (2, 1, 5), (1, 1, -3), (7, 1, 9)]);
+        let there = sums(&[(2, 1, 5), (1, 1, -3), (1, 2, 10), (8, 2, 0)]);
+        assert_eq!(here.differing(&there), [(7, 1), (8, 2)]);
+        assert_eq!((here.rows(), there.rows()), (5, 6));
+        assert_eq!(sums(&[(0, 2, 8)]).differing(&sums(&[(0, 1, 8)])), [(0, 3)], "the same sum of more rows");
+    }
+
+    #[test]
+    fn every_key_is_in_the_bounds_of_the_bucket_that_it_is_dealt_to() {
+        for (low, high, rows) in
+            [(1, 10, 5000), (-7, 1000, 2000), (0, 0, 0), (i64::MAX - 9, i64::MAX, 90_000), (0, i64::MAX, 0)]
+        {
+            let cut = Cut::range(low, high, rows).unwrap();
+            let Cut::Range { width, .. } = cut else { panic!("{cut:?}") };
+            for key in [low, low + (high - low) / 2, high, low.saturating_sub(5), high.saturating_add(5)] {
+                // As the servers do it.
+                let bucket = (key.clamp(low, high) - low) / width;
+                let (below, above) = cut.bounds(bucket).unwrap();
+                assert!(below.is_none_or(|below| key >= below), "{cut:?} {key}");
+                assert!(above.is_none_or(|above| key <= above), "{cut:?} {key}");
+            }
+        }
+        assert_eq!(Cut::range(i64::MIN, i64::MAX, 1), None);
+        assert_eq!(Cut::hash(0), Cut::Hash { mask: 0 });
+        assert_eq!(Cut::hash(u64::MAX), Cut::Hash { mask: (MOST - 1) as i64 });
+        assert_eq!(Cut::hash(1600), Cut::Hash { mask: 3 });
+    }
+}

@@ -1,0 +1,394 @@
+//! A compare from end to end.
+//!
+//! Each table is hashed at both sides at once, bucket by bucket ([`crate::bucket`], [`crate::scan`]); what differs is
+//! fetched by key or by hash ([`crate::fetch`]) and looked at until it is settled ([`crate::confirm`]), a batch at a
+//! time. So what is held in memory is the sums of a table, the keys of a portion, and the values of a few rows; no table, and
+//! no more than a batch of what was found: differences are handed on as they are confirmed.
+//!
+//! What is found is true of every row that is different through the whole compare. A row that becomes different while its
+//! table is being read may be found or not.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use futures_util::future::try_join_all;
+use irongate_trail::Timestamp;
+
+use crate::bucket::Cut;
+use crate::confirm::{Sides, Waiting, settle};
+use crate::difference::{Difference, Kind};
+use crate::error::Error;
+use crate::fetch::{self, halved, portions, unlike};
+use crate::flow::{End, Flow, Name};
+use crate::pace::Pace;
+use crate::report::{Comparison, Table};
+use crate::scan;
+use crate::side::{PATIENCE, PAUSES, Side, Which};
+use crate::sql::Sql;
+use crate::table::{BLOCK, Plan, Planned, plans};
+
+/// So many rows are settled together.
+const BATCH: usize = 500;
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// How a compare is made.
+#[derive(Clone, Debug)]
+pub struct Comparing {
+    /// How many tables are read side by side. Each takes a session at either side.
+    pub parallel: usize,
+    /// The most that is read in a second, in bytes of tables, at both sides together.
+    pub bytes_a_second: Option<u64>,
+    /// For how long a row that is not the same is looked at again before it counts as unsettled.
+    pub settle: Duration,
+    /// The longest that one statement may take.
+    pub statement_limit: Duration,
+    /// After so many differences of a table no more of it is looked at.
+    pub most: u64,
+    /// Whether differences are told with all values, or only with their keys.
+    pub images: bool,
+}
+
+impl Default for Comparing {
+    fn default() -> Self {
+        Self {
+            parallel: 2,
+            bytes_a_second: None,
+            settle: Duration::from_secs(60),
+            statement_limit: Duration::from_secs(600),
+            most: 100_000,
+            images: true,
+        }
+    }
+}
+
+/// How far a compare is.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// Tables that are done.
+    pub tables_done: usize,
+    /// All tables.
+    pub tables_total: usize,
+    /// Rows of the source that have been hashed.
+    pub rows: u64,
+    /// Rows of the source by its own estimate.
+    pub estimated_rows: u64,
+    /// Bytes of the source's tables that have been read.
+    pub bytes: u64,
+    /// All bytes of the source's tables.
+    pub total_bytes: u64,
+    /// Differences confirmed so far.
+    pub differences: u64,
+}
+
+/// Who is told what a compare finds.
+pub trait Observer: Send + Sync {
+    /// How far it is, now and then.
+    fn progress(&self, _progress: &Progress) {}
+
+    /// A confirmed difference.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being kept; ends the compare.
+    fn difference(&self, _difference: Difference) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Nobody.
+impl Observer for () {}
+
+/// Which tables are wanted.
+pub struct Wanted<'a> {
+    /// What was asked for, for messages.
+    pub text: String,
+    /// Whether a table of the source is meant.
+    pub fits: Box<dyn Fn(&Name) -> bool + Send + Sync + 'a>,
+}
+
+impl std::fmt::Debug for Wanted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Wanted({:?})", self.text)
+    }
+}
+
+/// Compares the ends of a flow: all tables, or those that are wanted.
+///
+/// A table that cannot be compared has a `problem` in the result, and the others are compared all the same.
+///
+/// # Errors
+/// [`Error::NothingPublished`], [`Error::NoTable`]; [`Error::Database`] where an end does not answer; [`Error::Write`] of
+/// the observer.
+///
+/// Dropping the call ends its sessions; the servers give up what they are at within seconds.
+pub async fn compare(
+    flow: &Flow,
+    options: &Comparing,
+    wanted: &[Wanted<'_>],
+    observer: &dyn Observer,
+) -> Result<Comparison, Error> {
+    let (started, begun) = (Timestamp::now().to_string(), Instant::now());
+    let mut sides = new_sides(flow, options);
+    let is_wanted = |name: &Name| wanted.is_empty() || wanted.iter().any(|wanted| (wanted.fits)(name));
+    let planned = planned(flow, &mut sides, &is_wanted).await?;
+    for pattern in wanted {
+        if !planned.iter().any(|(name, _)| (pattern.fits)(name)) {
+            return Err(Error::NoTable { flow: flow.name.clone(), pattern: pattern.text.clone() });
+        }
+    }
+    let (mut tables, mut plans) = (Vec::new(), Vec::new());
+    for (name, plan) in planned {
+        match plan {
+            Ok(plan) => plans.push(plan),
+            Err(error) => tables.push(troubled(&name, &error)),
+        }
+    }
+    // The largest first: then none of the workers is left with it in the end.
+    plans.sort_by_key(|plan| std::cmp::Reverse(plan.bytes()));
+    let work = Work {
+        flow,
+        options,
+        observer,
+        pace: Pace::new(options.bytes_a_second),
+        waiting: Waiting::new(flow, options.settle),
+        account: Mutex::new(Account::new(&plans)),
+        queue: Mutex::new(plans.into()),
+    };
+    let mut workers = vec![work.through(sides)];
+    for _ in 1..options.parallel.max(1) {
+        workers.push(work.through(new_sides(flow, options)));
+    }
+    tables.extend(try_join_all(workers).await?.into_iter().flatten());
+    work.tell(true, |_| ());
+    tables.sort_by(|one, other| one.name.cmp(&other.name));
+    let total = |of: fn(&Table) -> u64| tables.iter().map(of).sum();
+    Ok(Comparison {
+        flow: flow.name.clone(),
+        differences: total(|table| table.differences),
+        unsettled: total(|table| table.unsettled),
+        unsettled_because: work.waiting.stuck(),
+        complete: wanted.is_empty(),
+        tables,
+        started,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+pub(crate) fn new_sides(flow: &Flow, options: &Comparing) -> Sides {
+    let side = |end| Side::new(end, options.statement_limit);
+    let arrived = flow.reverse.as_ref().map(|(_, end)| side(end));
+    Sides { source: side(&flow.source), target: side(&flow.target), arrived }
+}
+
+/// The tables of the flow. As often as it takes, like any other question.
+pub(crate) async fn planned(
+    flow: &Flow,
+    sides: &mut Sides,
+    wanted: &(dyn Fn(&Name) -> bool + Send + Sync),
+) -> Result<Vec<Planned>, Error> {
+    let (begun, mut pause) = (Instant::now(), PAUSES[0]);
+    loop {
+        let error = match planned_once(flow, sides, wanted).await {
+            Ok(planned) => return Ok(planned),
+            Err(error) => error,
+        };
+        sides.source.forget();
+        sides.target.forget();
+        if !error.is_transient() || begun.elapsed() >= PATIENCE {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the tables are looked at again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES[1]);
+    }
+}
+
+async fn planned_once(
+    flow: &Flow,
+    sides: &mut Sides,
+    wanted: &(dyn Fn(&Name) -> bool + Send + Sync),
+) -> Result<Vec<Planned>, Error> {
+    let Sides { source, target, .. } = sides;
+    let unreachable = |end: &End, error| Error::Database {
+        end: end.label.clone(),
+        doing: "connect".to_owned(),
+        source: Box::new(error),
+    };
+    let (source, target) = tokio::join!(source.session(), target.session());
+    let source = source.map_err(|error| unreachable(&flow.source, error))?;
+    let target = target.map_err(|error| unreachable(&flow.target, error))?;
+    plans(flow, source, target, wanted).await
+}
+
+/// Whether an end does not answer. A lock that is not given, or a statement that takes too long, is the table's matter.
+fn is_lost(error: &Error) -> bool {
+    let Error::Database { source, .. } = error else { return false };
+    error.is_transient() && !matches!(source.code(), Some("55P03" | "57014" | "40P01"))
+}
+
+fn troubled(name: &Name, error: &Error) -> Table {
+    Table { name: name.to_string(), problem: Some(error.to_string()), hint: error.hint(), ..Table::default() }
+}
+
+struct Account {
+    progress: Progress,
+    told: Instant,
+}
+
+impl Account {
+    fn new(plans: &[Plan]) -> Self {
+        let progress = Progress {
+            tables_total: plans.len(),
+            estimated_rows: plans.iter().map(|plan| plan.estimated_rows).sum(),
+            total_bytes: plans.iter().map(|plan| plan.shape(Which::Source).blocks() * BLOCK).sum(),
+            ..Progress::default()
+        };
+        Self { progress, told: Instant::now() }
+    }
+}
+
+/// What the workers share.
+struct Work<'a> {
+    flow: &'a Flow,
+    options: &'a Comparing,
+    observer: &'a dyn Observer,
+    pace: Pace,
+    waiting: Waiting<'a>,
+    account: Mutex<Account>,
+    queue: Mutex<VecDeque<Plan>>,
+}
+
+impl Work<'_> {
+    fn tell(&self, at_once: bool, change: impl FnOnce(&mut Progress)) {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut account.progress);
+        if at_once || account.told.elapsed() >= TELL_EVERY {
+            account.told = Instant::now();
+            self.observer.progress(&account.progress);
+        }
+    }
+
+    fn next(&self) -> Option<Plan> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// One worker: a table after another.
+    async fn through(&self, mut sides: Sides) -> Result<Vec<Table>, Error> {
+        let mut done = Vec::new();
+        while let Some(plan) = self.next() {
+            let mut table =
+                Table { name: plan.source.to_string(), target: plan.target.to_string(), ..Table::default() };
+            let compared = self.table(&mut sides, &plan, &mut table).await;
+            let trouble = match compared {
+                // An end that does not answer has been waited for.
+                Err(error @ Error::Write(_)) => return Err(error),
+                Err(error) if is_lost(&error) => return Err(error),
+                // What the server refuses is often the echo of what was done to the table.
+                Err(error) => Some(self.unaltered(&mut sides, &plan).await.err().unwrap_or(error)),
+                Ok(()) if table.differences > 0 => self.unaltered(&mut sides, &plan).await.err(),
+                Ok(()) => None,
+            };
+            if let Some(error) = trouble {
+                (table.problem, table.hint) = (Some(error.to_string()), error.hint());
+            }
+            done.push(table);
+            self.tell(false, |progress| progress.tables_done += 1);
+        }
+        Ok(done)
+    }
+
+    /// Fails if a table is not what it was when it was looked at first.
+    async fn unaltered(&self, sides: &mut Sides, plan: &Plan) -> Result<(), Error> {
+        let altered = || Error::Altered { table: plan.source.to_string() };
+        let mut now = planned(self.flow, sides, &|name| *name == plan.source).await?;
+        match now.pop() {
+            Some((_, Ok(now))) if now.is_still(plan) => Ok(()),
+            Some((_, Ok(_))) | None => Err(altered()),
+            Some((_, Err(error))) => Err(error),
+        }
+    }
+
+    async fn table(&self, sides: &mut Sides, plan: &Plan, table: &mut Table) -> Result<(), Error> {
+        let cut = self.cut(sides, plan).await?;
+        let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
+        let tell = |rows, bytes| {
+            self.tell(false, |progress| {
+                progress.rows += rows;
+                progress.bytes += bytes;
+            });
+        };
+        let Sides { source, target, .. } = sides;
+        let (here, there) = tokio::try_join!(
+            scan::sums(source, &at_source, &cut, &self.pace, &tell),
+            scan::sums(target, &at_target, &cut, &self.pace, &|_, _| ()),
+        )?;
+        table.rows = here.rows();
+        let mut left: VecDeque<_> = portions(&cut, &here.differing(&there)).into();
+        let mut unlike_rows = Vec::new();
+        while let Some(portion) = left.pop_front() {
+            if table.differences >= self.options.most {
+                table.truncated = true;
+                return Ok(());
+            }
+            if fetch::is_too_large(&cut, &portion) {
+                for half in halved(sides, plan, &cut, portion).await?.into_iter().rev() {
+                    left.push_front(half);
+                }
+                continue;
+            }
+            unlike_rows.extend(unlike(sides, plan, &cut, &portion, &self.pace).await?);
+            while unlike_rows.len() >= BATCH && table.differences < self.options.most {
+                let rest = unlike_rows.split_off(BATCH);
+                let batch = std::mem::replace(&mut unlike_rows, rest);
+                self.batch(sides, plan, batch, table).await?;
+            }
+        }
+        if table.differences >= self.options.most {
+            table.truncated |= !unlike_rows.is_empty();
+            return Ok(());
+        }
+        self.batch(sides, plan, unlike_rows, table).await
+    }
+
+    /// How the rows of a table are dealt out.
+    async fn cut(&self, sides: &mut Sides, plan: &Plan) -> Result<Cut, Error> {
+        let by_hash = Cut::hash(plan.estimated_rows);
+        if !plan.by_number {
+            return Ok(by_hash);
+        }
+        let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
+        let Sides { source, target, .. } = sides;
+        let (here, there) = tokio::try_join!(scan::ends(source, &at_source), scan::ends(target, &at_target))?;
+        let both = [here, there].into_iter().flatten();
+        let ends = both.reduce(|(low, high), (lower, higher)| (low.min(lower), high.max(higher)));
+        Ok(ends.and_then(|(low, high)| Cut::range(low, high, plan.estimated_rows)).unwrap_or(by_hash))
+    }
+
+    async fn batch(
+        &self,
+        sides: &mut Sides,
+        plan: &Plan,
+        members: Vec<scan::Member>,
+        table: &mut Table,
+    ) -> Result<(), Error> {
+        if members.is_empty() {
+            return Ok(());
+        }
+        let settled = settle(sides, plan, members, &self.waiting, self.options.images).await?;
+        table.unsettled += settled.unsettled;
+        for difference in settled.differences {
+            let rows = difference.rows;
+            table.differences += rows;
+            match difference.kind {
+                Kind::MissingAtTarget => table.missing_at_target += rows,
+                Kind::MissingAtSource => table.missing_at_source += rows,
+                Kind::Different => table.different += rows,
+            }
+            self.tell(false, |progress| progress.differences += rows);
+            self.observer.difference(difference)?;
+        }
+        Ok(())
+    }
+}

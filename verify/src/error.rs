@@ -1,0 +1,141 @@
+//! What can go wrong with a compare or a repair, whether trying again can help, and what to do then.
+
+use std::path::PathBuf;
+
+/// Everything that this crate's functions can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A database refused, or could not be reached for longer than is waited.
+    #[error("{end}: cannot {doing}: {source}")]
+    Database {
+        /// Which database.
+        end: String,
+        /// What was to be done.
+        doing: String,
+        /// What the server or the network said.
+        source: Box<irongate_postgres::Error>,
+    },
+    /// The flow's publication names no table.
+    #[error("{end}: publication \"{publication}\" names no table")]
+    NothingPublished {
+        /// Which database.
+        end: String,
+        /// The publication.
+        publication: String,
+    },
+    /// A pattern that fits no table of the flow.
+    #[error("flow \"{flow}\" has no table that fits \"{pattern}\"")]
+    NoTable {
+        /// The flow.
+        flow: String,
+        /// What was asked for.
+        pattern: String,
+    },
+    /// A table is not there, or lacks what is compared.
+    #[error("{end}: {what}")]
+    Missing {
+        /// Which database.
+        end: String,
+        /// What is missing, by name.
+        what: String,
+    },
+    /// The role may not read or write a table.
+    #[error("{end}: role \"{role}\" may not {doing} table {table}")]
+    Rights {
+        /// Which database.
+        end: String,
+        /// The role.
+        role: String,
+        /// What it may not.
+        doing: &'static str,
+        /// The table.
+        table: String,
+        /// What gives the right.
+        grant: String,
+    },
+    /// A table has been altered under the eyes of a compare.
+    #[error("table {table} was altered while it was compared")]
+    Altered {
+        /// The table.
+        table: String,
+    },
+    /// The file of differences cannot be read or written.
+    #[error("file \"{}\": {source}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A line of a file of differences is none.
+    #[error("file \"{}\", line {line}: {reason}", file.display())]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of differences that belongs to another flow.
+    #[error("the differences are those of flow \"{found}\", and not of flow \"{flow}\"")]
+    OtherFlow {
+        /// The flow that is to be repaired.
+        flow: String,
+        /// The flow in the file.
+        found: String,
+    },
+    /// Tables could not be locked for a repair, again and again.
+    #[error("{end}: could not lock {tables} beside what writes there, {attempts} times in a row")]
+    Busy {
+        /// Which database.
+        end: String,
+        /// The tables.
+        tables: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// An origin could not be used.
+    #[error(transparent)]
+    Checkpoint(#[from] irongate_checkpoint::Error),
+    /// What takes the differences cannot take more.
+    #[error("cannot write down a difference: {0}")]
+    Write(#[from] std::io::Error),
+}
+
+impl Error {
+    /// Whether the same call, made again later and unchanged, may succeed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_transient(),
+            Self::Checkpoint(source) => source.is_transient(),
+            Self::Altered { .. } | Self::Busy { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What to do about it, if that can be said.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Database { source, .. } => source.hint(),
+            Self::Checkpoint(source) => source.hint(),
+            Self::Rights { grant, .. } => Some(format!("{grant};")),
+            Self::NothingPublished { .. } => Some("irongate setup makes the publication".into()),
+            Self::NoTable { .. } => {
+                Some("write schema.table as the source calls it; * stands for any run of characters".into())
+            }
+            Self::Missing { .. } => {
+                Some("irongate check names everything in which the two databases are not alike".into())
+            }
+            Self::Altered { .. } => Some("compare it again when both sides have been altered".into()),
+            Self::Busy { .. } => {
+                Some("try again when less is written, or stop the flow's Replicat meanwhile".into())
+            }
+            Self::Line { .. } | Self::OtherFlow { .. } => {
+                Some("name a file that irongate compare --out has written for this flow".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A repair that is run here, safe beside a Replicat at work and beside applications.
+//!
+//! Each few hundred differences are one transaction, and that is the last round of [`crate::settle`] with a lock in it:
+//!
+//! 1. the rows are read at the target and at the source;
+//! 2. a message is committed at the source, and waited for until Replicat has applied everything up to it;
+//! 3. the tables are locked at the side that is written (SHARE ROW EXCLUSIVE: it keeps out whoever writes, and nobody who
+//!    reads);
+//! 4. the rows are read again at both sides. Only what is still the difference that the compare saw, by the same judgement
+//!    and with the same hashes, is repaired.
+//!
+//! So for every row that is written: nobody has changed it at the source since before the message, everything up to the
+//! message is applied, and Replicat can apply nothing more to it before the repair is committed. Whatever the
+//! source does to the row from now on finds the row as the source had it. Nothing is applied twice and nothing of it comes
+//! too late.
+//!
+//! The lock is waited for for less than a second, which is less than the server takes to look for deadlocks: of a Replicat
+//! and a repair that wait for each other it is the repair that gives way, and tries again.
+
+use std::time::{Duration, Instant};
+
+use irongate_checkpoint::OriginSession;
+use irongate_postgres::Session;
+
+use super::{ORDER, Repair, member, settings, statement};
+use crate::confirm::{Waiting, look};
+use crate::difference::{Difference, Kind};
+use crate::error::Error;
+use crate::flow::Name;
+use crate::settle::{Both, Verdict, judge};
+
+/// So many differences are one transaction.
+const BATCH: usize = 300;
+/// How often locks are tried for.
+const ATTEMPTS: u32 = 40;
+/// How long one attempt waits for a lock.
+const LOCK: &str = "700ms";
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What came of a repair.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Applied {
+    /// Rows that are as they should be now.
+    pub repaired: u64,
+    /// Differences that were not there any more, or other ones, when they were to be repaired.
+    pub left_alone: u64,
+    /// Differences of which nobody could say whether they are any.
+    pub unsettled: u64,
+    /// Why not.
+    pub unsettled_because: Option<String>,
+}
+
+/// The session that writes.
+struct Hand {
+    session: Session,
+    origin: OriginSession,
+}
+
+impl Repair<'_> {
+    /// Repairs. What is repaired stays so, whatever becomes of the rest.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Rights`], [`Error::Busy`] for tables that stay locked, [`Error::Checkpoint`] for an
+    /// origin that cannot be used: another repair of the flow has it, or the role may not.
+    ///
+    /// Cancel-safe: what is not committed is rolled back.
+    pub async fn apply(mut self, tell: &(dyn Fn(&Applied) + Send + Sync)) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        if self.plans.is_empty() {
+            return Ok(applied);
+        }
+        let hand = self.hand().await?;
+        let waiting = Waiting::new(self.flow, self.options.settle);
+        for kind in ORDER {
+            let mut differences = self.of_kind(kind)?.peekable();
+            while differences.peek().is_some() {
+                let mut batch = Vec::new();
+                let mut table: Option<Name> = None;
+                // One table at a time: its lock is all that is held.
+                while let Some(next) = differences.next_if(|next| match next {
+                    Ok(next) => table.as_ref().is_none_or(|table| *table == next.table),
+                    Err(_) => true,
+                }) {
+                    let next = next?;
+                    table = Some(next.table.clone());
+                    batch.push(next);
+                    if batch.len() >= BATCH {
+                        break;
+                    }
+                }
+                self.batch(&hand, &waiting, kind, &batch, &mut applied).await?;
+                tell(&applied);
+            }
+        }
+        applied.unsettled_because = waiting.stuck();
+        let Hand { session, origin } = hand;
+        origin.session_reset(&session).await?;
+        Ok(applied)
+    }
+
+    fn failed(&self, doing: &str, source: impl Into<irongate_postgres::Error>) -> Error {
+        let end = self.options.writer.label.clone();
+        Error::Database { end, doing: doing.to_owned(), source: Box::new(source.into()) }
+    }
+
+    async fn hand(&self) -> Result<Hand, Error> {
+        let session = Session::connect(&self.options.writer.endpoint, "irongate repair")
+            .await
+            .map_err(|error| self.failed("connect", error))?;
+        let origin = self.origin()?;
+        origin.create_if_missing(&session).await?;
+        let origin = origin.session_setup(&session).await?;
+        Ok(Hand { session, origin })
+    }
+
+    async fn batch(
+        &mut self,
+        hand: &Hand,
+        waiting: &Waiting<'_>,
+        kind: Kind,
+        batch: &[Difference],
+        applied: &mut Applied,
+    ) -> Result<(), Error> {
+        let Some(first) = batch.first() else { return Ok(()) };
+        let plan = self.checked(first)?.clone();
+        let members: Vec<_> = batch.iter().map(|difference| member(&plan, difference)).collect();
+        let mut attempts = 0;
+        loop {
+            let before = look(&mut self.sides, &plan, &members).await?;
+            let until = Instant::now() + self.options.settle;
+            if waiting.stuck().is_some() || !waiting.passed(&mut self.sides, until).await? {
+                applied.unsettled += batch.len() as u64;
+                return Ok(());
+            }
+            let begin = format!(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {} LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE",
+                settings(LOCK),
+                plan.name(self.which()).quoted()
+            );
+            if let Err(error) = hand.session.batch_execute(&begin).await {
+                let error = hand.session.explain(error).await;
+                let gave_way = matches!(error.code(), Some("55P03" | "40P01"));
+                if error.code() == Some("42501") {
+                    return Err(self.no_right(plan.name(self.which())));
+                }
+                if !gave_way {
+                    return Err(self.failed("lock a table for the repair", error));
+                }
+                attempts += 1;
+                self.roll_back(hand).await?;
+                if attempts >= ATTEMPTS {
+                    let (end, tables) =
+                        (self.options.writer.label.clone(), plan.name(self.which()).to_string());
+                    return Err(Error::Busy { end, tables, attempts });
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            let after = look(&mut self.sides, &plan, &members).await?;
+            let written = self.write(hand, kind, batch, &before, &after).await;
+            let Ok(repaired) = written else {
+                self.roll_back(hand).await?;
+                return written.map(drop);
+            };
+            hand.session
+                .batch_execute("COMMIT")
+                .await
+                .map_err(|error| self.failed("commit the repair", error))?;
+            applied.repaired += repaired;
+            applied.left_alone += batch.len() as u64 - repaired;
+            return Ok(());
+        }
+    }
+
+    async fn roll_back(&self, hand: &Hand) -> Result<(), Error> {
+        let done = hand.session.batch_execute("ROLLBACK").await;
+        done.map_err(|error| self.failed("roll back", error))?;
+        Ok(hand.origin.reset(&hand.session).await?)
+    }
+
+    /// Writes what is still to be written, under the locks. How many differences that were.
+    async fn write(
+        &self,
+        hand: &Hand,
+        kind: Kind,
+        batch: &[Difference],
+        before: &[Both],
+        after: &[Both],
+    ) -> Result<u64, Error> {
+        let both_write = self.flow.reverse.is_some();
+        let mut repaired = 0;
+        for ((difference, before), after) in batch.iter().zip(before).zip(after) {
+            let as_seen = after.source.rows == difference.source_rows
+                && after.target.rows == difference.target_rows
+                && (after.source.rows == 0 || after.source.hashes == difference.source_hashes)
+                && (after.target.rows == 0 || after.target.hashes == difference.target_hashes);
+            if !as_seen || judge(Some(before), after, both_write) != Verdict::Different {
+                continue;
+            }
+            let plan = self.checked(difference)?;
+            let mut rows = 0;
+            for statement in statement::of(plan, self.which(), kind, difference) {
+                rows += hand.session.execute(&statement, &[]).await.map_err(|error| {
+                    let doing = format!("repair a row of table {}", plan.name(self.which()));
+                    if error.code().is_some_and(|code| code.code() == "42501") {
+                        return self.no_right(plan.name(self.which()));
+                    }
+                    self.failed(&doing, error)
+                })?;
+            }
+            repaired += u64::from(rows > 0);
+        }
+        Ok(repaired)
+    }
+
+    fn no_right(&self, name: &Name) -> Error {
+        let user = self.options.writer.endpoint.user();
+        Error::Rights {
+            end: self.options.writer.label.clone(),
+            role: user.to_owned(),
+            doing: "write",
+            table: name.to_string(),
+            grant: format!(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}",
+                name.quoted(),
+                irongate_postgres::sql::quote_identifier(user)
+            ),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! One end of a compare: a session that reads and disturbs as little as it can.
+//!
+//! Questions go by the simple protocol: every value comes as the text that the type's output function prints, which is what
+//! is compared. A connection that is cut, a server that restarts, a statement that takes too long: the question is asked
+//! again over a new session, for as long as [`PATIENCE`] lasts. A question that is asked again has changed nothing before,
+//! and its answer is taken only when it is whole.
+
+use std::time::{Duration, Instant};
+
+use irongate_postgres::Session;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+use crate::error::Error;
+use crate::flow::End;
+
+/// For how long a question is asked again and again.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The first and the longest pause between two attempts.
+pub(crate) const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+/// A snapshot is kept no longer than this: it keeps the server from clearing away dead rows.
+const SNAPSHOT: Duration = Duration::from_secs(300);
+/// How much longer than the server's own limit an answer may take.
+const LINE: Duration = Duration::from_secs(15);
+
+/// Which end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Which {
+    Source = 0,
+    Target = 1,
+}
+
+/// What a question is asked in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    /// By itself: it sees what is committed when it begins.
+    Now,
+    /// Together with those before it: all see one state, if no connection is lost and no more than some minutes pass.
+    Snapshot,
+}
+
+/// One end of a flow, and the session there.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) end: End,
+    session: Option<Session>,
+    /// When the open snapshot was taken.
+    snapshot: Option<Instant>,
+    /// The longest that the server may take over one statement.
+    limit: Duration,
+}
+
+impl Side {
+    pub(crate) fn new(end: &End, limit: Duration) -> Self {
+        Self { end: end.clone(), session: None, snapshot: None, limit }
+    }
+
+    pub(crate) fn failed(&self, doing: &str, source: irongate_postgres::Error) -> Error {
+        Error::Database { end: self.end.label.clone(), doing: doing.to_owned(), source: Box::new(source) }
+    }
+
+    /// The session, opened if it is not.
+    pub(crate) async fn session(&mut self) -> Result<&Session, irongate_postgres::Error> {
+        if self.session.as_ref().is_none_or(|session| session.is_closed()) {
+            self.snapshot = None;
+            self.session = None;
+            let session = Session::connect(&self.end.endpoint, "irongate compare").await?;
+            session.batch_execute(&settings(self.limit)).await?;
+            self.session = Some(session);
+        }
+        // It was just made, if it was not there.
+        self.session.as_ref().ok_or(irongate_postgres::Error::Closed(None))
+    }
+
+    /// Has the next question asked over a new session.
+    pub(crate) fn forget(&mut self) {
+        self.snapshot = None;
+        self.session = None;
+    }
+
+    /// Asks, as often as it takes.
+    ///
+    /// # Errors
+    /// [`Error::Database`] for what trying again cannot help, or has not helped for a minute.
+    pub(crate) async fn ask(
+        &mut self,
+        scope: Scope,
+        doing: &str,
+        sql: &str,
+    ) -> Result<Vec<SimpleQueryRow>, Error> {
+        let (begun, mut pause) = (Instant::now(), PAUSES[0]);
+        loop {
+            let error = match self.ask_once(scope, sql).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => error,
+            };
+            // Whatever state it is in, a new one is in none.
+            self.forget();
+            if !error.is_transient() || begun.elapsed() >= PATIENCE {
+                return Err(self.failed(doing, error));
+            }
+            tracing::warn!(end = self.end.label, %error, "a question of the compare is asked again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
+        }
+    }
+
+    async fn ask_once(
+        &mut self,
+        scope: Scope,
+        sql: &str,
+    ) -> Result<Vec<SimpleQueryRow>, irongate_postgres::Error> {
+        let limit = self.limit + LINE;
+        let expired = self.snapshot.is_some_and(|taken| taken.elapsed() > SNAPSHOT);
+        if self.snapshot.is_some() && (scope == Scope::Now || expired) {
+            self.release().await?;
+        }
+        let mut taken = self.snapshot;
+        let session = self.session().await?;
+        if scope == Scope::Snapshot && taken.is_none() {
+            session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            taken = Some(Instant::now());
+        }
+        let asked = async {
+            match session.simple_query(sql).await {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(session.explain(error).await),
+            }
+        };
+        let answer = session.within(limit, "an answer of the compare", asked).await?;
+        self.snapshot = taken;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(answer.into_iter().filter_map(row).collect())
+    }
+
+    /// Lets go of the snapshot.
+    pub(crate) async fn release(&mut self) -> Result<(), irongate_postgres::Error> {
+        if self.snapshot.take().is_some()
+            && let Some(session) = &self.session
+            && let Err(error) = session.batch_execute("COMMIT").await
+        {
+            self.session = None;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+}
+
+/// What every session of a compare is set to: values print alike, whatever a database, a role or an address sets; nothing is
+/// written; a policy that would hide rows is an error; one statement takes one processor and not too long; the server
+/// notices when nobody waits any more.
+fn settings(limit: Duration) -> String {
+    format!(
+        "SET search_path = pg_catalog; {PRINTING}; SET row_security = off; \
+         SET default_transaction_read_only = on; SET default_transaction_isolation = 'read committed'; \
+         SET max_parallel_workers_per_gather = 0; SET jit = off; SET work_mem = '32MB'; SET lock_timeout = '30s'; \
+         SET idle_in_transaction_session_timeout = 0; SET statement_timeout = {}; \
+         SET client_connection_check_interval = '2s'",
+        limit.as_millis(),
+    )
+}
+
+/// Settings on which the text of values depends, and what such text means.
+pub(crate) const PRINTING: &str = "SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; \
+    SET extra_float_digits = 3; SET bytea_output = 'hex'; SET xmlbinary = 'base64'; SET lc_monetary = 'C'; \
+    SET lc_numeric = 'C'; SET lc_time = 'C'; \
+    SET xmloption = 'content'; SET array_nulls = on; SET client_encoding = 'UTF8'";
+
+/// A field that is never NULL.
+pub(crate) fn field(row: &SimpleQueryRow, place: usize) -> &str {
+    row.try_get(place).ok().flatten().unwrap_or_default()
+}
+
+/// A number that is never NULL.
+pub(crate) fn number<T: std::str::FromStr>(
+    row: &SimpleQueryRow,
+    place: usize,
+) -> Result<T, irongate_postgres::Error> {
+    field(row, place)
+        .parse()
+        .map_err(|_| irongate_postgres::Error::Protocol("an answer of the compare is no number".into()))
+}
