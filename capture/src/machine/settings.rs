@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use irongate_checkpoint::Origin;
 use irongate_trail::Timestamp;
 
 /// The schema of Irongate's own tables.
@@ -13,7 +14,7 @@ pub const OWN_SCHEMA: &str = "irongate";
 pub enum SkipOrigins {
     /// All that have an origin.
     Any,
-    /// Those under one of these origins.
+    /// Those under one of these origins; with a flow's, also those of its parallel sessions.
     Named(BTreeSet<String>),
 }
 
@@ -21,7 +22,10 @@ impl SkipOrigins {
     pub(super) fn contains(&self, origin: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Named(names) => names.contains(origin),
+            Self::Named(names) => {
+                let of_flow = || Origin::name_for(Origin::flow_of(origin)?).ok();
+                names.contains(origin) || of_flow().is_some_and(|flows| names.contains(&flows))
+            }
         }
     }
 }
@@ -114,5 +118,25 @@ impl TableCounts {
         self.updates += other.updates;
         self.deletes += other.deletes;
         self.truncates += other.truncates;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_origins_of_a_flows_sessions_are_the_flows() {
+        let named = SkipOrigins::Named(BTreeSet::from(["irongate_csp".to_owned(), "pg_1".to_owned()]));
+        for (origin, skipped) in [
+            ("irongate_csp", true),
+            ("irongate_csp/3", true),
+            ("pg_1", true),
+            ("irongate_css/3", false),
+            ("irongate_csp/x", false),
+            ("pg_1/2", false),
+        ] {
+            assert_eq!(named.contains(origin), skipped, "{origin}");
+        }
     }
 }
