@@ -6,6 +6,8 @@ mod support;
 
 #[path = "replicat/fast_and_exact.rs"]
 mod fast_and_exact;
+#[path = "replicat/later_tables.rs"]
+mod later_tables;
 #[path = "replicat/refusals.rs"]
 mod refusals;
 #[path = "replicat/sequences.rs"]

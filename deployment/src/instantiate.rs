@@ -17,7 +17,7 @@
 mod copy;
 mod drain;
 mod format;
-mod keeper;
+pub(crate) mod keeper;
 mod plan;
 mod progress;
 mod rate;
@@ -54,6 +54,9 @@ use work::Work;
 
 /// The name under which the sessions that concern a whole load are shown.
 const APPLICATION: &str = "irongate instantiate";
+
+/// How long the claim of a command is waited for that may be gone already.
+const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 
 /// Attempts in a row after errors that may pass, without a chunk in between.
 const ATTEMPTS: u32 = 6;
@@ -143,6 +146,7 @@ pub async fn instantiate(
         keeper: None,
         drain: None,
         restart: options.restart,
+        job: None,
         chunks: None,
     };
     let (mut attempt, mut chunks) = (0, None);
@@ -178,6 +182,8 @@ pub(super) struct Load<'a> {
     keeper: Option<Keeper>,
     drain: Option<Drain>,
     restart: bool,
+    /// The load that this call has begun or gone on with.
+    job: Option<String>,
     /// Chunks that were there when it was last looked; nothing before there is a ledger.
     chunks: Option<usize>,
 }
@@ -202,11 +208,14 @@ impl Load<'_> {
     async fn attempt(&mut self, progress: &mut Report<'_>) -> Result<Instantiated, Error> {
         let claims = self.claim().await?;
         let ready = match self.decide(&claims, progress).await? {
+            // Whether its last commit came through could not be told at first.
+            Begin::Done(job) => return self.done(&claims, &job, 0).await,
             Begin::Anew { ours } => self.begin(&claims, &ours, progress).await?,
             Begin::GoOn(job) => self.go_on(&claims, *job, progress).await?,
         };
         // A second attempt goes on with what this one has begun.
         self.restart = false;
+        self.job = Some(ready.job.job.clone());
         self.chunks = Some(self.ledger.chunks(&claims.target).await?.len());
         if self.options.with_extract && self.drain.is_none() {
             self.drain = Some(Drain::start(self.configuration, self.flow)?);
@@ -229,21 +238,29 @@ impl Load<'_> {
 
     async fn claim(&self) -> Result<Claims, Error> {
         let target = self.target.connect(As::Replicat, APPLICATION).await?;
-        self.ledger.claim(&target).await?;
+        self.claim_at(&target).await?;
         // Sessions of a command that was killed may still be about to commit what they were sent last.
         keeper::end_sessions(&target, &work::application(self.flow))
             .await
             .map_err(|error| self.target.failed("end the sessions of a load that was cut off", error))?;
         let source = self.source.connect(As::Extract, APPLICATION).await?;
-        // The server may not have noticed yet that the one before is gone.
-        let mut claimed = self.ledger.claim(&source).await;
-        for _ in 0..50 {
-            let Err(irongate_checkpoint::Error::LoadInUse { .. }) = &claimed else { break };
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            claimed = self.ledger.claim(&source).await;
-        }
-        claimed?;
+        self.claim_at(&source).await?;
         Ok(Claims { source, target })
+    }
+
+    /// Claims the load. The server may not have noticed yet that a command that was killed is gone.
+    async fn claim_at(&self, session: &Session) -> Result<(), Error> {
+        let deadline = tokio::time::Instant::now() + CLAIM_LIMIT;
+        loop {
+            match self.ledger.claim(session).await {
+                Err(irongate_checkpoint::Error::LoadInUse { .. })
+                    if tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// Copies what is lacking.
@@ -301,7 +318,11 @@ impl Load<'_> {
         };
         let sequences = work.await;
         at_target.close().await;
-        let sequences = sequences?;
+        self.done(claims, job, sequences?).await
+    }
+
+    /// What has come of a load that is done.
+    async fn done(&self, claims: &Claims, job: &LoadJob, sequences: usize) -> Result<Instantiated, Error> {
         let tables = self.ledger.tables(&claims.target).await?;
         self.drop_origins(&claims.target).await;
         Ok(Instantiated {

@@ -11,7 +11,7 @@ use irongate_postgres::Endpoint;
 use irongate_tests::{Server, TempDir};
 use irongate_trail::{
     Begin, Column, Commit, CommitLsn, Directory, Lineage, Lsn, Message, Position, Relation, ReplicaIdentity,
-    ResumeLsn, Timestamp, TupleBuilder, Writer, WriterOptions,
+    ResumeLsn, Timestamp, Truncate, TupleBuilder, Writer, WriterOptions,
 };
 
 pub(crate) const LINEAGE: Lineage =
@@ -53,6 +53,7 @@ pub(crate) enum Op {
     Update(Arc<Relation>, Option<(u8, Vec<u8>)>, Vec<u8>),
     Delete(Arc<Relation>, u8, Vec<u8>),
     Message(&'static str, Vec<u8>),
+    Truncate(Vec<Arc<Relation>>),
 }
 
 /// A trail, a target server's database and a checkpoint.
@@ -152,6 +153,14 @@ impl Bench {
                 Op::Delete(relation, kind, old) => {
                     self.writer.relation(relation).unwrap();
                     self.writer.row(relation.id, b'D', &[&[*kind], old.as_slice()].concat()).unwrap();
+                }
+                Op::Truncate(relations) => {
+                    for relation in relations {
+                        self.writer.relation(relation).unwrap();
+                    }
+                    let relations = relations.iter().map(|relation| relation.id).collect();
+                    let truncate = Truncate { relations, cascade: false, restart_identity: false };
+                    self.writer.truncate(&truncate).unwrap();
                 }
                 Op::Message(prefix, content) => {
                     let message = Message { prefix, content, transactional: true, lsn: commit_lsn.0 };

@@ -88,7 +88,7 @@ pub enum KeeperEnd {
 }
 
 /// The name by which a flow's keeper is shown; the server cuts it to 63 bytes.
-pub(super) fn application(flow: &Flow) -> String {
+pub(crate) fn application(flow: &Flow) -> String {
     let name = format!("irongate keeper {}", flow.name);
     let end = (0..=name.len().min(63)).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     name[..end].to_owned()
@@ -283,12 +283,13 @@ impl Keeper {
             None => {
                 let _ = child.start_kill();
                 let said = std::fs::read_to_string(&path).unwrap_or_default();
-                let said = said.trim();
-                let reason = match (is_late, said.lines().last()) {
-                    (true, _) => "it did not answer in time".to_owned(),
-                    (false, Some(last)) => last.to_owned(),
-                    (false, None) => "it ended without a word".to_owned(),
-                };
+                let error = said.lines().rev().find_map(|line| line.strip_prefix("error: "));
+                let reason = match (is_late, error) {
+                    (true, _) => "it did not answer in time",
+                    (false, Some(error)) => error,
+                    (false, None) => "it ended without a word",
+                }
+                .to_owned();
                 Err(failed(reason))
             }
         }

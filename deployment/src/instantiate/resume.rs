@@ -24,6 +24,8 @@ pub(super) enum Begin {
     },
     /// Where the last one was cut off.
     GoOn(Box<LoadJob>),
+    /// Not at all: this very call has ended the load, without being told so.
+    Done(Box<LoadJob>),
 }
 
 /// What is known of a load's stream.
@@ -61,9 +63,11 @@ fn given_up(job: &LoadJob, stream: &Stream) -> Option<&'static str> {
 impl Load<'_> {
     pub(super) async fn decide(&self, claims: &Claims, progress: &mut Report<'_>) -> Result<Begin, Error> {
         let anew = || Begin::Anew { ours: BTreeSet::new() };
-        let Some(job) = self.ledger.job(&claims.target).await?.filter(|job| !job.done) else {
-            return Ok(anew());
-        };
+        let Some(job) = self.ledger.job(&claims.target).await? else { return Ok(anew()) };
+        if job.done {
+            let is_own = self.job.as_ref() == Some(&job.job);
+            return Ok(if is_own { Begin::Done(Box::new(job)) } else { anew() });
+        }
         let checkpoint = CheckpointTable::prepare(&claims.target, &self.flow.name).await?;
         if checkpoint.load(&claims.target).await?.is_some() {
             // The flow was begun some other way since; what the load was about is over.

@@ -48,6 +48,9 @@ impl Load<'_> {
         progress: &mut Report<'_>,
     ) -> Result<Ready, Error> {
         let ends = [&self.source, &self.target];
+        if let Some(drain) = self.drain.take() {
+            drain.stop().await;
+        }
         // None of the flow's groups may run while slot, trail and checkpoint are replaced.
         let locks = lock_groups(self.configuration, self.flow)?;
         let end = self.target;

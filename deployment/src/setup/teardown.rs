@@ -128,6 +128,16 @@ async fn at_source(source: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Erro
     let session = reading(source).await?;
     let ask = |error| source.failed("read the catalog", error);
     let mut plan = Vec::new();
+    let keeper = quote_literal(&crate::instantiate::keeper::application(flow));
+    let is_keeper = format!("application_name = {keeper} AND datname = current_database()");
+    let question =
+        format!("SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE $1 <> '' AND {is_keeper})");
+    if exists(&session, source, &question, &flow.name).await? {
+        let sql = format!(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE {is_keeper}"
+        );
+        plan.push(Statement::new(source, As::Extract, sql, "a snapshot that is kept holds back vacuum"));
+    }
     if let Some(slot) = catalog::slot(&session, &flow.slot).await.map_err(ask)? {
         refuse_foreign(source, flow, &slot)?;
         let sql = format!("SELECT pg_catalog.pg_drop_replication_slot({})", quote_literal(&flow.slot));
