@@ -37,7 +37,7 @@ use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
 use crate::setup::Survey;
-pub use finding::{Finding, Severity, mending};
+pub use finding::{Finding, LACKING, Severity, mending};
 use finding::{Findings, Fix, choice, sql};
 pub use script::mending_script;
 pub(crate) use tables::identity_index;

@@ -23,7 +23,7 @@ mod setup;
 mod statement;
 
 pub use blocker::Blocker;
-pub use check::{Finding, Severity, check, mending, mending_script};
+pub use check::{Finding, LACKING, Severity, check, mending, mending_script};
 pub use configuration::Configuration;
 pub use end::As;
 pub use error::Error;

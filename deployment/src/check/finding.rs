@@ -59,6 +59,9 @@ impl Finding {
     }
 }
 
+/// How the reason begins of what is defined on a table of the source and lacking at the target.
+pub const LACKING: &str = "the source has it, and it is not here";
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.severity, self.object, self.reason)

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::column::plain;
 use super::{Both, Pair};
-use crate::check::{Findings, Severity, sql};
+use crate::check::{Findings, LACKING, Severity, sql};
 
 /// A constraint of a table.
 struct Constraint {
@@ -77,6 +77,10 @@ pub(super) async fn compare(both: &Both<'_>, findings: &mut Findings) -> Result<
     Ok(())
 }
 
+fn broken() -> String {
+    format!("{LACKING}: nothing keeps applications from breaking it once they write here")
+}
+
 fn lacking(
     both: &Both<'_>,
     pair: &Pair<'_>,
@@ -101,9 +105,9 @@ fn lacking(
                     false => format!("CONSTRAINT {} ", quote_identifier(&one.name)),
                 };
                 let what = if one.is_check {
-                    "the source has it, and it is not here, which matters once the target is written to"
+                    format!("{LACKING}, which matters once the target is written to")
                 } else {
-                    "the source has it, and it is not here: nothing keeps applications from breaking it once they write here"
+                    broken()
                 };
                 let fix = sql([format!("ALTER TABLE {} ADD {name}{}", pair.name.quoted(), one.definition)]);
                 findings.add(severity, end, object, what, Some(fix));
@@ -138,7 +142,7 @@ fn foreign_keys_by_columns(both: &Both<'_>, findings: &mut Findings) -> Result<(
                 findings.warning(
                     &both.target.end,
                     format!("foreign key \"{}\" of table {}", key.name, pair.name),
-                    "the source has it, and it is not here: nothing keeps applications from breaking it once they write here",
+                    broken(),
                     format!("add it: from the same columns to {referred}"),
                 );
             }

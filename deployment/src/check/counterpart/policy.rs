@@ -6,7 +6,7 @@ use irongate_postgres::Error;
 use tokio_postgres::Client;
 
 use super::Both;
-use crate::check::{Findings, sql};
+use crate::check::{Findings, LACKING, sql};
 
 async fn policies(client: &Client, tables: &[u32]) -> Result<BTreeMap<u32, BTreeSet<String>>, Error> {
     const SQL: &str = "SELECT polrelid, polname::pg_catalog.text FROM pg_catalog.pg_policy WHERE polrelid = ANY ($1::pg_catalog.oid[])";
@@ -40,7 +40,7 @@ pub(super) async fn compare(both: &Both<'_>, findings: &mut Findings) -> Result<
             findings.warning(
                 end,
                 format!("policy \"{policy}\" of table {}", pair.name),
-                "the source has it, and it is not here: applications see other rows here",
+                format!("{LACKING}: applications see other rows here"),
                 "create it as at the source",
             );
         }

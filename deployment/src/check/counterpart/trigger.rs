@@ -9,7 +9,7 @@ use irongate_postgres::catalog::{Trigger, TriggerFires};
 use irongate_postgres::sql::quote_identifier;
 
 use super::Both;
-use crate::check::{Findings, Side, sql};
+use crate::check::{Findings, LACKING, Side, sql};
 use crate::configuration::TableName;
 
 /// Triggers that Irongate has made itself belong to the side where they are.
@@ -44,7 +44,7 @@ pub(super) async fn compare(both: &Both<'_>, findings: &mut Findings) -> Result<
                 findings.warning(
                     end,
                     format!("trigger \"{}\" of table {}", trigger.name, pair.name),
-                    "the source has it, and it is not here: applications would miss it once they write here",
+                    format!("{LACKING}: applications would miss it once they write here"),
                     format!(
                         "create it as at the source, with function {}.{}",
                         trigger.function.0, trigger.function.1

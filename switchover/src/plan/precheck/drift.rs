@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use irongate_deployment::configuration::{Pair, TableName};
-use irongate_deployment::{Configuration, Severity};
+use irongate_deployment::{Configuration, LACKING, Severity};
 
 use super::findings::Findings;
 use crate::error::Error;
@@ -28,6 +28,8 @@ pub(super) async fn flows(
         };
         match finding.severity {
             Severity::Error => findings.complain(finding.object, finding.reason, fix),
+            // The comparison of definitions says it, and knows what a fence has disabled.
+            Severity::Warning if finding.reason.starts_with(LACKING) && is_defined(&finding.object) => {}
             Severity::Warning => findings.note(finding.object, format!("{} ({fix})", finding.reason)),
             Severity::Note => {}
         }
@@ -52,6 +54,11 @@ pub(super) async fn flows(
         ),
     }
     Ok(())
+}
+
+/// Whether an object of the preflight is one that [`definitions`] compares.
+fn is_defined(object: &str) -> bool {
+    [": trigger ", ": foreign key "].iter().any(|kind| object.contains(kind))
 }
 
 /// What is defined on tables besides their columns and keys, by table, kind and name.
