@@ -3,6 +3,7 @@
 use irongate_trail::{Column, CommitLsn, Relation};
 use tokio_postgres::error::DbError;
 
+use crate::ddl::offer;
 use crate::table::TargetTable;
 
 /// An operation of Replicat that did not happen.
@@ -36,6 +37,8 @@ pub enum Error {
         table: String,
         /// What it should be at the target.
         target: String,
+        /// The statements that would make it, as far as the stream tells of it.
+        fix: String,
     },
     /// The name at the target is a view or the like.
     #[error("\"{table}\" at the target is not a table")]
@@ -52,6 +55,8 @@ pub enum Error {
         columns: String,
         /// The statement that would mend it, as far as the stream tells types.
         fix: String,
+        /// What would mend it instead, where two things can have happened at the source.
+        otherwise: Option<String>,
     },
     /// A configured key column that does not come with updates.
     #[error("key column \"{column}\" of table \"{table}\" is not part of the replica identity")]
@@ -98,8 +103,14 @@ pub enum Error {
         commit: CommitLsn,
         /// The change's number in it, from 1.
         ordinal: u64,
+        /// The statement that would mend it, where it follows from how the tables differ.
+        fix: Option<Box<Remedy>>,
     },
 }
+
+/// A statement that mends the target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remedy(pub String);
 
 /// Why the target refused a row.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -189,20 +200,14 @@ impl From<tokio_postgres::Error> for Error {
 
 impl Error {
     pub(crate) fn missing_columns(relation: &Relation, table: &TargetTable, missing: &[&Column]) -> Self {
-        use irongate_postgres::sql::{qualified, quote_identifier};
         let quoted = |name: &str| format!("\"{name}\"");
         let columns: Vec<String> = missing.iter().map(|column| quoted(&column.name)).collect();
-        let add = |column: &&Column| {
-            let type_name = crate::statement::type_name(column);
-            format!("ADD COLUMN {} {type_name}", quote_identifier(&column.name))
-        };
-        let adds: Vec<String> = missing.iter().map(add).collect();
-        let fix = format!("ALTER TABLE {} {}", qualified(&table.schema, &table.name), adds.join(", "));
-        debug_assert!(!relation.columns.is_empty());
+        let (fix, otherwise) = offer::columns(relation, table, missing);
         Self::MissingColumns {
             table: format!("{}.{}", table.schema, table.name),
             columns: columns.join(", "),
             fix,
+            otherwise,
         }
     }
 
@@ -227,11 +232,16 @@ impl Error {
             Self::Loading { flow } => {
                 format!("run \"irongate instantiate {flow}\" until it is done: it goes on where it was cut off")
             }
-            Self::MissingTable { .. } => {
-                "create the table at the target, or map or exclude it in the configuration, then start again".to_owned()
-            }
+            Self::MissingTable { fix, .. } => format!(
+                "run \"{fix}\" at the target, or map or exclude the table in the configuration, then start again"
+            ),
             Self::NotATable { .. } => "map the source table to a table".to_owned(),
-            Self::MissingColumns { fix, .. } => format!("run \"{fix}\" at the target, then start again"),
+            Self::MissingColumns { fix, otherwise: None, .. } => {
+                format!("run \"{fix}\" at the target, then start again")
+            }
+            Self::MissingColumns { fix, otherwise: Some(otherwise), .. } => format!(
+                "if the column was renamed at the source, run \"{fix}\" at the target, and if it is another one, \"{otherwise}\"; then start again"
+            ),
             Self::KeyColumn { .. } => {
                 "name columns of the replica identity, or set REPLICA IDENTITY FULL at the source".to_owned()
             }
@@ -247,6 +257,12 @@ impl Error {
             }
             Self::Row { reason: RowError::Missing, .. } => {
                 "the target differs from the source: compare and repair, or set a policy for the class \"missing\", then start again".to_owned()
+            }
+            Self::Row { fix: Some(fix), .. } => {
+                format!("the tables differ: run \"{}\" at the target, then start again", fix.0)
+            }
+            Self::Row { reason: RowError::Server { code, .. }, .. } if code == "22P02" => {
+                "the target's type does not know the value, such as a new label of an enum: irongate check names the difference; mend it, then start again".to_owned()
             }
             Self::Row { reason, .. } if reason.class().starts_with("42") => {
                 "the tables differ: mend the target's table (irongate check names the difference), then start again".to_owned()

@@ -36,6 +36,8 @@ pub struct TargetColumn {
     pub name: String,
     /// The base type's OID.
     pub type_oid: u32,
+    /// Length, precision or the like of its type (`pg_attribute.atttypmod`), -1 for none.
+    pub type_modifier: i32,
     /// The base type without modifier, as SQL: casting a text to it checks no length, the assignment does.
     pub cast: String,
     /// A cast from text to the type is a function of the user's, which need not be the type's input.

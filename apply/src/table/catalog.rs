@@ -50,7 +50,7 @@ SELECT a.attname, a.attnum, pg_catalog.format_type(e.oid, -1),
          THEN 'OPERATOR(pg_catalog.=)'
        END,
        a.attgenerated <> '', a.attidentity = 'a', a.attnotnull, e.oid,
-       e.oid <> a.atttypid
+       e.oid <> a.atttypid, a.atttypmod
   FROM pg_catalog.pg_attribute a
   JOIN element e ON e.attnum = a.attnum
   JOIN pg_catalog.pg_type x ON x.oid = e.elem
@@ -109,6 +109,7 @@ impl TargetTable {
                 not_null: row.try_get(7)?,
                 type_oid: row.try_get(8)?,
                 domain: row.try_get(9)?,
+                type_modifier: row.try_get(10)?,
             });
         }
         let widths = session.query(KEYS, &[&oid]).await?;

@@ -15,7 +15,8 @@ use super::postgres::{Connection, sort};
 use super::resolve::{Resolved, Stop};
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};
-use crate::error::{Error, RowError};
+use crate::ddl::offer;
+use crate::error::{Error, Remedy, RowError};
 use crate::error_queue;
 use crate::policy::Action;
 use crate::settings::ReplicatSettings;
@@ -105,14 +106,16 @@ impl Connection {
         {
             return match self.resolve(batch, 0, &plans[relation], settings, true).await {
                 Ok(_) => Ok(()),
-                Err(Stop::Refused(reason)) => Err(refusal(batch, 0, &Alone::of(batch, 0, &plans), reason)),
+                Err(Stop::Refused(reason)) => {
+                    Err(refusal(batch, 0, &plans, &Alone::of(batch, 0, &plans), reason))
+                }
                 Err(Stop::Failed(failure)) => Err(unsorted(failure)),
             };
         }
         let alone = Alone::of(batch, 0, &plans);
         match self.attempt(batch, 0, &alone).await.map_err(unsorted)? {
             None => Ok(()),
-            Some(reason) => Err(refusal(batch, 0, &alone, reason)),
+            Some(reason) => Err(refusal(batch, 0, &plans, &alone, reason)),
         }
     }
 
@@ -188,7 +191,7 @@ impl Connection {
                     tokio::time::sleep(delay).await;
                 }
                 Action::Abend | Action::Retry { .. } => {
-                    return Err(Failure::Refused(refusal(batch, index, &alone, reason)));
+                    return Err(Failure::Refused(refusal(batch, index, plans, &alone, reason)));
                 }
                 Action::QueueTransaction => return Err(Failure::Queue),
                 Action::QueueRow => {
@@ -263,9 +266,16 @@ fn resolves(batch: &Batch, index: usize, plans: &[Arc<Plan>]) -> bool {
     matches!(batch.change(index), Change::Row { relation, .. } if plans[relation].conflict.is_some())
 }
 
-fn refusal(batch: &Batch, index: usize, alone: &Alone, reason: RowError) -> Error {
+fn refusal(batch: &Batch, index: usize, plans: &[Arc<Plan>], alone: &Alone, reason: RowError) -> Error {
     let place = batch.place(index);
+    let plan = match batch.change(index) {
+        Change::Row { relation, .. } => Some(&plans[relation]),
+        Change::Truncate { .. } => None,
+    };
+    let fix = plan.and_then(|plan| offer::refused(&plan.relation, &plan.table, &reason));
+    let fix = fix.map(|fix| Box::new(Remedy(fix)));
     Error::Row {
+        fix,
         operation: alone.operation,
         table: alone.table.clone(),
         reason,

@@ -15,7 +15,7 @@ use irongate_checkpoint::{
     Watermarks,
 };
 use irongate_postgres::Session;
-use irongate_trail::{Lsn, Position};
+use irongate_trail::{Lsn, Position, Relation};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::ready::Ready;
@@ -24,6 +24,7 @@ use super::sequences::Sequences;
 use super::{Failure, Mode, Outcome, Target};
 use crate::batch::Batch;
 use crate::compile::compile;
+use crate::ddl::offer;
 use crate::error::Error;
 use crate::settings::ReplicatSettings;
 use crate::table::{Plan, TargetTable};
@@ -308,8 +309,7 @@ impl Connection {
             let table = match TargetTable::load(&self.session, &schema, &name).await {
                 Ok(Some(table)) => table,
                 Ok(None) => {
-                    let target = format!("{schema}.{name}");
-                    return Err(Failure::Refused(Error::MissingTable { table: source, target }));
+                    return Err(self.missing_table(relation, &schema, &name).await);
                 }
                 Err(error) if error.is_transient() => return Err(Failure::Lost(error)),
                 Err(error) => return Err(Failure::Refused(error)),
@@ -323,6 +323,23 @@ impl Connection {
             plans.push(plan);
         }
         Ok(plans)
+    }
+
+    /// That there is no such table, with what makes it.
+    async fn missing_table(&self, relation: &Relation, schema: &str, name: &str) -> Failure {
+        const SQL: &str = "SELECT current_user::pg_catalog.text, EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)";
+        let answer = async {
+            let row = self.session.query_one(SQL, &[&schema]).await?;
+            Ok::<(String, bool), tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?))
+        };
+        match answer.await {
+            Ok((role, has_schema)) => Failure::Refused(Error::MissingTable {
+                table: format!("{}.{}", relation.schema, relation.name),
+                target: format!("{schema}.{name}"),
+                fix: offer::create_table(relation, schema, name, has_schema, &role),
+            }),
+            Err(error) => sort(error),
+        }
     }
 
     /// Prepares a statement, once. Of a set's parameters the types are known; the server tells those of a row's.

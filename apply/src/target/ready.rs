@@ -142,6 +142,7 @@ impl Ready {
             reason,
             commit: irongate_trail::CommitLsn::default(),
             ordinal: 0,
+            fix: None,
         }))
     }
 }

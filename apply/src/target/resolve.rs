@@ -172,6 +172,7 @@ impl Connection {
                 reason: RowError::Missing,
                 commit: irongate_trail::CommitLsn::default(),
                 ordinal: 0,
+                fix: None,
             })),
             other => other,
         }
