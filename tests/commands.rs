@@ -11,6 +11,8 @@ mod check;
 mod compare;
 #[path = "commands/conflicts.rs"]
 mod conflicts;
+#[path = "commands/ddl.rs"]
+mod ddl;
 #[path = "commands/demo.rs"]
 mod demo;
 #[path = "commands/drill.rs"]

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use irongate_checkpoint::{MARKER_PREFIX, TableStarts};
+use irongate_postgres::catalog::DDL_PREFIX;
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
 use crate::conflict::{Base, VERSION_PREFIX};
@@ -101,6 +102,12 @@ pub struct Batch {
     /// Where the source's sequences stand.
     sequences: Vec<Reading>,
     skipping: Skipping,
+    /// A change of structure, behind everything else here.
+    structure: Option<String>,
+    /// The transaction that is open has changed the structure.
+    restructures: bool,
+    /// One that did has ended here.
+    restructured: bool,
 }
 
 impl Batch {
@@ -152,6 +159,7 @@ impl Batch {
         self.sequences.clear();
         self.forget_skipped();
         (self.commit, self.commits, self.messages, self.progress) = (None, 0, 0, None);
+        (self.structure, self.restructured) = (None, false);
         if self.open.is_none() {
             self.marker = None;
         }
@@ -164,12 +172,13 @@ impl Batch {
         self.marker.clone_from(&earlier.marker);
         self.next_base.clone_from(&earlier.next_base);
         self.skipping.starts.clone_from(&earlier.skipping.starts);
+        self.restructures = earlier.restructures;
         self.clear();
     }
 
     /// Forgets everything, for a source that begins anew.
     pub fn reset(&mut self) {
-        (self.open, self.next_base) = (None, None);
+        (self.open, self.next_base, self.restructures) = (None, None, false);
         self.clear();
     }
 
@@ -197,6 +206,10 @@ impl Batch {
         // What is left out takes no memory, but others wait too while it is read.
         let most_skipped = self.skipping.count.saturating_add(most_changes.saturating_mul(PIECE) as u64);
         loop {
+            // Under the new structure, and behind its commit, is another batch.
+            if self.structure.is_some() || self.restructured {
+                return Ok(read);
+            }
             let full = self.changes.len() >= most_changes || self.arena.len() >= limits.bytes;
             let stop = if self.open.is_none() {
                 full || self.commits >= most_commits
@@ -220,6 +233,7 @@ impl Batch {
     /// After an error of the source: keeps the whole transactions that were read before it. False if nothing whole is
     /// left.
     pub fn keep_whole(&mut self) -> bool {
+        (self.structure, self.restructures) = (None, false);
         if self.open.take().is_some()
             && let Some(part) = self.parts.pop()
         {
@@ -276,6 +290,9 @@ impl Batch {
                     } else if message.prefix == VERSION_PREFIX {
                         let said = Base::parse(message.content);
                         self.next_base = said.map(|(base, table)| (base, table.to_owned()));
+                    } else if message.prefix == DDL_PREFIX {
+                        self.structure = Some(String::from_utf8_lossy(message.content).into_owned());
+                        self.restructures = true;
                     } else if message.prefix == SEQUENCE_PREFIX {
                         self.sequences.extend(sequence::parse(message.content).unwrap_or_default());
                     }
@@ -286,6 +303,7 @@ impl Batch {
                 if self.open.take().is_none() {
                     return Err(Error::Misuse("a commit without a transaction"));
                 }
+                self.restructured |= std::mem::take(&mut self.restructures);
                 self.commit = Some(commit);
                 self.commits += 1;
             }
@@ -387,6 +405,17 @@ impl Batch {
     /// Where the source's sequences stand, in the order of the messages that said so.
     pub fn sequences(&self) -> &[Reading] {
         &self.sequences
+    }
+
+    /// What the source says of a change of its structure; it lies behind all changes of the batch, and its transaction goes
+    /// on.
+    pub fn structure(&self) -> Option<&str> {
+        self.structure.as_deref()
+    }
+
+    /// The transaction that goes on behind the batch.
+    pub fn open_transaction(&self) -> Option<&Begin> {
+        self.open.as_ref().map(|(begin, _)| begin)
     }
 
     /// Bytes of rows.

@@ -88,6 +88,20 @@ pub enum Error {
         /// By so much at the least.
         seconds: i64,
     },
+    /// A change of structure that the source told of was not applied.
+    #[error("{tag} of the source stops at {object}: {reason} (commit {commit})")]
+    Structure {
+        /// The command's tag at the source.
+        tag: String,
+        /// What it is about.
+        object: String,
+        /// Why.
+        reason: String,
+        /// What mends it.
+        fix: Box<Remedy>,
+        /// The source transaction.
+        commit: CommitLsn,
+    },
     /// The target refused a row.
     #[error(
         "{operation} of table \"{table}\" refused by the target: {reason} (commit {commit}, change {ordinal})"
@@ -252,6 +266,7 @@ impl Error {
             Self::ClockAhead { .. } => {
                 "set the clocks of both sites by the same time servers; it goes on when this one has caught up".to_owned()
             }
+            Self::Structure { fix, .. } => fix.0.clone(),
             Self::Row { reason: RowError::Incomplete, .. } => {
                 "set REPLICA IDENTITY FULL on the table at both sites".to_owned()
             }

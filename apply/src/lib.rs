@@ -22,6 +22,7 @@ pub use conflict::{
     Base, ColumnRule, Conflict, Conflicts, Kind as ConflictKind, Rule, TableRule, conflict, conflict_objects,
     conflict_setup, conflict_teardown, conflicts, purge_conflicts, tombstone_triggers, version_triggers,
 };
+pub use ddl::DdlSettings;
 pub use error::{Error, Remedy, RowError};
 pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, replay, show, skip};
 pub use policy::{Action, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};

@@ -244,7 +244,7 @@ impl<O: Open, T: Target> Applier<O, T> {
             transactions: self.applied.transactions + self.batch.commits(),
         });
         let position = source.position();
-        if self.batch.is_empty() && end.is_none() {
+        if self.batch.is_empty() && end.is_none() && self.batch.structure().is_none() {
             self.pass(position);
             let has_skipped = self.batch.skipped().next().is_some();
             self.count_skipped();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use irongate_postgres::Endpoint;
 
 use crate::conflict::Conflicts;
+use crate::ddl::DdlSettings;
 use crate::policy::Policies;
 
 /// Settings of one Replicat.
@@ -38,6 +39,8 @@ pub struct ReplicatSettings {
     /// What to do where both sites have changed the same key; `None` where only one site writes. With it a target
     /// transaction holds one source transaction, whose commit time it carries.
     pub conflicts: Option<Conflicts>,
+    /// How changes of structure are applied that the source tells of; `None` passes over them.
+    pub ddl: Option<DdlSettings>,
     /// How many steps a sequence is set ahead of where the source's was read.
     pub sequence_margin: u64,
     /// How often and how long to try again after errors that a retry can help.

@@ -6,6 +6,7 @@ mod postgres;
 mod ready;
 mod resolve;
 mod sequences;
+mod structure;
 
 use std::future::Future;
 

@@ -13,6 +13,7 @@
 //!   of them knows a clock, a file or a socket.
 
 pub mod binary;
+pub mod ddl;
 mod error;
 mod extract;
 mod facts;

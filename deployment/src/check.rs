@@ -9,6 +9,7 @@
 
 mod conflicts;
 mod counterpart;
+mod ddl;
 mod disk;
 mod encoding;
 mod extension;
@@ -93,6 +94,7 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
         } else {
             slot::of_another_turn(&source, flow, &mut findings).await;
         }
+        ddl::pair(&source, target.as_ref(), configuration, flow, &survey, &mut findings).await;
         if let Some(target) = &target {
             others::pair(&source, target, flow, &mut findings).await;
             roles::target(target, flow, &survey, &mut findings).await;

@@ -8,6 +8,7 @@
 mod access;
 mod conflicts;
 mod database;
+mod ddl;
 mod dns;
 mod flow;
 mod hooks;
@@ -31,6 +32,7 @@ use toml::Spanned;
 
 pub use access::Access;
 pub use database::{Address, EXTRACT_ROLE, Login, PasswordSource, REPLICAT_ROLE};
+pub use ddl::DdlOptions;
 pub use dns::{NameServer, Record, RecordType, Zone};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
 pub use hooks::{HookName, HookOptions};
@@ -41,6 +43,7 @@ pub use manager::{AlarmOptions, Limits, ManagerOptions, RestartOptions};
 pub use pair::Pair;
 pub use problem::Problem;
 pub use replicat::ReplicatOptions;
+pub(crate) use table::regular_name;
 pub use table::{TableName, TablePattern};
 pub use units::bytes;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use irongate_apply::{Names, ReplicatSettings};
+use irongate_apply::{DdlSettings, Names, ReplicatSettings};
 use irongate_capture::machine::SkipOrigins as Skip;
 use irongate_capture::pgoutput::Streaming;
 use irongate_capture::{Settings as ExtractSettings, Source};
@@ -158,6 +158,7 @@ impl Configuration {
             synchronous_commit: options.synchronous_commit,
             policies: options.policies.clone(),
             conflicts: flow.conflicts.clone(),
+            ddl: flow.ddl.as_ref().map(|ddl| DdlSettings { owner: ddl.owner.clone() }),
             sequence_margin: options.sequence_margin,
             retry: options.retry,
         })

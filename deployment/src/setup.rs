@@ -7,6 +7,7 @@
 //! checkpoint, which record where it begins.
 
 pub(crate) mod conflicts;
+pub(crate) mod ddl;
 pub(crate) mod publication;
 pub(crate) mod rights;
 mod run;
@@ -218,6 +219,7 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
     }
     plan.extend(at_target(&target, flow, &survey).await?);
     plan.extend(conflicts::plan(&source, &target, flow, &survey).await?);
+    plan.extend(ddl::plan(configuration, &source, &target, flow, &survey).await?);
     if catalog::slot(&session, &flow.slot).await.map_err(ask)?.is_none() {
         // Run through the replication connection, which also exports the slot's snapshot.
         let facts = catalog::server_facts(&session).await.map_err(ask)?;

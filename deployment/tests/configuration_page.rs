@@ -65,6 +65,7 @@ action = "retry"
 table = "public.*"
 policy = "queue"
 [flows.f.instantiate]
+[flows.f.ddl]
 [flows.f.trail]
 [flows.f.pump]
 [manager.restart]
@@ -293,6 +294,9 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
         ("hooks.a.nothing.path", "\"x\"", "no run has a hook \"nothing\"", "stop-applications"),
         ("hooks.a.fence.path", "\"x\"", "take each other back", "add \"open\""),
         ("hooks.c.notify.path", "\"x\"", "there is no site \"c\"", "a, b"),
+        ("flows.f.ddl.objects", "[\"roles\"]", "no class of objects", "known are: tables"),
+        ("flows.f.ddl.owner", "\"\"", "an empty name", "leave it away"),
+        ("flows.f.ddl.on_error", "\"ignore\"", "unknown variant", ""),
         ("sites.a.control_address", "\"a\"", "no host with a port", "write"),
         (
             "sites.b.control_listen",

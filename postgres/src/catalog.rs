@@ -10,6 +10,7 @@ mod publication;
 mod sequence;
 mod server;
 mod slot;
+mod structure;
 mod table;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,10 @@ pub use server::{
     RoleFacts, ServerFacts, current_wal_flush_lsn, current_wal_lsn, role_facts, server_facts, setting,
 };
 pub use slot::{SlotFacts, slot, slots};
+pub use structure::{
+    DDL_PREFIX, EXTENSION_STRUCTURE, FUNCTION_STRUCTURE, SCHEMA_STRUCTURE, SEQUENCE_STRUCTURE,
+    STRUCTURE_SETTINGS, TABLE_STRUCTURE, TYPE_STRUCTURE, VIEW_STRUCTURE,
+};
 pub use table::{
     Column, Generated, Identity, Table, TableKind, TableSummary, Trigger, TriggerFires, described, table,
     tables, tables_matching,

@@ -41,6 +41,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 policies: Policies::default(),
                 sequence_margin: irongate_apply::SEQUENCE_MARGIN,
                 conflicts: None,
+                ddl: None,
                 retry: Retry::default(),
             };
             spawned(Replicat::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)

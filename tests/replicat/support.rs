@@ -112,6 +112,7 @@ impl Bench {
             policies: Policies::default(),
             sequence_margin: irongate_apply::SEQUENCE_MARGIN,
             conflicts: None,
+            ddl: None,
             retry: Retry::default(),
         }
     }

@@ -123,6 +123,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         policies: Policies::default(),
         sequence_margin: irongate_apply::SEQUENCE_MARGIN,
         conflicts: None,
+        ddl: None,
         retry: Retry { longest: Duration::from_secs(1), ..Retry::default() },
     }
 }

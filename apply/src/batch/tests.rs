@@ -10,6 +10,7 @@ enum Told {
     Rows(usize),
     Commit(u64),
     Marker(&'static str),
+    Structure(&'static str),
     Nothing,
 }
 
@@ -58,6 +59,12 @@ impl Source for Script {
                 transactional: true,
                 lsn: Lsn(1),
                 prefix: MARKER_PREFIX,
+                content: content.as_bytes(),
+            })),
+            Some(Told::Structure(content)) => Some(Item::Message(irongate_trail::Message {
+                transactional: true,
+                lsn: Lsn(1),
+                prefix: DDL_PREFIX,
                 content: content.as_bytes(),
             })),
             Some(Told::Commit(n)) => Some(Item::Commit(Commit {
@@ -247,4 +254,53 @@ fn what_a_tables_copy_has_is_left_out_and_counted_whatever_it_is() {
     assert!(next.skipping.starts.is_some());
     next.stop_skipping_behind(ResumeLsn(Lsn(20)));
     assert!(next.skipping.starts.is_none());
+}
+
+#[test]
+fn a_change_of_structure_ends_its_batch_and_its_transaction_the_next() {
+    use Told::{Begin, Commit, Rows, Structure};
+    let mut script = Script::new(vec![
+        Begin(1),
+        Rows(1),
+        Commit(1),
+        Begin(2),
+        Rows(2),
+        Structure("one"),
+        Structure("two"),
+        Rows(3),
+        Commit(2),
+        Begin(3),
+        Rows(1),
+        Commit(3),
+        Begin(4),
+        Rows(1),
+        Commit(4),
+    ]);
+    let limits = Grouping::default();
+    let mut batch = Batch::default();
+    let mut seen = Vec::new();
+    loop {
+        let read = batch.fill(&mut script, &limits, false).unwrap();
+        // Asked again, it takes no more than it should.
+        if batch.structure().is_some() || !read {
+            assert!(!batch.fill(&mut script, &limits, false).unwrap());
+        }
+        if !read {
+            break;
+        }
+        let structure = batch.structure().map(str::to_owned);
+        seen.push((batch.len(), batch.commits(), structure, batch.is_open()));
+        let mut next = Batch::default();
+        next.follow(&batch);
+        batch = next;
+    }
+    assert_eq!(
+        seen,
+        [
+            (3, 1, Some("one".to_owned()), true),
+            (0, 0, Some("two".to_owned()), true),
+            (3, 1, None, false),
+            (2, 2, None, false)
+        ]
+    );
 }

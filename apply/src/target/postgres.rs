@@ -150,6 +150,13 @@ impl Target for PostgresTarget {
             Mode::Exact => connection.apply_exact(batch, &self.settings, end).await,
             Mode::Queue => connection.apply_queued(batch, &self.settings, end).await,
         };
+        let result = match (result, batch.structure()) {
+            (Ok(outcome), Some(message)) => {
+                self.sequences.forget();
+                connection.restructure(batch, message, mode, &self.settings).await.map(|()| outcome)
+            }
+            (other, _) => other,
+        };
         let result = match result {
             Ok(outcome) if end.is_some() => {
                 connection.send_back(&self.settings).await.map(|()| outcome).map_err(Failure::Lost)
@@ -268,9 +275,14 @@ impl Connection {
         }
         self.origin.reset(self.session.client()).await?;
         // The target's tables may have been changed to mend the refusal.
+        self.forget_tables();
+        Ok(())
+    }
+
+    /// Forgets what is known of the target's tables.
+    pub(super) fn forget_tables(&mut self) {
         self.plans.clear();
         self.statements.clear();
-        Ok(())
     }
 
     /// Brings the sequences forward that the batch speaks of; how many could not be.

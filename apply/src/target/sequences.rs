@@ -100,6 +100,11 @@ impl Sequences {
         Ok(left)
     }
 
+    /// The target's sequences are others now.
+    pub(super) fn forget(&mut self) {
+        self.read = None;
+    }
+
     async fn read_again(&mut self, session: &Session) -> Result<(), irongate_postgres::Error> {
         self.known = catalog::sequences(session).await?;
         (self.by_name, self.by_column) = Default::default();

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use toml::Spanned;
 
 use super::conflicts::{ConflictSection, Ends};
+use super::ddl::{DdlOptions, DdlSection};
 use super::link::{PumpOptions, PumpSection, SiteOptions};
 use super::load::{LoadOptions, LoadSection};
 use super::names;
@@ -52,6 +53,7 @@ pub(super) struct FlowSection {
     trail: TrailSection,
     pump: Option<Spanned<PumpSection>>,
     conflicts: Option<ConflictSection>,
+    ddl: Option<DdlSection>,
     autostart: Option<bool>,
 }
 
@@ -267,6 +269,8 @@ pub struct Flow {
     pub load: LoadOptions,
     /// What to do where both sites have changed the same key; `None` where only one site writes.
     pub conflicts: Option<Conflicts>,
+    /// Which changes of structure go with the rows; `None` carries none.
+    pub ddl: Option<DdlOptions>,
     /// When the trail's files go.
     pub purge: PurgeOptions,
 }
@@ -347,6 +351,7 @@ impl FlowSection {
         let (from, to) = (self.from.into_inner(), self.to.into_inner());
         let ends = Ends { from: &from, to: &to };
         let conflicts = self.conflicts.and_then(|section| section.review(&ends, problems));
+        let ddl = self.ddl.map(|section| section.review(problems));
         let pump = self.pump.map(|pump| pump.into_inner().review(problems));
         let flow = Flow {
             name: name.get_ref().clone(),
@@ -372,6 +377,7 @@ impl FlowSection {
             replicat: self.replicat.review(problems),
             load: self.instantiate.review(problems),
             conflicts,
+            ddl,
             purge: self.trail.into_options(),
         };
         (flow, spans)

@@ -87,6 +87,13 @@ impl TablePattern {
         self.schema.is_match(schema) && self.name.is_match(name)
     }
 
+    /// The regular expressions of a schema and a table that are meant, for PostgreSQL.
+    pub fn regular(&self) -> (String, String) {
+        // It was read before.
+        let (schema, name) = split(&self.text).unwrap_or_default();
+        (regular(&schema), regular(&name))
+    }
+
     /// The one table that is meant, if there is no wildcard.
     pub fn exact(&self) -> Option<&TableName> {
         self.exact.as_ref()
@@ -163,6 +170,25 @@ fn matcher(part: &[Piece]) -> Result<GlobMatcher, String> {
     built.map(|glob| glob.compile_matcher()).map_err(|error| error.to_string())
 }
 
+fn regular(part: &[Piece]) -> String {
+    let mut text = String::from("^");
+    for piece in part {
+        match piece {
+            Piece::Any => text.push_str(".*"),
+            Piece::One => text.push('.'),
+            Piece::Char(c) if c.is_ascii_alphanumeric() || *c == '_' || !c.is_ascii() => text.push(*c),
+            Piece::Char(c) => text.extend(['\\', *c]),
+        }
+    }
+    text.push('$');
+    text
+}
+
+/// The regular expression of one name, for PostgreSQL.
+pub(crate) fn regular_name(name: &str) -> String {
+    regular(&name.chars().map(Piece::Char).collect::<Vec<_>>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +214,19 @@ mod tests {
             let pattern = TablePattern::parse(pattern).unwrap();
             assert_eq!(pattern.matches(schema, name), expected, "{pattern} {schema}.{name}");
         }
+    }
+
+    #[test]
+    fn a_pattern_is_told_to_a_server_as_regular_expressions() {
+        for (pattern, schema, name) in [
+            ("public.*", "^public$", "^.*$"),
+            ("*.tmp_?", "^.*$", "^tmp_.$"),
+            ("\"Odd.Schema\".\"T*\"", "^Odd\\.Schema$", "^T\\*$"),
+        ] {
+            let found = TablePattern::parse(pattern).unwrap().regular();
+            assert_eq!((found.0.as_str(), found.1.as_str()), (schema, name), "{pattern}");
+        }
+        assert_eq!(regular_name("a b"), "^a\\ b$");
     }
 
     #[test]

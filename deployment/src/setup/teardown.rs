@@ -6,7 +6,7 @@ use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_postgres::{Session, catalog};
 
 use super::run::Sessions;
-use super::{Event, Progress, blocking, lock_groups, publication, reading, refuse_foreign, rights};
+use super::{Event, Progress, blocking, ddl, lock_groups, publication, reading, refuse_foreign, rights};
 use crate::configuration::{Address, Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
@@ -26,7 +26,7 @@ pub async fn teardown_plan(configuration: &Configuration, flows: &[&Flow]) -> Re
     }
     for flow in flows {
         let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
-        early.extend(at_source(&source, flow).await?);
+        early.extend(at_source(&source, flow, &remaining).await?);
         early.extend(at_target(&target, flow).await?);
         for end in [source, target] {
             late.extend(of_database(configuration, &end, &remaining).await?);
@@ -124,10 +124,10 @@ fn remove(path: std::path::PathBuf) -> Result<(), Error> {
     }
 }
 
-async fn at_source(source: &End<'_>, flow: &Flow) -> Result<Vec<Statement>, Error> {
+async fn at_source(source: &End<'_>, flow: &Flow, remaining: &[&Flow]) -> Result<Vec<Statement>, Error> {
     let session = reading(source).await?;
     let ask = |error| source.failed("read the catalog", error);
-    let mut plan = Vec::new();
+    let mut plan = ddl::teardown(&session, source, flow, remaining).await?;
     let keeper = quote_literal(&crate::instantiate::keeper::application(flow));
     let is_keeper = format!("application_name = {keeper} AND datname = current_database()");
     let question =

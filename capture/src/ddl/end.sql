@@ -1,0 +1,32 @@
+-- STABLE, so that what it asks is answered as before the command; what it calls is not, and sees what the command has made.
+DECLARE
+  items pg_catalog.jsonb := '[]'; item pg_catalog.jsonb; found pg_catalog.jsonb; before pg_catalog.jsonb; heir pg_catalog.jsonb; old_rights pg_catalog.jsonb; reason pg_catalog.text;
+BEGIN
+  IF TG_TAG IN ('GRANT', 'REVOKE') THEN
+    SELECT pg_catalog.jsonb_object_agg(r.key, r.rights) INTO old_rights FROM irongate.ddl_rights_before() r;
+    found := irongate.ddl_regranted(coalesce(old_rights, '{}'));
+  ELSE
+    found := irongate.ddl_items();
+  END IF;
+  FOR item IN SELECT * FROM pg_catalog.jsonb_array_elements(found) LOOP
+    before := irongate.ddl_before(item ->> 'kind', (item ->> 'object')::pg_catalog.oid);
+    items := items || (item || pg_catalog.jsonb_build_object('before', before));
+    -- Partitions that came or went say nothing themselves.
+    FOR heir IN
+      SELECT pg_catalog.jsonb_build_object('kind', 'table', 'object', coalesce(o.id, n.id), 'before', irongate.ddl_before('table', coalesce(o.id, n.id)))
+        FROM (SELECT i.inhrelid AS id FROM pg_catalog.pg_inherits i WHERE i.inhparent = (item ->> 'object')::pg_catalog.oid AND NOT i.inhdetachpending) o
+        FULL JOIN (SELECT c::pg_catalog.oid AS id FROM pg_catalog.jsonb_array_elements_text(CASE pg_catalog.jsonb_typeof(item -> 'children') WHEN 'array' THEN item -> 'children' ELSE '[]' END) c) n ON n.id = o.id
+       WHERE item ->> 'kind' = 'table' AND (o.id IS NULL OR n.id IS NULL)
+    LOOP
+      IF NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(found) k WHERE k ->> 'kind' = 'table' AND k -> 'object' = heir -> 'object') THEN
+        items := items || heir;
+      END IF;
+    END LOOP;
+  END LOOP;
+  IF items <> '[]' THEN
+    PERFORM irongate.ddl_emit(TG_TAG, items, '[]', true);
+  END IF;
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS reason = MESSAGE_TEXT;
+  PERFORM irongate.ddl_failed(TG_TAG, reason);
+END

@@ -1,0 +1,295 @@
+//! Changes of structure under load: through the DDL channel, without it, and whatever is killed meanwhile.
+
+use std::time::Duration;
+
+use irongate_tests::{Process, Server, Tier, wait_until};
+use tokio_postgres::Client;
+
+use super::deployment::{Deployment, PATIENCE, stop};
+
+/// The release of an application, step by step; each is a transaction, or several statements that are each one.
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("a table with a serial key, a check and a comment",
+     "CREATE TABLE item (id serial PRIMARY KEY, name varchar(20) NOT NULL DEFAULT 'none', price numeric(10, 2), CHECK (price >= 0));
+      COMMENT ON TABLE item IS 'what is sold'; COMMENT ON COLUMN item.price IS 'without tax';
+      INSERT INTO item (name, price) SELECT 'item ' || n, n FROM generate_series(1, 50) n"),
+    ("a table and its first rows in one transaction",
+     "BEGIN; CREATE TABLE pair (a int, b int, PRIMARY KEY (a, b)); INSERT INTO pair SELECT n, n FROM generate_series(1, 20) n; COMMIT"),
+    ("columns with a constant default, a stable default and none",
+     "ALTER TABLE item ADD amount int NOT NULL DEFAULT 7, ADD since timestamptz DEFAULT now(), ADD note text"),
+    ("a column with a volatile default", "ALTER TABLE item ADD token double precision DEFAULT random()"),
+    ("an identity column", "ALTER TABLE pair ADD number bigint GENERATED ALWAYS AS IDENTITY"),
+    ("a generated column", "ALTER TABLE item ADD total numeric GENERATED ALWAYS AS (price * 2) STORED"),
+    ("a column renamed between rows",
+     "BEGIN; INSERT INTO item (name) VALUES ('before'); ALTER TABLE item RENAME note TO remark;
+      UPDATE item SET remark = 'after' WHERE name = 'before'; COMMIT"),
+    ("types that grow", "ALTER TABLE item ALTER name TYPE text, ALTER amount TYPE bigint"),
+    ("a type whose values are computed", "ALTER TABLE item ALTER amount TYPE text USING 'n' || (amount * 3)"),
+    ("a type of a column that others refer to",
+     "CREATE TABLE part (item int REFERENCES item, n int, PRIMARY KEY (item, n)); INSERT INTO part SELECT id, 1 FROM item;
+      ALTER TABLE item ALTER id TYPE bigint USING id + 1000 - 1000"),
+    ("several changes in one command",
+     "ALTER TABLE item DROP COLUMN amount, ADD size text COLLATE \"C\" DEFAULT 'm', ALTER COLUMN name DROP DEFAULT, ADD CONSTRAINT short CHECK (length(size) < 10)"),
+    ("a constraint that is not valid, then is",
+     "ALTER TABLE part ADD CONSTRAINT positive CHECK (n > 0) NOT VALID; ALTER TABLE part VALIDATE CONSTRAINT positive"),
+    ("constraints renamed, replaced and dropped",
+     "ALTER TABLE item RENAME CONSTRAINT short TO short_size; ALTER TABLE item DROP CONSTRAINT item_price_check, ADD CONSTRAINT item_price_check CHECK (price >= -1);
+      ALTER TABLE part DROP CONSTRAINT positive"),
+    ("an exclusion and a unique constraint",
+     "CREATE TABLE room (id int PRIMARY KEY, during int4range, EXCLUDE USING gist (during WITH &&)); ALTER TABLE item ADD UNIQUE (name, id);
+      INSERT INTO room VALUES (1, '[1,5)'), (2, '[5,9)')"),
+    ("indexes: an expression, a partial one, one with other columns, a renamed one",
+     "CREATE INDEX item_lower ON item (lower(name)); CREATE UNIQUE INDEX item_big ON item (id) WHERE price > 10; CREATE INDEX item_more ON item (price DESC NULLS LAST) INCLUDE (name);
+      ALTER INDEX item_lower RENAME TO item_lower_name; COMMENT ON INDEX item_big IS 'the dear ones'"),
+    ("an index made while others write", "CREATE INDEX CONCURRENTLY item_since ON item (since)"),
+    ("an index dropped while others write", "DROP INDEX CONCURRENTLY item_more"),
+    ("an enum, used at once",
+     "BEGIN; CREATE TYPE mood AS ENUM ('sad', 'happy'); ALTER TABLE item ADD mood mood DEFAULT 'sad'; INSERT INTO item (name, mood) VALUES ('glad', 'happy'); COMMIT"),
+    ("labels of an enum, and rows that have them",
+     "ALTER TYPE mood ADD VALUE 'so so' BEFORE 'happy'; ALTER TYPE mood ADD VALUE 'elated'; ALTER TYPE mood RENAME VALUE 'sad' TO 'blue';
+      INSERT INTO item (name, mood) VALUES ('a', 'so so'), ('b', 'elated'), ('c', 'blue')"),
+    ("a domain, a composite and a range",
+     "CREATE DOMAIN positive AS int DEFAULT 1 CONSTRAINT above CHECK (VALUE > 0); CREATE TYPE place AS (x int, y int); CREATE TYPE span AS RANGE (subtype = numeric);
+      CREATE TABLE spot (id positive PRIMARY KEY, at place, over span); INSERT INTO spot VALUES (1, '(1,2)', '[1,2)');
+      ALTER DOMAIN positive ADD CONSTRAINT below CHECK (VALUE < 1000) NOT VALID; ALTER DOMAIN positive SET DEFAULT 2; ALTER TABLE spot ALTER over DROP NOT NULL"),
+    ("a domain as a new column", "ALTER TABLE pair ADD kind positive"),
+    ("partitions: made, attached with rows, detached",
+     "CREATE TABLE log (id bigint, at date NOT NULL, text text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); CREATE INDEX log_text ON log (text);
+      CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM ('2026-01-01') TO ('2026-02-01'); INSERT INTO log SELECT n, '2026-01-05', 'jan' FROM generate_series(1, 20) n;
+      CREATE TABLE log_2 (LIKE log INCLUDING ALL); INSERT INTO log_2 SELECT n, '2026-02-05', 'feb' FROM generate_series(21, 40) n;
+      ALTER TABLE log ATTACH PARTITION log_2 FOR VALUES FROM ('2026-02-01') TO ('2026-03-01'); ALTER TABLE log DETACH PARTITION log_1;
+      INSERT INTO log_1 VALUES (99, '2026-01-09', 'alone'); ALTER TABLE log ADD level int DEFAULT 3; UPDATE log SET level = 4 WHERE id = 30"),
+    ("views, on each other", "CREATE VIEW cheap AS SELECT id, name FROM item WHERE price < 10; CREATE VIEW cheaper AS SELECT * FROM cheap WHERE id < 5;
+      CREATE OR REPLACE VIEW cheap AS SELECT id, name, price FROM item WHERE price < 9; COMMENT ON VIEW cheap IS 'few'"),
+    ("a materialized view with an index, made new",
+     "CREATE MATERIALIZED VIEW sums AS SELECT count(*) AS n, sum(price) AS s FROM item; CREATE UNIQUE INDEX sums_n ON sums (n);
+      INSERT INTO item (name, price) VALUES ('more', 5); REFRESH MATERIALIZED VIEW sums"),
+    ("functions, a procedure and a trigger",
+     "CREATE FUNCTION twice(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT x * 2'; CREATE OR REPLACE FUNCTION twice(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2 * x';
+      CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.remark := 'touched'; RETURN NEW; END $$;
+      CREATE TRIGGER touch BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION touch(); CREATE PROCEDURE nothing() LANGUAGE sql AS ''; 
+      UPDATE item SET price = 3 WHERE id = 3; ALTER TRIGGER touch ON item RENAME TO touch_item; ALTER TABLE item DISABLE TRIGGER touch_item"),
+    ("a default that calls a function", "ALTER TABLE pair ADD twice int DEFAULT twice(4)"),
+    ("a sequence of its own, altered", "CREATE SEQUENCE ticket INCREMENT 5 START 100; ALTER SEQUENCE ticket MAXVALUE 100000 CYCLE; CREATE TABLE ticketed (id int PRIMARY KEY DEFAULT nextval('ticket')); INSERT INTO ticketed DEFAULT VALUES"),
+    ("a schema with what is in it", "CREATE SCHEMA shop CREATE TABLE till (id int PRIMARY KEY, money numeric) CREATE VIEW tills AS SELECT id FROM till; INSERT INTO shop.till VALUES (1, 2)"),
+    ("a table moved to another schema, and renamed", "ALTER TABLE room SET SCHEMA shop; ALTER TABLE shop.room RENAME TO hall; INSERT INTO shop.hall VALUES (3, '[9,12)')"),
+    ("the rows of a query as a table", "CREATE TABLE copied AS SELECT id, name FROM item; ALTER TABLE copied ADD PRIMARY KEY (id); UPDATE copied SET name = 'c' WHERE id = 2; SELECT id INTO chosen FROM item WHERE id < 4"),
+    ("replica identities", "ALTER TABLE copied REPLICA IDENTITY FULL; UPDATE copied SET name = 'd' WHERE id = 1; CREATE TABLE odd (a int NOT NULL, b text); CREATE UNIQUE INDEX odd_a ON odd (a);
+      ALTER TABLE odd REPLICA IDENTITY USING INDEX odd_a; INSERT INTO odd VALUES (1, 'x'); UPDATE odd SET b = 'y'"),
+    ("columns and tables dropped with what hangs on them", "ALTER TABLE item DROP COLUMN price CASCADE; DROP TABLE ticketed; DROP SEQUENCE ticket; CREATE VIEW last AS SELECT a FROM pair; DROP VIEW last"),
+    ("a type dropped with the column that has it", "DROP TYPE mood CASCADE; DROP FUNCTION touch() CASCADE"),
+    ("heirs", "CREATE TABLE base (id int PRIMARY KEY, a text); CREATE TABLE heir (b int, PRIMARY KEY (id)) INHERITS (base); INSERT INTO heir VALUES (1, 'a', 2); ALTER TABLE base ADD c int DEFAULT 4, ALTER a TYPE int USING length(a)"),
+    ("storage, compression, options and being unlogged",
+     "ALTER TABLE item ALTER remark SET STORAGE EXTERNAL; ALTER TABLE item SET (fillfactor = 70, autovacuum_enabled = false); ALTER TABLE item RESET (autovacuum_enabled);
+      CREATE UNLOGGED TABLE cache (id int PRIMARY KEY, a text); INSERT INTO cache VALUES (1, 'kept'); ALTER TABLE cache SET LOGGED"),
+    ("what is taken back", "BEGIN; CREATE TABLE never (id int); INSERT INTO item (name) VALUES ('never'); ROLLBACK;
+      BEGIN; INSERT INTO item (name) VALUES ('kept'); SAVEPOINT s; ALTER TABLE item ADD never int; DROP TABLE odd; ROLLBACK TO s; ALTER TABLE item ADD kept int DEFAULT 1; COMMIT"),
+    ("what is only for the session", "CREATE TEMP TABLE mine (id int); ALTER TABLE mine ADD a text; DROP TABLE mine"),
+    ("two names that change places", "ALTER TABLE chosen RENAME TO once; ALTER TABLE copied RENAME TO chosen; ALTER TABLE once RENAME TO copied; INSERT INTO copied VALUES (77)"),
+    ("changes by a program", "DO $$ BEGIN ALTER TABLE item ADD d1 int; INSERT INTO item (name, d1) VALUES ('do', 1); ALTER TABLE item ADD d2 int DEFAULT 2; END $$"),
+    ("a schema dropped with all of it", "CREATE SCHEMA gone; CREATE TABLE gone.t (id int PRIMARY KEY); INSERT INTO gone.t VALUES (1); CREATE VIEW gone.v AS SELECT * FROM gone.t; DROP SCHEMA gone CASCADE"),
+];
+
+/// What the catalogs say, as lines that must be the same at both sites.
+const CATALOGS: &[&str] = &[
+    "SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text, c.reloptions::text, pg_get_userbyid(c.relowner)::text, pg_get_expr(c.relpartbound, c.oid),
+            pg_get_partkeydef(c.oid), obj_description(c.oid), c.relispopulated::text, (SELECT string_agg(i.inhparent::regclass::text, ',') FROM pg_inherits i WHERE i.inhrelid = c.oid)
+       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'i', 'I') AND OURS ORDER BY 1, 2",
+    "SELECT n.nspname, c.relname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum)::text, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::text, a.attidentity::text, a.attgenerated::text,
+            a.attstorage::text, a.attcompression::text, a.attcollation::regcollation::text, pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
+       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'c') AND a.attnum > 0 AND NOT a.attisdropped AND OURS ORDER BY 1, 2, 3::int",
+    "SELECT n.nspname, k.conrelid::regclass::text, k.contypid::regtype::text, k.conname, pg_get_constraintdef(k.oid), k.conislocal::text FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace
+      WHERE k.contype <> 'n' AND OURS ORDER BY 1, 2, 3, 4",
+    "SELECT n.nspname, indexdef, NULL FROM pg_indexes i JOIN pg_namespace n ON n.nspname = i.schemaname WHERE OURS ORDER BY 1, 2",
+    "SELECT n.nspname, c.relname, pg_get_viewdef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND OURS ORDER BY 1, 2",
+    "SELECT n.nspname, t.tgrelid::regclass::text, pg_get_triggerdef(t.oid), t.tgenabled::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE NOT t.tgisinternal AND OURS ORDER BY 1, 2, 3",
+    "SELECT n.nspname, pg_get_functiondef(p.oid), pg_get_userbyid(p.proowner)::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE OURS ORDER BY 1, 2",
+    "SELECT n.nspname, t.typname, t.typtype::text, t.typnotnull::text, t.typdefault, format_type(t.typbasetype, t.typtypmod), pg_get_userbyid(t.typowner)::text,
+            (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), (SELECT format_type(r.rngsubtype, NULL) FROM pg_range r WHERE r.rngtypid = t.oid)
+       FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE OURS ORDER BY 1, 2",
+    "SELECT n.nspname, s.sequencename, s.start_value::text, s.min_value::text, s.max_value::text, s.increment_by::text, s.cycle::text, s.data_type::text,
+            (SELECT d.refobjid::regclass::text || d.refobjsubid FROM pg_depend d WHERE d.objid = format('%I.%I', s.schemaname, s.sequencename)::regclass AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0)
+       FROM pg_sequences s JOIN pg_namespace n ON n.nspname = s.schemaname WHERE OURS ORDER BY 1, 2",
+    "SELECT n.nspname, pg_get_userbyid(n.nspowner)::text FROM pg_namespace n WHERE OURS ORDER BY 1",
+];
+
+/// The catalogs of a database, line by line.
+async fn catalogs(server: &Server) -> Vec<String> {
+    let ours = "n.nspname !~ '^(pg_|information_schema$|irongate$)'";
+    let mut lines = Vec::new();
+    for (n, query) in CATALOGS.iter().enumerate() {
+        for row in server.rows("app", &query.replace("OURS", ours)).await {
+            let cells: Vec<String> =
+                row.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned())).collect();
+            lines.push(format!("{n}: {}", cells.join(" | ")));
+        }
+    }
+    lines
+}
+
+fn assert_like(source: &[String], target: &[String], context: &str) {
+    let missing: Vec<_> = source.iter().filter(|line| !target.contains(line)).collect();
+    let extra: Vec<_> = target.iter().filter(|line| !source.contains(line)).collect();
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "{context}\nonly at the source: {missing:#?}\nonly at the target: {extra:#?}"
+    );
+}
+
+/// A deployment whose application's role owns everything at both sites.
+async fn owned(major: u32, more: &str) -> Deployment {
+    let deployment = Deployment::new(major, more).await;
+    for server in [&deployment.source, &deployment.target] {
+        server
+            .batch_in(
+                "app",
+                "CREATE ROLE app LOGIN; GRANT ALL ON SCHEMA public TO app; GRANT CREATE ON DATABASE app TO app;
+                 ALTER TABLE person OWNER TO app; ALTER TABLE note OWNER TO app",
+            )
+            .await;
+    }
+    deployment
+}
+
+/// With the channel, set up and instantiated.
+async fn with_channel(major: u32, more: &str) -> Deployment {
+    let deployment = owned(major, &format!("[flows.csp.ddl]\nschemas = [\"shop\", \"gone\"]\n{more}")).await;
+    widen(&deployment);
+    deployment.expect(0, &["setup"]).await;
+    deployment.expect(0, &["instantiate", "csp"]).await;
+    deployment
+}
+
+/// The flow has the tables of all schemas of the application.
+fn widen(deployment: &Deployment) {
+    let file = deployment.path().join("irongate.toml");
+    let text = std::fs::read_to_string(&file).expect("the file was written");
+    let text = text.replace("tables = [\"public.*\"]", "tables = [\"public.*\", \"shop.*\", \"gone.*\"]");
+    std::fs::write(file, text).expect("the directory is ours");
+}
+
+/// Writes until it is dropped.
+struct Load(tokio::task::JoinHandle<()>);
+
+impl Load {
+    async fn start(server: &Server) -> Self {
+        let client = server.try_client("app", "app").await.expect("the application's role may log in");
+        Self(tokio::spawn(async move {
+            for n in 10_000.. {
+                let sql = format!(
+                    "INSERT INTO person VALUES ({n}, 'load'); UPDATE person SET name = 'loaded' WHERE id = {n} - 3;
+                     INSERT INTO note VALUES ({n}, 1, 'n'); DELETE FROM note WHERE person = {n} - 10"
+                );
+                // Whoever changes the tables meanwhile may be in the way.
+                let _ = client.batch_execute(&sql).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs a step, each statement by itself unless it is a transaction.
+async fn migrate(client: &Client, name: &str, sql: &str) {
+    for statement in statements(sql) {
+        let done = client.batch_execute(statement).await;
+        done.unwrap_or_else(|error| {
+            let said = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+            panic!("{name}: {said}: {statement}")
+        });
+    }
+}
+
+/// The statements of a script, whose texts and bodies can hold semicolons.
+fn statements(script: &str) -> Vec<&str> {
+    let (mut from, mut quoted, mut body) = (0, false, false);
+    let mut found = Vec::new();
+    for (at, c) in script.char_indices() {
+        match c {
+            '\'' if !body => quoted = !quoted,
+            '$' if !quoted && script[at..].starts_with("$$") => body = !body,
+            ';' if !quoted && !body => {
+                found.push(script[from..at].trim());
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    found.push(script[from..].trim());
+    found.retain(|statement| !statement.is_empty());
+    found
+}
+
+/// Waits until the target has everything.
+async fn drained(deployment: &Deployment, mark: i32) {
+    deployment.add(mark).await;
+    let sql = format!("SELECT count(*) FROM person WHERE id = {mark}");
+    wait_until(PATIENCE, "the last row at the target", async || {
+        let group = deployment.group("csp-replicat").await;
+        assert_ne!(group["state"], "ABENDED", "{group}");
+        deployment.target.scalar("app", &sql).await == "1"
+    })
+    .await;
+}
+
+async fn same(deployment: &Deployment, context: &str) {
+    assert_like(&catalogs(&deployment.source).await, &catalogs(&deployment.target).await, context);
+    deployment.compare().await.assert_same();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_the_application_goes_through_the_channel_under_load() {
+    for major in Server::majors() {
+        let deployment = with_channel(major, "").await;
+        let found = deployment.expect(0, &["check"]).await;
+        assert!(!found.stdout.contains("error: "), "{}", found.stdout);
+        let mut extract = deployment.start("csp-extract").await;
+        let mut replicat = deployment.start("csp-replicat").await;
+        let load = Load::start(&deployment.source).await;
+        let client = deployment.source.try_client("app", "app").await.expect("a session of the application");
+        for (n, (name, sql)) in MIGRATIONS.iter().enumerate() {
+            migrate(&client, name, sql).await;
+            // Killed at a step, and so in the midst of others: each is applied once.
+            if n % 9 == 4 {
+                replicat.kill();
+                replicat = Process::irongate(deployment.path(), &["run", "csp-replicat"]);
+            }
+            if n % 9 == 8 {
+                extract.kill();
+                extract = Process::irongate(deployment.path(), &["run", "csp-extract"]);
+            }
+            if Tier::current() == Tier::Full {
+                drained(&deployment, 1_000_000 + n as i32).await;
+                assert_like(&catalogs(&deployment.source).await, &catalogs(&deployment.target).await, name);
+            }
+        }
+        drop(load);
+        drained(&deployment, 2_000_000).await;
+        same(&deployment, "all of it").await;
+        let matview = "SELECT n || ' ' || coalesce(s::text, '') FROM sums";
+        if deployment.source.try_batch_in("app", matview).await.is_ok() {
+            assert_eq!(
+                deployment.source.scalar("app", matview).await,
+                deployment.target.scalar("app", matview).await
+            );
+        }
+        stop(replicat).await;
+        stop(extract).await;
+        let after = deployment.expect(0, &["check"]).await;
+        assert!(!after.stdout.contains("error: "), "{}", after.stdout);
+        // Nothing of it stays behind.
+        deployment.expect(0, &["teardown"]).await;
+        let left = "SELECT count(*) FROM pg_event_trigger";
+        assert_eq!(deployment.source.scalar("app", left).await, "0");
+        let schema = "SELECT count(*) FROM pg_namespace WHERE nspname = 'irongate'";
+        assert_eq!(deployment.source.scalar("app", schema).await, "0");
+    }
+}
