@@ -30,6 +30,8 @@ ALTER TABLE toasted ALTER big SET STORAGE EXTERNAL;
 CREATE SCHEMA "Odd schema";
 CREATE TABLE "Odd schema"."Odd ""t""" ("the key" text, part int, "it's" text, PRIMARY KEY ("the key", part));
 CREATE TABLE empty (id int PRIMARY KEY);
+CREATE TABLE sparse (id bigint PRIMARY KEY, v text);
+CREATE TABLE extreme (id bigint PRIMARY KEY);
 CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE child (id int PRIMARY KEY, parent int NOT NULL REFERENCES parent);
 "#;
@@ -46,6 +48,9 @@ INSERT INTO parted SELECT i, 'v' || i FROM generate_series(-100, 6000) i;
 INSERT INTO ident (k, v) SELECT 'k' || i, 'v' || i FROM generate_series(1, 3000) i;
 INSERT INTO toasted SELECT i, repeat(md5(i::text), 400), 'n' || i FROM generate_series(1, 300) i;
 INSERT INTO "Odd schema"."Odd ""t""" SELECT 'it''s \ ' || i, i % 3, CASE WHEN i % 5 > 0 THEN 'é' || i END FROM generate_series(1, 2000) i;
+INSERT INTO sparse SELECT 4000000000000000000 + i, 'v' || i FROM generate_series(1, 12000) i;
+INSERT INTO sparse VALUES (0, 'least'), (9000000000000000000, 'most');
+INSERT INTO extreme VALUES (-9223372036854775808), (-1);
 INSERT INTO parent SELECT generate_series(1, 100);
 INSERT INTO child SELECT i, i FROM generate_series(1, 100) i;
 "#;
@@ -86,7 +91,8 @@ const DIFFERENCES: &[&str] = &[
     "INSERT INTO ident (k, v) VALUES ('extra', 'x')",
     "INSERT INTO \"Odd schema\".\"Odd \"\"t\"\"\" VALUES ('', -1, NULL)",
     // 8 different otherwise.
-    "UPDATE parted SET v = 'other' WHERE id IN (3, 3000)",
+    "UPDATE parted SET v = 'other' WHERE id = 3",
+    "UPDATE sparse SET v = 'other' WHERE id = 4000000000000007777",
     "UPDATE toasted SET big = big || 'x' WHERE id = 8",
     "UPDATE toasted SET note = 'other' WHERE id = 9",
     "DELETE FROM ident WHERE k = 'k5'; INSERT INTO ident OVERRIDING SYSTEM VALUE VALUES ('k5', 99999, DEFAULT, 'v5')",

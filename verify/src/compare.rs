@@ -332,8 +332,8 @@ impl Work<'_> {
                 table.truncated = true;
                 return Ok(());
             }
-            if fetch::is_too_large(&cut, &portion) {
-                for half in halved(sides, plan, &cut, portion).await?.into_iter().rev() {
+            if fetch::is_too_large(&portion) {
+                for half in halved(sides, plan, portion).await?.into_iter().rev() {
                     left.push_front(half);
                 }
                 continue;
@@ -358,11 +358,7 @@ impl Work<'_> {
         if !plan.by_number {
             return Ok(by_hash);
         }
-        let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
-        let Sides { source, target, .. } = sides;
-        let (here, there) = tokio::try_join!(scan::ends(source, &at_source), scan::ends(target, &at_target))?;
-        let both = [here, there].into_iter().flatten();
-        let ends = both.reduce(|(low, high), (lower, higher)| (low.min(lower), high.max(higher)));
+        let ends = scan::ends(sides, plan, (None, None)).await?;
         Ok(ends.and_then(|(low, high)| Cut::range(low, high, plan.estimated_rows)).unwrap_or(by_hash))
     }
 

@@ -80,16 +80,14 @@ pub(crate) async fn unlike(
     Ok(difference(here, there, plan.key.is_empty()))
 }
 
-/// Halves a range of keys that has too many rows, and leaves out what is the same.
-pub(crate) async fn halved(
-    sides: &mut Sides,
-    plan: &Plan,
-    cut: &Cut,
-    portion: Portion,
-) -> Result<Vec<Portion>, Error> {
-    let Portion::Keys(below, above, rows) = portion else { return Ok(vec![portion]) };
-    let Some(middle) = middle(cut, below, above).filter(|_| rows > MOST_OF_A_RANGE) else {
-        return Ok(vec![portion]);
+/// Halves a range of keys that has too many rows, and leaves out what is the same. The range is that of the keys that there
+/// are: of numbers far apart most are none.
+pub(crate) async fn halved(sides: &mut Sides, plan: &Plan, portion: Portion) -> Result<Vec<Portion>, Error> {
+    let Portion::Keys(below, above, _) = portion else { return Ok(vec![portion]) };
+    let Some((low, high)) = scan::ends(sides, plan, (below, above)).await? else { return Ok(Vec::new()) };
+    let Some(middle) = middle(low, high) else {
+        // One key has one row at either side.
+        return Ok(vec![Portion::Keys(below, above, 2)]);
     };
     let mut left = Vec::new();
     for (below, above) in [(below, Some(middle)), (Some(middle + 1), above)] {
@@ -112,16 +110,15 @@ pub(crate) async fn halved(
 }
 
 /// Whether a portion has to be halved first.
-pub(crate) fn is_too_large(cut: &Cut, portion: &Portion) -> bool {
-    matches!(portion, Portion::Keys(below, above, rows)
-        if *rows > MOST_OF_A_RANGE && middle(cut, *below, *above).is_some())
+pub(crate) fn is_too_large(portion: &Portion) -> bool {
+    matches!(portion, Portion::Keys(_, _, rows) if *rows > MOST_OF_A_RANGE)
 }
 
-/// Where a range of keys is halved; `None` if it is one key. An open end is where the table's keys ended.
-fn middle(cut: &Cut, below: Option<i64>, above: Option<i64>) -> Option<i64> {
-    let Cut::Range { low, high, .. } = *cut else { return None };
-    let (from, to) = (below.unwrap_or(low), above.unwrap_or(high));
-    (from < to).then(|| from + (to - from) / 2)
+/// Where a range of keys is halved; `None` if it is one key.
+fn middle(low: i64, high: i64) -> Option<i64> {
+    // Two numbers can be further apart than one of them is large.
+    let middle = i64::try_from((i128::from(low) + i128::from(high)).div_euclid(2)).ok()?;
+    (low < high).then_some(middle)
 }
 
 /// What one side has and the other has not, or has otherwise.
@@ -189,9 +186,9 @@ mod tests {
                 Portion::Keys(Some(90), None, 1)
             ]
         );
-        assert_eq!(found.iter().filter(|portion| is_too_large(&cut, portion)).count(), 1);
-        assert_eq!(middle(&cut, Some(50), Some(59)), Some(54));
-        assert_eq!((middle(&cut, Some(5), Some(5)), middle(&cut, Some(90), None)), (None, Some(94)));
+        assert_eq!(found.iter().filter(|portion| is_too_large(portion)).count(), 1);
+        assert_eq!((middle(50, 59), middle(5, 5), middle(-4, -3)), (Some(54), None, Some(-4)));
+        assert_eq!(middle(i64::MIN, i64::MAX), Some(-1));
         let hashed = portions(&Cut::Hash { mask: 7 }, &[(0, 60_000), (1, 40_000), (5, 1)]);
         assert_eq!(hashed, [Portion::Buckets(vec![0, 1]), Portion::Buckets(vec![5])]);
     }

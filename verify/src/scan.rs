@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryRow;
 
 use crate::bucket::{Cut, Sum, Sums};
+use crate::confirm::Sides;
 use crate::error::Error;
 use crate::pace::Pace;
-use crate::side::{Scope, Side, field, number};
+use crate::side::{Scope, Side, Which, field, number};
 use crate::sql::{Blocks, Sql};
-use crate::table::{BLOCK, Part};
+use crate::table::{BLOCK, Part, Plan};
 
 /// How long one stretch should take.
 const TAKES: Duration = Duration::from_millis(700);
@@ -152,13 +153,31 @@ fn member(row: &SimpleQueryRow, keys: usize) -> Result<Member, irongate_postgres
     })
 }
 
-/// The lowest and the highest key of a table at one side.
-pub(crate) async fn ends(side: &mut Side, sql: &Sql<'_>) -> Result<Option<(i64, i64)>, Error> {
+/// The lowest and the highest key between two, at one side.
+async fn ends_at(
+    side: &mut Side,
+    sql: &Sql<'_>,
+    (below, above): (Option<i64>, Option<i64>),
+) -> Result<Option<(i64, i64)>, Error> {
     let doing = format!("read the keys of table {}", sql.plan.name(sql.which));
-    let rows = side.ask(Scope::Now, &doing, &sql.ends()).await?;
+    let rows = side.ask(Scope::Now, &doing, &sql.ends(below, above)).await?;
     let Some(row) = rows.first().filter(|row| !field(row, 0).is_empty()) else { return Ok(None) };
     let ends = number(row, 0).and_then(|low| Ok((low, number(row, 1)?)));
     ends.map(Some).map_err(|error| side.failed(&doing, error))
+}
+
+/// The lowest and the highest key between two, at both sides together; `None` where neither has a row there.
+pub(crate) async fn ends(
+    sides: &mut Sides,
+    plan: &Plan,
+    between: (Option<i64>, Option<i64>),
+) -> Result<Option<(i64, i64)>, Error> {
+    let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
+    let Sides { source, target, .. } = sides;
+    let (here, there) =
+        tokio::try_join!(ends_at(source, &at_source, between), ends_at(target, &at_target, between))?;
+    let both = [here, there].into_iter().flatten();
+    Ok(both.reduce(|(low, high), (lower, higher)| (low.min(lower), high.max(higher))))
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl Sql<'_> {
         )
     }
 
-    fn range(&self, below: Option<i64>, above: Option<i64>) -> String {
+    fn within(&self, below: Option<i64>, above: Option<i64>) -> String {
         let key = self.key_columns();
         let mut range = "true".to_owned();
         // Writing to a string does not fail.
@@ -145,18 +145,25 @@ impl Sql<'_> {
         if let Some(above) = above {
             let _ = write!(range, " AND {key} <= '{above}'::int8");
         }
+        range
+    }
+
+    fn range(&self, below: Option<i64>, above: Option<i64>) -> String {
         format!(
-            "(SELECT {} AS r, {key} AS k0 FROM {} x WHERE {range}{} OFFSET 0) q",
+            "(SELECT {} AS r, {} AS k0 FROM {} x WHERE {}{} OFFSET 0) q",
             self.row(),
+            self.key_columns(),
             self.plan.shape(self.which).from,
+            self.within(below, above),
             self.filter(),
         )
     }
 
-    /// The lowest and the highest key.
-    pub(crate) fn ends(&self) -> String {
+    /// The lowest and the highest key between two.
+    pub(crate) fn ends(&self, below: Option<i64>, above: Option<i64>) -> String {
         let key = self.key_columns();
-        format!("SELECT min({key}), max({key}) FROM {} x", self.plan.shape(self.which).from)
+        let (from, within) = (&self.plan.shape(self.which).from, self.within(below, above));
+        format!("SELECT min({key}), max({key}) FROM {from} x WHERE {within}")
     }
 
     /// The condition that a row has a key whose values are the columns `c.k0` and so on, or literals.
