@@ -39,5 +39,7 @@ mod runbooks;
 mod sequences;
 #[path = "commands/switchover.rs"]
 mod switchover;
+#[path = "commands/transfer.rs"]
+mod transfer;
 #[path = "commands/two_sites.rs"]
 mod two_sites;

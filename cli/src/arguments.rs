@@ -2,6 +2,7 @@
 
 pub(crate) mod load;
 pub(crate) mod plan;
+pub(crate) mod transfer;
 pub(crate) mod verify;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use irongate_trail::Lsn;
 
 pub(crate) use load::{Instantiate, KeepSnapshot};
 use plan::{Failover, Reinstate, Switchback, Switchover};
+pub(crate) use transfer::{Export, Import};
 use verify::{Compare, Repair};
 
 /// GoldenGate for PostgreSQL: what one database commits, another has, exactly once.
@@ -83,6 +85,10 @@ pub(crate) enum Command {
     Teardown(Teardown),
     /// Copy a flow's tables at one snapshot, from which the stream goes on
     Instantiate(Instantiate),
+    /// Write a flow's tables at one snapshot into a directory, to be carried and imported; the stream goes on from there
+    Export(Export),
+    /// Bring an export into the flow's target, from where the stream goes on
+    Import(Import),
     /// Keep the snapshot of a load (started by instantiate)
     #[command(hide = true)]
     KeepSnapshot(KeepSnapshot),

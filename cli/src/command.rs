@@ -24,6 +24,7 @@ mod sites;
 mod stats;
 mod switchover;
 mod trail;
+mod transfer;
 
 use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Flow;
@@ -41,6 +42,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Setup(options) => setup::setup(&global, &options).await,
         Command::Teardown(options) => setup::teardown(&global, &options).await,
         Command::Instantiate(options) => instantiate::run(&global, &options).await,
+        Command::Export(options) => transfer::export(&global, &options).await,
+        Command::Import(options) => transfer::import(&global, &options).await,
         Command::KeepSnapshot(options) => instantiate::keep(&global, &options).await,
         Command::Run(options) => run::run(&global, &options).await,
         Command::Manager => manager::manager(&global).await,

@@ -73,6 +73,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::NothingPublished { .. }
         | Deployment::NoAdmin { .. }
         | Deployment::TargetWrites { .. }
+        | Deployment::Transfer { .. }
         | Deployment::NotLive { .. }
         | Deployment::Slot { .. }
         | Deployment::Blocked { .. } => 3,

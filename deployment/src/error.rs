@@ -180,6 +180,14 @@ pub enum Error {
         /// The database and its site.
         end: String,
     },
+    /// A file of an export, or the export, is not what it must be.
+    #[error("\"{}\": {reason}", path.display())]
+    Transfer {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A directory or file of ours cannot be made or removed.
     #[error("cannot use \"{}\": {source}", path.display())]
     Directory {
@@ -234,6 +242,7 @@ impl Error {
             | Self::TargetTables { .. }
             | Self::Keeper { .. }
             | Self::Directory { .. }
+            | Self::Transfer { .. }
             | Self::Position { .. }
             | Self::Internal(_) => false,
         }
@@ -301,6 +310,9 @@ impl Error {
             Self::TargetTables { .. } => Some(
                 "bring the target's schema to the source's (pg_dump --schema-only), or leave the tables out"
                     .into(),
+            ),
+            Self::Transfer { .. } => Some(
+                "carry it again, all of it, or export again into a new directory".into(),
             ),
             Self::Directory { .. } => {
                 Some("the directory must be writable by the user of this process".into())

@@ -16,6 +16,7 @@
 
 mod copy;
 mod drain;
+mod files;
 mod format;
 pub(crate) mod keeper;
 mod plan;
@@ -35,6 +36,10 @@ use irongate_checkpoint::{GroupLock, LoadJob, LoadLedger, LoadTable};
 use irongate_postgres::Session;
 use irongate_trail::{Lineage, ResumeLsn, Timestamp};
 
+pub use files::{
+    Export, Exported, Import, Manifest, ManifestFile, ManifestSequence, ManifestTable, TransferStatus,
+    export, export_status, import,
+};
 pub use keeper::{KeepOrder, KeeperEnd, KeeperPlace, Kept, keep_snapshot};
 pub use progress::{Progress, TableProgress};
 pub use sequences::{carry_sequences, sequences_without_counterpart};

@@ -43,7 +43,7 @@ pub(crate) struct KeepSnapshot {
 }
 
 /// An amount of bytes a second.
-fn rate(text: &str) -> Result<u64, String> {
+pub(super) fn rate(text: &str) -> Result<u64, String> {
     match irongate_deployment::configuration::bytes(text) {
         Some(0) | None => Err("write a number with B, KiB, MiB or GiB, such as \"50MiB\"".to_owned()),
         Some(bytes) => Ok(bytes),

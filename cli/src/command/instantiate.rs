@@ -103,7 +103,7 @@ fn keeper_words(global: &Global) -> anyhow::Result<Vec<OsString>> {
 }
 
 /// What the operator sees meanwhile.
-struct Screen {
+pub(super) struct Screen {
     flow: String,
     whole: ProgressBar,
     told: Option<Instant>,
@@ -111,13 +111,13 @@ struct Screen {
 }
 
 impl Screen {
-    fn new(global: &Global, flow: &str) -> Self {
+    pub(super) fn new(global: &Global, flow: &str) -> Self {
         let whole = progress::bar(global, Some(1000), "{spinner} {prefix} [{bar:30}] {wide_msg}");
         whole.set_prefix(flow.to_owned());
         Self { flow: flow.to_owned(), whole, told: None, json: global.json }
     }
 
-    fn tell(&mut self, event: Event<'_>) {
+    pub(super) fn tell(&mut self, event: Event<'_>) {
         match event {
             Event::Copy(copy) if self.json => {
                 let is_last = copy.tables_done == copy.tables_total;
@@ -183,7 +183,7 @@ impl Screen {
         self.whole.set_message(text);
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.whole.finish_and_clear();
     }
 }

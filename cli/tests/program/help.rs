@@ -45,6 +45,8 @@ fn every_command_has_help_and_no_command_is_an_empty_promise() {
         "setup",
         "teardown",
         "instantiate",
+        "export",
+        "import",
         "run",
         "manager",
         "start",

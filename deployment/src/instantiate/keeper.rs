@@ -178,7 +178,10 @@ async fn export(session: &Session) -> Result<Kept, irongate_postgres::Error> {
 
 /// A table that was rewritten between the snapshot and the lock: the snapshot would see it without rows, and the stream
 /// does not speak of them. What the snapshot sees in the catalog is compared with what is so now.
-async fn rewritten(session: &Session, oids: &[u32]) -> Result<Option<String>, irongate_postgres::Error> {
+pub(super) async fn rewritten(
+    session: &Session,
+    oids: &[u32],
+) -> Result<Option<String>, irongate_postgres::Error> {
     const SQL: &str = "SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c
          WHERE c.relkind = 'r'
            AND c.oid IN (SELECT coalesce(t.relid, o.oid) FROM pg_catalog.unnest($1::pg_catalog.oid[]) o(oid)

@@ -34,7 +34,7 @@ pub(super) fn plan_of(table: &Copied, start: Lsn, generation: i32, chunk_bytes: 
 }
 
 /// A load's name: when it began, in seconds since 1970, and the process that began it.
-fn job_name() -> String {
+pub(super) fn job_name() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     format!("{seconds}-{}", std::process::id())
 }

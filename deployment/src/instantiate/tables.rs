@@ -168,7 +168,10 @@ pub(super) async fn copied(
 }
 
 /// How large tables are. The rows of a partitioned table are in its partitions.
-async fn extents(session: &Session, oids: &[u32]) -> Result<BTreeMap<u32, Extent>, irongate_postgres::Error> {
+pub(super) async fn extents(
+    session: &Session,
+    oids: &[u32],
+) -> Result<BTreeMap<u32, Extent>, irongate_postgres::Error> {
     const SQL: &str = "
         SELECT o.oid, coalesce(max(pg_catalog.pg_relation_size(l.oid)), 0)
                       / pg_catalog.current_setting('block_size')::pg_catalog.int8,
