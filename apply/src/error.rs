@@ -18,6 +18,16 @@ pub enum Error {
     /// The checkpoint table or the origin.
     #[error(transparent)]
     Checkpoint(#[from] irongate_checkpoint::Error),
+    /// The flow leads into its own source, where each row would be written a second time.
+    #[error("the target {target} of flow \"{flow}\" is its source {source_address}")]
+    OwnSource {
+        /// The flow.
+        flow: String,
+        /// The address of the source.
+        source_address: String,
+        /// The address of the target.
+        target: String,
+    },
     /// The target has no checkpoint of the flow.
     #[error("the target has no checkpoint for flow \"{flow}\"")]
     NotInstantiated {
@@ -242,6 +252,9 @@ impl Error {
             Self::Trail(error) => return error.hint(),
             Self::Target(error) => return error.hint(),
             Self::Checkpoint(error) => return error.hint(),
+            Self::OwnSource { .. } => {
+                "correct the uri of one of the two in [databases]: each site has a database of its own".to_owned()
+            }
             Self::NotInstantiated { flow } => format!("run \"irongate instantiate {flow}\""),
             Self::Loading { flow } => {
                 format!("run \"irongate instantiate {flow}\" until it is done: it goes on where it was cut off")

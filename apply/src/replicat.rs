@@ -17,6 +17,7 @@
 //!
 //! While the target works on one batch the next is read.
 
+mod apart;
 mod run;
 
 use std::collections::BTreeMap;

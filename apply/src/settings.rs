@@ -19,6 +19,8 @@ pub struct ReplicatSettings {
     pub group: String,
     /// The target database.
     pub target: Endpoint,
+    /// The source database, if it can be reached from here: asked only where the target may be the same one.
+    pub source: Option<Endpoint>,
     /// The directory of the trail.
     pub trail: PathBuf,
     /// A collector writes the trail and makes it when the pump of the other site first comes: until then it is waited for.

@@ -250,7 +250,10 @@ pub fn read(dir: &Path, group: &str) -> Result<Option<Status>, Error> {
             status.state = State::Abended;
             status.since = status.written;
             status.doing = KILLED.to_owned();
-            let hint = format!("see its log, and start it with \"irongate run {group}\"");
+            let hint = format!(
+                "see its log; the site's manager starts it again (\"irongate manager\"), or it is run alone with \
+                 \"irongate run {group}\""
+            );
             status.error = Some(Failure { message: KILLED.to_owned(), hint: Some(hint), transient: true });
             return Ok(Some(status));
         }

@@ -72,6 +72,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::NothingSelected { .. }
         | Deployment::NothingPublished { .. }
         | Deployment::NoAdmin { .. }
+        | Deployment::OwnSource { .. }
         | Deployment::TargetWrites { .. }
         | Deployment::Transfer { .. }
         | Deployment::NotLive { .. }

@@ -17,6 +17,7 @@ mod finding;
 mod link;
 mod origins;
 mod others;
+mod passfile;
 mod programs;
 mod publication;
 mod roles;
@@ -64,6 +65,7 @@ pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec
     let mut findings = Findings::default();
     link::certificates(configuration, flows, &mut findings);
     programs::here(configuration, &mut findings);
+    passfile::of_flows(configuration, flows, &mut findings);
     for flow in flows {
         disk::trail(configuration, flow, &mut findings);
         let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);

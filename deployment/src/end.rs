@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use irongate_postgres::Session;
+use irongate_postgres::{Session, catalog};
 
 use crate::configuration::{Address, Configuration, Flow, Login};
 use crate::error::Error;
@@ -33,6 +33,25 @@ impl fmt::Display for As {
 pub(crate) enum Role {
     Source,
     Target,
+}
+
+/// Refuses a flow whose ends are one database, by whatever addresses they are reached.
+pub(crate) async fn refuse_own_source(
+    flow: &Flow,
+    (source, at_source): (&End<'_>, &Session),
+    (target, at_target): (&End<'_>, &Session),
+) -> Result<(), Error> {
+    let ask = "ask which database it is";
+    let one = catalog::database_identity(at_source).await.map_err(|error| source.failed(ask, error))?;
+    let other = catalog::database_identity(at_target).await.map_err(|error| target.failed(ask, error))?;
+    if one == other {
+        return Err(Error::OwnSource {
+            flow: flow.name.clone(),
+            from: source.to_string(),
+            target: target.to_string(),
+        });
+    }
+    Ok(())
 }
 
 /// One end of a flow.

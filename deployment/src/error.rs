@@ -83,6 +83,18 @@ pub enum Error {
         /// The site of this process.
         site: String,
     },
+    /// The two ends of a flow are one database, where each row would be written a second time.
+    #[error(
+        "\"{target}\" is the same database as \"{from}\": flow \"{flow}\" would lead into its own source"
+    )]
+    OwnSource {
+        /// The flow.
+        flow: String,
+        /// The database and its site that rows come from.
+        from: String,
+        /// The database and its site that they go to.
+        target: String,
+    },
     /// Something is lacking that only an administrator can give.
     #[error("database \"{end}\" has no address for its administrator")]
     NoAdmin {
@@ -233,6 +245,7 @@ impl Error {
             | Self::NotLive { .. }
             | Self::TargetWrites { .. }
             | Self::Elsewhere { .. }
+            | Self::OwnSource { .. }
             | Self::NoAdmin { .. }
             | Self::Password { .. }
             | Self::NothingSelected { .. }
@@ -284,6 +297,9 @@ impl Error {
             Self::Elsewhere { at, .. } => Some(format!(
                 "run the command on the machine of site \"{at}\", or correct \"at\" of the flow or \"site\""
             )),
+            Self::OwnSource { from, target, .. } => {
+                Some(format!("correct uri of [databases.{from}] or of [databases.{target}]"))
+            }
             Self::NoAdmin { end, .. } => Some(format!(
                 "add admin_uri to [databases.{end}], or have the statements of irongate setup --print-sql run"
             )),

@@ -149,6 +149,7 @@ impl Configuration {
             flow: flow.name.clone(),
             group: group_name(&flow.name, Program::Replicat),
             target: self.target(flow)?.replicat.endpoint.clone(),
+            source: Some(self.source(flow)?.extract.endpoint.clone()),
             trail: self.trail(flow),
             trail_may_come: flow.pump.is_some(),
             state_directory: self.state_directory.clone(),

@@ -45,7 +45,7 @@ pub use progress::{Progress, TableProgress};
 pub use sequences::{carry_sequences, sequences_without_counterpart};
 
 use crate::configuration::{Configuration, Flow};
-use crate::end::{As, End};
+use crate::end::{As, End, refuse_own_source};
 use crate::error::Error;
 use crate::setup::{Event, Progress as Report, refuse_elsewhere};
 use drain::Drain;
@@ -243,12 +243,13 @@ impl Load<'_> {
 
     async fn claim(&self) -> Result<Claims, Error> {
         let target = self.target.connect(As::Replicat, APPLICATION).await?;
+        let source = self.source.connect(As::Extract, APPLICATION).await?;
+        refuse_own_source(self.flow, (&self.source, &source), (&self.target, &target)).await?;
         self.claim_at(&target).await?;
         // Sessions of a command that was killed may still be about to commit what they were sent last.
         keeper::end_sessions(&target, &work::application(self.flow))
             .await
             .map_err(|error| self.target.failed("end the sessions of a load that was cut off", error))?;
-        let source = self.source.connect(As::Extract, APPLICATION).await?;
         self.claim_at(&source).await?;
         Ok(Claims { source, target })
     }

@@ -48,7 +48,7 @@ pub struct Lag {
     pub lag_bytes: Option<u64>,
     /// From the source's log to the target, in seconds.
     pub lag_seconds: Option<f64>,
-    /// Why the source could not be asked; then `extract` repeats what Extract said last.
+    /// Why the source could not be asked; then nobody knows how far `extract` is behind.
     pub source_silent: Option<String>,
 }
 
@@ -102,8 +102,8 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 }
 
 impl Stage {
-    /// From the source's log, which ends at `end_of_log`, to the durable end of the trail. Without one of these, what
-    /// Extract said last.
+    /// From the source's log, which ends at `end_of_log`, to the durable end of the trail. While the source is silent nobody
+    /// knows: what Extract said last was said of another log's end.
     pub fn of_extract(
         extract: Option<&Status>,
         durable: Option<&Mark>,
@@ -112,8 +112,9 @@ impl Stage {
     ) -> Self {
         let mut stage = Self {
             state: extract.map(|status| status.state),
-            lag_bytes: extract.and_then(|status| status.lag_bytes),
-            lag_seconds: extract.and_then(|status| status.lag_seconds),
+            // Before the first trail there is nothing to measure by.
+            lag_bytes: extract.and_then(|status| status.lag_bytes).filter(|_| end_of_log.is_some()),
+            lag_seconds: extract.and_then(|status| status.lag_seconds).filter(|_| end_of_log.is_some()),
         };
         if let (Some(end), Some(durable)) = (end_of_log, durable) {
             let bytes = end.bytes_since(durable.resume_lsn.0);
@@ -269,12 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_source_leaves_what_extract_said_last() {
+    fn a_silent_source_leaves_nothing_known() {
         let extract = status(Program::Extract, State::Running, 90, 100);
         let silent = Err("refused".to_owned());
         let statuses = Statuses { extract: Some(extract), ..Statuses::default() };
         let lag = measure("f", &statuses, Some(&mark(90, 100)), silent, Timestamp(0));
-        assert_eq!((lag.extract.lag_bytes, lag.extract.lag_seconds), (Some(7), Some(0.5)));
+        assert_eq!((lag.extract.lag_bytes, lag.extract.lag_seconds), (None, None));
+        assert_eq!((lag.lag_seconds, lag.extract.state), (None, Some(State::Running)));
         assert_eq!((lag.lag_bytes, lag.source_silent.as_deref()), (None, Some("refused")));
     }
 

@@ -29,7 +29,7 @@ pub use teardown::{teardown, teardown_plan};
 
 use crate::blocker::Blocker;
 use crate::configuration::{Configuration, Flow, Login, TableName};
-use crate::end::{As, End};
+use crate::end::{As, End, refuse_own_source};
 use crate::error::Error;
 use crate::selection::Selection;
 use crate::sequence::{self, Sequence};
@@ -196,6 +196,8 @@ pub(crate) async fn reading(end: &End<'_>) -> Result<Session, Error> {
 async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Statement>, Error> {
     let (source, target) = (End::source(configuration, flow)?, End::target(configuration, flow)?);
     let session = reading(&source).await?;
+    let at_the_target = reading(&target).await?;
+    refuse_own_source(flow, (&source, &session), (&target, &at_the_target)).await?;
     let ask = |error| source.failed("read the catalog", error);
     let survey = Survey::of(&session, flow).await.map_err(ask)?;
     if survey.selection.published.is_empty() {
@@ -217,10 +219,12 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
             plan.push(Statement::new(&source, As::Admin, publication::comment(&flow.publication), why));
         }
     }
-    plan.extend(at_target(&target, flow, &survey).await?);
+    plan.extend(at_target(&at_the_target, &target, flow, &survey).await?);
     plan.extend(conflicts::plan(&source, &target, flow, &survey).await?);
     plan.extend(ddl::plan(configuration, &source, &target, flow, &survey).await?);
-    if catalog::slot(&session, &flow.slot).await.map_err(ask)?.is_none() {
+    // A flow whose turn it is not has no slot: it would keep log that nobody reads.
+    let begins = !configuration.is_reverse(flow);
+    if begins && catalog::slot(&session, &flow.slot).await.map_err(ask)?.is_none() {
         // Run through the replication connection, which also exports the slot's snapshot.
         let facts = catalog::server_facts(&session).await.map_err(ask)?;
         let failover = flow.failover_slot && facts.version_num >= FAILOVER_SLOTS;
@@ -240,11 +244,15 @@ pub(crate) const FAILOVER_SLOTS: u32 = 170_000;
 /// Marks the one statement that is not run as it is printed.
 const SLOT_WHY: &str = "the slot keeps what Extract has not read; the trail begins where it does";
 
-async fn at_target(target: &End<'_>, flow: &Flow, survey: &Survey) -> Result<Vec<Statement>, Error> {
-    let session = reading(target).await?;
+async fn at_target(
+    session: &Session,
+    target: &End<'_>,
+    flow: &Flow,
+    survey: &Survey,
+) -> Result<Vec<Statement>, Error> {
     let ask = |error| target.failed("read the catalog", error);
-    let mut plan = roles(&session, target).await?;
-    let lacks = survey.lacking_at_target(&session, target.own_login(), flow).await.map_err(ask)?;
+    let mut plan = roles(session, target).await?;
+    let lacks = survey.lacking_at_target(session, target.own_login(), flow).await.map_err(ask)?;
     plan.extend(given(target, lacks));
     let origin = Origin::name_for(&flow.name)?;
     const EXISTS: &str =
@@ -275,7 +283,7 @@ async fn roles(session: &Session, end: &End<'_>) -> Result<Vec<Statement>, Error
         .await
         .map_err(|error| end.failed("look for the role", error))?;
     let source = &login.password;
-    let has_password = source.file.is_some() || source.variable.is_some();
+    let has_password = source.is_configured()?;
     let mut plan: Vec<_> = given(end, lack.into_iter().collect()).collect();
     let is_new = plan.iter().any(|statement| statement.sql.starts_with("CREATE ROLE"));
     if has_password && (is_new || password_is_refused(session, end).await?) {

@@ -1,6 +1,7 @@
 //! A statement that set-up or tear-down runs at a server, and that can be read before.
 
 use std::fmt;
+use std::path::Path;
 
 use irongate_postgres::sql::{quote_identifier, quote_literal};
 
@@ -43,6 +44,9 @@ impl Statement {
         let from = match source {
             PasswordSource { file: Some(file), .. } => format!("file \"{}\"", file.display()),
             PasswordSource { variable: Some(variable), .. } => format!("variable \"{variable}\""),
+            PasswordSource { passfile: Some(endpoint), .. } => {
+                format!("passfile \"{}\"", endpoint.passfile().unwrap_or(Path::new("")).display())
+            }
             PasswordSource { .. } => "nowhere".to_owned(),
         };
         // A comment: whoever feeds the printed statements to psql must not set these words as a password.

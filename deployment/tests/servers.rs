@@ -14,6 +14,8 @@ mod conflicts;
 mod faults;
 #[path = "servers/instantiate.rs"]
 mod instantiate;
+#[path = "servers/operation.rs"]
+mod operation;
 #[path = "servers/server.rs"]
 mod server;
 #[path = "servers/setup.rs"]

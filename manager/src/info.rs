@@ -6,7 +6,7 @@ use irongate_checkpoint::{Counters, Program, State, Status, read_status};
 use serde::{Deserialize, Serialize};
 
 use crate::supervisor::{Phase, Wish};
-use crate::watch::Seen;
+use crate::watch::{FlowView, Seen};
 
 /// What a manager knows of itself and its groups at one moment, without looking at a file.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -77,6 +77,9 @@ pub struct GroupInfo {
     /// What it has done since it started.
     #[serde(default)]
     pub counters: Counters,
+    /// Of a Replicat: changes that wait in its flow's error queue, as far as they are counted.
+    #[serde(default)]
+    pub errors_pending: Option<u64>,
 }
 
 /// What a manager shows.
@@ -118,7 +121,8 @@ pub(crate) fn info(state_directory: &Path, overview: &Overview, seen: &Seen) -> 
                 None
             }
         };
-        groups.push(shown(group, status));
+        let view = seen.flows.iter().find(|view| view.name == group.flow);
+        groups.push(shown(group, status, view));
     }
     for group in &groups {
         if group.wish == Wish::Run && !group.state.is_live() {
@@ -147,7 +151,25 @@ pub(crate) fn info(state_directory: &Path, overview: &Overview, seen: &Seen) -> 
     }
 }
 
-fn shown(group: &GroupOverview, status: Option<Status>) -> GroupInfo {
+/// How far a group is behind. What it says itself holds while it works; what has ended, or tries to get over an error, has
+/// said it of another time, and then it is what the watch measures, or unknown.
+fn lag(program: Program, own: Option<&Status>, view: Option<&FlowView>) -> (Option<u64>, Option<f64>) {
+    if program == Program::Extract && view.is_some_and(|view| view.source_silent.is_some()) {
+        return (None, None);
+    }
+    if let Some(own) = own.filter(|own| own.state.is_live() && own.error.is_none()) {
+        return (own.lag_bytes, own.lag_seconds);
+    }
+    let stage = view.map(|view| match program {
+        Program::Extract => view.extract,
+        Program::Pump => view.pump,
+        Program::Replicat => view.replicat,
+        _ => Default::default(),
+    });
+    stage.map_or((None, None), |stage| (stage.lag_bytes, stage.lag_seconds))
+}
+
+fn shown(group: &GroupOverview, status: Option<Status>, view: Option<&FlowView>) -> GroupInfo {
     let pid = group.phase.pid();
     // What an earlier process said of its life says nothing of this one.
     let own = status.as_ref().filter(|status| pid.is_some() && Some(status.pid) == pid);
@@ -180,12 +202,21 @@ fn shown(group: &GroupOverview, status: Option<Status>) -> GroupInfo {
             (None, None) => "waiting for the next attempt".to_owned(),
         },
         Phase::Off => match (&group.abended, &group.hold) {
-            (Some(_), _) => "abended".to_owned(),
+            (Some(failure), _) => format!("abended: {}", failure.message),
             (None, Some(reason)) if group.wish == Wish::Run => format!("held back: {reason}"),
-            _ if status.is_none() => "never started".to_owned(),
-            _ => "stopped".to_owned(),
+            _ => match &status {
+                None => "never started".to_owned(),
+                Some(status) => match &status.error {
+                    // Its own last word, which outlives that it was stopped since.
+                    Some(failure) if status.state == State::Abended && failure.message != status.doing => {
+                        format!("stopped; it had abended: {}", failure.message)
+                    }
+                    _ => "stopped".to_owned(),
+                },
+            },
         },
     };
+    let (lag_bytes, lag_seconds) = lag(group.program, own, view);
     let said = status.as_ref().filter(|_| state != State::Stopped).and_then(|status| status.error.clone());
     let failure = group.abended.clone().or(said);
     let (error, hint) = failure.map_or((None, None), |failure| (Some(failure.message), failure.hint));
@@ -194,8 +225,8 @@ fn shown(group: &GroupOverview, status: Option<Status>) -> GroupInfo {
         flow: group.flow.clone(),
         program: group.program,
         state,
-        lag_bytes: status.as_ref().and_then(|status| status.lag_bytes),
-        lag_seconds: status.as_ref().and_then(|status| status.lag_seconds),
+        lag_bytes,
+        lag_seconds,
         position: status.as_ref().and_then(|status| status.position).map(|position| position.to_string()),
         since: status.as_ref().map(|status| status.since.to_string()),
         doing,
@@ -206,6 +237,9 @@ fn shown(group: &GroupOverview, status: Option<Status>) -> GroupInfo {
         deaths: group.deaths,
         starts: group.starts,
         held: group.hold.clone(),
+        errors_pending: view
+            .filter(|_| group.program == Program::Replicat)
+            .and_then(|view| view.errors_pending),
         counters: status.map(|status| status.counters).unwrap_or_default(),
     }
 }
@@ -242,7 +276,7 @@ mod tests {
     fn the_state_is_that_of_the_process_and_not_of_its_predecessor() {
         let running = || Phase::Running { pid: 5, since: Duration::ZERO };
         let of = |phase, status| {
-            let shown = shown(&group(phase), status);
+            let shown = shown(&group(phase), status, None);
             (shown.state, shown.doing)
         };
         assert_eq!(of(running(), Some(status(5, State::Running))), (State::Running, "reading".into()));
@@ -257,11 +291,43 @@ mod tests {
         );
         let mut waiting = group(Phase::BackOff { until: Duration::ZERO });
         waiting.next_attempt = Some(2.3);
-        let shown_waiting = shown(&waiting, None);
+        let shown_waiting = shown(&waiting, None, None);
         assert_eq!(
             (shown_waiting.state, shown_waiting.doing.as_str()),
             (State::Abended, "next attempt in 3 s")
         );
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_shown_as_nothing() {
+        let running = || group(Phase::Running { pid: 5, since: Duration::ZERO });
+        let mut said = status(5, State::Running);
+        (said.lag_bytes, said.lag_seconds) = (Some(0), Some(0.0));
+        let mut view = FlowView::default();
+        view.extract.lag_bytes = Some(70);
+        let lag = |group: &GroupOverview, said: &Status, view: &FlowView| {
+            let shown = shown(group, Some(said.clone()), Some(view));
+            (shown.lag_bytes, shown.lag_seconds)
+        };
+        assert_eq!(lag(&running(), &said, &view), (Some(0), Some(0.0)));
+        // It ended, or tries to get over something: its word is old, and the watch's is not.
+        assert_eq!(lag(&group(Phase::Off), &said, &view), (Some(70), None));
+        said.error = Some(Failure { message: "refused".into(), hint: None, transient: true });
+        assert_eq!(lag(&running(), &said, &view), (Some(70), None));
+        said.error = None;
+        view.source_silent = Some("refused".into());
+        assert_eq!(lag(&running(), &said, &view), (None, None), "also before Extract has noticed");
+    }
+
+    #[test]
+    fn what_was_stopped_says_that_it_had_abended() {
+        let mut stopped = group(Phase::Off);
+        stopped.wish = Wish::Stop;
+        let mut last = status(5, State::Abended);
+        last.error = Some(Failure { message: "no slot".into(), hint: None, transient: false });
+        let shown = shown(&stopped, Some(last), None);
+        assert_eq!((shown.state, shown.error), (State::Stopped, None));
+        assert_eq!(shown.doing, "stopped; it had abended: no slot");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::http::Http;
 use crate::info::{GroupOverview, Overview};
 use crate::process::Handle;
 use crate::report::Reports;
-use crate::settings::{Difference, ManagerSettings};
+use crate::settings::{Difference, InForce, MANAGER, ManagerSettings};
 use crate::supervisor::{Answer, Desired, Event, Exit, Phase, Refusal, Supervisor, Word};
 use crate::systemd::Systemd;
 use crate::watch::{Concern, Seen, Watch, WatchSettings};
@@ -136,6 +136,8 @@ struct Running {
     begin: Instant,
     since: String,
     processes: BTreeMap<String, (u32, Handle)>,
+    /// What the file said when each of them began, and the manager.
+    in_force: InForce,
     starts: BTreeMap<String, u64>,
     reports: Reports,
     log: EventLog,
@@ -220,11 +222,13 @@ impl Manager {
             Some(remote) => Some(RemoteServer::bind(remote, shared).await?),
             None => None,
         };
+        let in_force = InForce::from([(MANAGER.to_owned(), settings.keys.clone())]);
         let mut running = Running {
             supervisor: Supervisor::new(settings.restart, settings.stop_limit, settings.rules(), desired),
             begin: Instant::now(),
             since: Timestamp::now().to_string(),
             processes: BTreeMap::new(),
+            in_force,
             starts: BTreeMap::new(),
             reports,
             log,

@@ -113,6 +113,11 @@ pub const METRICS: &[Metric] = &[
         STAGE,
         "How long the oldest of what is still to go has been waiting at a stage, measured by the manager.",
     ),
+    gauge(
+        "irongate_flow_errors_pending",
+        FLOW,
+        "Changes that wait in the flow's error queue, counted up to 10000; served where its Replicat runs.",
+    ),
     gauge("irongate_source_up", FLOW, "1 if the source answered at the last look, else 0."),
     gauge("irongate_slot_active", SLOT, "1 if somebody streams from the slot, else 0."),
     gauge("irongate_slot_lost", SLOT, "1 if nothing can be read from the slot any more, else 0."),
@@ -265,6 +270,7 @@ fn add_flow(page: &mut Page, site: &str, flow: &FlowView) {
         page.maybe("irongate_flow_lag_seconds", &labels, lag.lag_seconds);
     }
     let labels = [site, flow.name.as_str()];
+    page.maybe("irongate_flow_errors_pending", &labels, flow.errors_pending.map(|count| count as f64));
     if flow.slot.is_some() || flow.source_silent.is_some() {
         page.add("irongate_source_up", &labels, truth(flow.source_silent.is_none()));
     }

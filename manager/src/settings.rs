@@ -11,12 +11,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::Program;
+use irongate_checkpoint::{Failure, Program};
 use irongate_deployment::configuration::{Concerns, HookName, HookOptions};
 use irongate_postgres::Endpoint;
 use irongate_pump::LinkSettings;
 
 pub use difference::Difference;
+pub(crate) use difference::{InForce, MANAGER};
 
 use crate::error::Error;
 use crate::event::Severity;
@@ -78,6 +79,22 @@ pub struct GroupSpec {
     pub executable: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// What people are told who start it when it is not its turn; of a flow that only a switchover starts.
+    pub turn: Option<String>,
+}
+
+impl GroupSpec {
+    /// The failure of its process with a hint that suits a flow whose turn it is not: set-up makes nothing for it, and
+    /// it is not loaded either.
+    pub(crate) fn in_turn(&self, failure: Failure) -> Failure {
+        const OF_OTHERS: [&str; 3] = ["irongate setup", "irongate instantiate", "irongate reinstate"];
+        match (&self.turn, &failure.hint) {
+            (Some(turn), Some(hint)) if OF_OTHERS.iter().any(|words| hint.contains(words)) => {
+                Failure { hint: Some(format!("{turn}: {hint}")), ..failure }
+            }
+            _ => failure,
+        }
+    }
 }
 
 /// What of a flow is watched here.
@@ -103,6 +120,10 @@ pub struct FlowWatch {
     pub purge: Option<Purge>,
     /// How often the source is made to write a heartbeat; never if `None`.
     pub heartbeat: Option<Duration>,
+    /// The database that is written, with Replicat's role; only where Replicat runs here. Its error queue is counted.
+    pub target: Option<Endpoint>,
+    /// How often the other site's heartbeat comes, where the flow comes from one and ends here.
+    pub expects: Option<Duration>,
     /// How the source's sequences are followed; not at all if `None`.
     pub sequences: Option<SequenceWatch>,
     /// How its ends are compared in the background while its Replicat runs here; not at all if `None`.
@@ -185,11 +206,16 @@ pub struct Thresholds {
     /// Free bytes of a trail's disk: here less is worse. At `critical` Extract is stopped, and started again when there
     /// are a fifth more.
     pub trail_free_bytes: Option<Threshold>,
+    /// Changes that wait in a flow's error queue.
+    pub errors_pending: Option<Threshold>,
     /// What is left of a certificate's time in seconds: here less is worse.
     pub certificate_seconds: Option<Threshold>,
     /// How often in a row a value must be too much before an alarm is raised.
     pub patience: u32,
 }
+
+/// One change that waits is a difference between the sites; a hundred are a cause that somebody has to find.
+pub(crate) const ERRORS_PENDING: Threshold = Threshold { warning: 1.0, critical: 100.0 };
 
 impl Default for Thresholds {
     fn default() -> Self {
@@ -202,6 +228,7 @@ impl Default for Thresholds {
             slot_retained_bytes: Some(Threshold { warning: 8.0 * GIB, critical: 32.0 * GIB }),
             slot_safe_bytes: Some(Threshold { warning: 2.0 * GIB, critical: 512.0 * MIB }),
             trail_free_bytes: Some(Threshold { warning: 2.0 * GIB, critical: 512.0 * MIB }),
+            errors_pending: Some(ERRORS_PENDING),
             certificate_seconds: Some(Threshold { warning: 30.0 * DAY, critical: 7.0 * DAY }),
             patience: 2,
         }

@@ -9,6 +9,7 @@ mod certificate;
 mod heartbeat;
 mod measure;
 mod purge;
+mod queue;
 mod sequences;
 mod slot;
 
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use alarm::{Alarm, AlarmKind, Concern};
+pub use queue::MOST_ERRORS;
 
 use crate::event::Notice;
 use crate::settings::{FlowWatch, Thresholds};
@@ -95,6 +97,15 @@ pub struct FlowView {
     pub slot: Option<SlotView>,
     /// Why the source could not be asked.
     pub source_silent: Option<String>,
+    /// For how long it has been silent, in seconds.
+    #[serde(default)]
+    pub silent_seconds: Option<f64>,
+    /// For how long nothing has come from the other site, in seconds; only where something should come all the time.
+    #[serde(default)]
+    pub quiet_seconds: Option<f64>,
+    /// Changes that wait in the error queue at the target, counted up to [`MOST_ERRORS`]; only where Replicat runs here.
+    #[serde(default)]
+    pub errors_pending: Option<u64>,
     /// Why the files here could not be read.
     pub trouble: Option<String>,
     /// When the last heartbeat was written at the source, in RFC 3339 and UTC.

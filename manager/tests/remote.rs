@@ -79,6 +79,7 @@ impl World {
             autostart: true,
             executable: env!("CARGO_BIN_EXE_play-a-part").into(),
             arguments: words,
+            turn: None,
         }];
         settings.remote = Some(Remote {
             site: "secondary".to_owned(),

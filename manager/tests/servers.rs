@@ -48,6 +48,8 @@ impl Site {
             site: None,
             slot: Some(SLOT.into()),
             purge: None,
+            target: None,
+            expects: None,
             heartbeat: Some(Duration::from_millis(100)),
             sequences: None,
             compare: None,

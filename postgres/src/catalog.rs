@@ -22,7 +22,8 @@ pub use index::{ForeignKey, Index, IndexKind};
 pub use publication::{Publication, PublishedTable, publication, publication_tables};
 pub use sequence::{Counting, Sequence, Stand, sequences, set as set_sequences, stands};
 pub use server::{
-    RoleFacts, ServerFacts, current_wal_flush_lsn, current_wal_lsn, role_facts, server_facts, setting,
+    DatabaseIdentity, RoleFacts, ServerFacts, current_wal_flush_lsn, current_wal_lsn, database_identity,
+    role_facts, server_facts, setting,
 };
 pub use slot::{SlotFacts, slot, slots};
 pub use structure::{

@@ -184,6 +184,26 @@ impl Endpoint {
         self.connect_timeout
     }
 
+    /// The endpoint's own passfile, if one is named.
+    pub fn passfile(&self) -> Option<&Path> {
+        self.passwords.passfile.as_deref()
+    }
+
+    /// The password that the endpoint's own passfile has for its role at the first of its servers that a line fits;
+    /// `None` without a passfile or such a line.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a passfile that is missing, that others can read, or that is damaged.
+    pub fn passfile_password(&self) -> Result<Option<Vec<u8>>, Error> {
+        let Some(path) = self.passfile() else { return Ok(None) };
+        for host in &self.hosts {
+            if let Some(password) = password::in_passfile(path, host, &self.database, &self.user)? {
+                return Ok(Some(password));
+            }
+        }
+        Ok(None)
+    }
+
     /// The file that holds the password, if one is named.
     pub fn password_file(&self) -> Option<&Path> {
         self.passwords.file.as_deref()

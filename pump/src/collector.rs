@@ -248,7 +248,7 @@ impl Site {
     }
 
     fn show(&self, publisher: &Publisher) {
-        let connected = self.flows.iter().filter(|flow| flow.is_held()).count();
+        let (connected, missing): (Vec<_>, Vec<_>) = self.flows.iter().partition(|flow| flow.is_held());
         let held_back = self.flows.iter().find_map(|flow| locked(&flow.held_back).clone());
         let (mut counts, mut bytes) = (Counts::default(), 0);
         for flow in &self.flows {
@@ -263,10 +263,22 @@ impl Site {
             bytes += facts.bytes;
         }
         publisher.update(|status| {
-            status.doing = format!("{connected} of {} flows connected", self.flows.len());
+            status.doing = connection(connected.len(), &missing);
             status.error.clone_from(&held_back);
             fill(status, &counts, bytes);
         });
+    }
+}
+
+/// How many flows are connected, and which are not: such as one that only a switchover starts.
+fn connection(connected: usize, missing: &[&Flow]) -> String {
+    let all = connected + missing.len();
+    let names: Vec<_> = missing.iter().map(|flow| flow.settings.flow.as_str()).collect();
+    match names.as_slice() {
+        [] => format!("{connected} of {all} flows connected"),
+        names => {
+            format!("{connected} of {all} flows connected; whose pump does not run: {}", names.join(", "))
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 flow: (*flow).to_owned(),
                 group: "bench-replicat".to_owned(),
                 target: uri.parse().expect("the parent gives a sound address"),
+                source: None,
                 trail: trail.into(),
                 trail_may_come: false,
                 state_directory: state.into(),

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use irongate_apply::{
-    Action, Conflicts, Error, MISSING, Policies, Policy, ReplicatSettings, RowError, Rule, TableRule,
-    conflict_setup, tombstone_triggers,
+    Action, Conflicts, Error, MISSING, Policies, Policy, Replicat, ReplicatSettings, RowError, Rule,
+    TableRule, conflict_setup, tombstone_triggers,
 };
 use irongate_tests::Server;
-use irongate_trail::{CommitLsn, Lsn, Relation, ReplicaIdentity, Timestamp};
+use irongate_trail::{
+    CommitLsn, Directory, Lineage, Lsn, Relation, ReplicaIdentity, ResumeLsn, Timestamp, Writer,
+    WriterOptions,
+};
 
 use super::support::{Bench, Op, relation, tuple};
 
@@ -171,4 +174,56 @@ async fn where_both_sites_write_a_commit_of_the_future_is_waited_for_and_a_wrong
     let waited =
         "SELECT pg_xact_commit_timestamp(xmin) > (SELECT commit_time FROM irongate.checkpoint) FROM t";
     assert_eq!(bench.server.scalar("target", waited).await, "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flow_into_its_own_source_is_refused_before_a_row_is_written() {
+    use irongate_checkpoint::{Applied, CheckpointTable, State, read_status};
+    let bench = bench().await;
+    let client = bench.server.client("target").await;
+    let identity = irongate_postgres::catalog::database_identity(&client).await.unwrap();
+    let lineage = Lineage { system_identifier: identity.system_identifier, ..Lineage::default() };
+    let trail = bench.dir.path().join("own");
+    let storage = Arc::new(Directory::create(&trail).unwrap());
+    drop(Writer::create(storage, WriterOptions::new("f", lineage), ResumeLsn(Lsn(0x1000))).unwrap());
+    let table = CheckpointTable::prepare(&client, "f").await.unwrap();
+    table.remove(&client).await.unwrap();
+    let applied = Applied { lineage, end_lsn: ResumeLsn(Lsn(0x1000)), epoch: 1, ..Applied::default() };
+    table.initialise(&client, &applied).await.unwrap();
+    let with_source = |database: &str| {
+        let source = bench.server.uri("postgres", database).parse().unwrap();
+        ReplicatSettings { trail: trail.clone(), source: Some(source), ..bench.settings() }
+    };
+    let stop = || tokio::time::sleep(Duration::from_secs(2));
+    // By another address than the target's: over TCP, and not by the socket.
+    let error = Replicat::new(with_source("target")).run(stop()).await.unwrap_err();
+    assert!(matches!(&error, Error::OwnSource { .. }) && !error.is_transient(), "{error}");
+    assert!(error.to_string().contains(&format!("{}", bench.server.port())), "{error}");
+    let status = read_status(&bench.dir.path().join("state"), "f-replicat").unwrap().unwrap();
+    assert_eq!(status.state, State::Abended);
+    // Another database of the same cluster is none of its own, and a source that is silent is no reason to stop.
+    Replicat::new(with_source("postgres")).run(stop()).await.unwrap();
+    let silent = "host=127.0.0.1 port=1 user=nobody dbname=nothing".parse().unwrap();
+    let settings = ReplicatSettings { source: Some(silent), ..with_source("postgres") };
+    Replicat::new(settings).run(stop()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replicat_that_abends_at_once_is_shown_where_the_one_before_was() {
+    use irongate_checkpoint::read_status;
+    let mut bench = bench().await;
+    for id in 1..=5 {
+        bench.transaction(&[insert(&id.to_string(), "good")]);
+    }
+    let state = bench.dir.path().join("state");
+    let stop = || tokio::time::sleep(Duration::from_secs(2));
+    Replicat::new(bench.settings()).run(stop()).await.unwrap();
+    let before = read_status(&state, "f-replicat").unwrap().unwrap().position.unwrap();
+    bench.transaction(&[insert("6", "bad")]);
+    for _ in 0..2 {
+        Replicat::new(bench.settings()).run(stop()).await.unwrap_err();
+        let after = read_status(&state, "f-replicat").unwrap().unwrap();
+        assert!(after.position.unwrap() >= before, "{:?} and {before:?}", after.position);
+        assert!(after.commit_lsn.is_some(), "so that the watch can say how far it is behind");
+    }
 }

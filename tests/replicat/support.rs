@@ -102,6 +102,7 @@ impl Bench {
             flow: "f".to_owned(),
             group: "f-replicat".to_owned(),
             target: self.server.socket_uri("postgres", "target").parse::<Endpoint>().unwrap(),
+            source: None,
             trail: self.trail().to_owned(),
             trail_may_come: false,
             state_directory: self.dir.path().join("state"),

@@ -113,6 +113,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         flow: name.to_owned(),
         group: format!("{name}_r"),
         target: Endpoint::parse(target).expect("an address of the harness"),
+        source: None,
         trail: dir.join(name),
         trail_may_come: false,
         state_directory: dir.join("state"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{Applied, Failure, GroupLock, Program, Publisher, State, Status};
-use irongate_trail::{Directory, Mark, Source, Storage, Timestamp};
+use irongate_trail::{Directory, Mark, Position, Source, Storage, Timestamp};
 
 use super::{Applier, Step, TrailDirectory};
 use crate::error::Error;
@@ -80,6 +80,7 @@ impl Replicat {
             publisher,
             registered: None,
             settled: None,
+            before: Position::default(),
         };
         let mut shutdown = std::pin::pin!(shutdown);
         let mut attempt = 0;
@@ -151,6 +152,8 @@ struct Run<'a> {
     publisher: &'a Publisher,
     registered: Option<irongate_checkpoint::Mark>,
     settled: Option<Instant>,
+    /// Where an earlier Replicat of this group was, by its own mark in this trail.
+    before: Position,
 }
 
 impl Run<'_> {
@@ -160,7 +163,10 @@ impl Run<'_> {
         attempt: &mut u32,
     ) -> Result<(), Error> {
         self.applier.begin().await?;
+        super::apart::refuse_own_source(self.settings, self.applier.applied().lineage).await?;
         *attempt = 0;
+        self.before = self.registered_position()?;
+        self.publish("applying");
         self.publisher.state(State::Running, "applying");
         tracing::info!(group = %self.settings.group, from = %self.applier.applied().end_lsn, "replicat started");
         loop {
@@ -225,6 +231,18 @@ impl Run<'_> {
         Ok(readers.iter().any(|(name, _)| *name == self.settings.group))
     }
 
+    /// Where an earlier Replicat of this group has said that it is, if that was behind the same transaction: a trail that
+    /// was begun anew has places of its own.
+    fn registered_position(&self) -> Result<Position, Error> {
+        let readers = irongate_trail::readers(&*self.storage)?;
+        let own = readers.into_iter().find(|(name, _)| *name == self.settings.group);
+        let resume = self.applier.applied().end_lsn;
+        Ok(own
+            .filter(|(_, mark)| mark.resume_lsn <= resume)
+            .map(|(_, mark)| mark.position)
+            .unwrap_or_default())
+    }
+
     fn publish(&self, doing: &str) {
         let (applied, totals) = (self.applier.applied(), self.applier.totals());
         let durable = self.applier.source().map(Source::durable).unwrap_or_default();
@@ -235,7 +253,8 @@ impl Run<'_> {
                 doing.clone_into(&mut status.doing);
             }
             status.error = None;
-            status.position = Some(self.applier.high().position);
+            // A reader that has just begun stands at the head of a file, however far the Replicat before it was.
+            status.position = Some(self.applier.high().position.max(self.before));
             status.resume_lsn = Some(applied.end_lsn.0);
             status.commit_lsn = Some(applied.commit_lsn.0);
             status.last_commit_time = Some(applied.commit_time);

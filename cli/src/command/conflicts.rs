@@ -50,7 +50,7 @@ fn list(global: &Global, flow: &Flow, conflicts: &[Conflict]) -> anyhow::Result<
         return output::json(&json!({ "flow": flow.name, "conflicts": conflicts }));
     }
     if conflicts.is_empty() {
-        return Ok(output::text(format_args!("flow \"{}\" has met no conflict", flow.name))?);
+        return Ok(output::text(format_args!("flow \"{}\" has no conflict on record", flow.name))?);
     }
     let mut table = output::table(&[">ID", "TABLE", "KEY", "KIND", "POLICY", "WON", "COMMIT", "FOUND"]);
     for conflict in conflicts {

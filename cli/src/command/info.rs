@@ -1,14 +1,19 @@
 //! `irongate info`.
 
+use std::time::Duration;
+
 use irongate_checkpoint::{Program, State, Status, read_status};
 use irongate_deployment::Group;
-use irongate_manager::GroupInfo;
 use irongate_manager::compare::{LastCompare, last};
+use irongate_manager::{Control, GroupInfo, Info};
 use serde::Serialize;
 
 use super::{Here, sites};
 use crate::arguments::{Global, Names};
 use crate::output;
+
+/// How long the manager of this site may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A group as JSON shows it; the names are a contract.
 #[derive(Serialize)]
@@ -27,6 +32,8 @@ struct Shown {
     error: Option<String>,
     hint: Option<String>,
     pid: Option<u32>,
+    /// Of a Replicat with a manager: changes that wait in the error queue.
+    errors_pending: Option<u64>,
     #[serde(skip)]
     since_short: Option<String>,
 }
@@ -49,6 +56,7 @@ fn shown(group: &Group<'_>, status: Option<Status>) -> Shown {
         error: None,
         hint: None,
         pid: None,
+        errors_pending: None,
         since_short: None,
     };
     if let Some(status) = status {
@@ -66,7 +74,14 @@ fn shown(group: &Group<'_>, status: Option<Status>) -> Shown {
     shown
 }
 
-/// A group as its manager at another site shows it.
+/// What the manager of this site says, which knows of its groups more than their last words: what people wish of them.
+/// Without one that answers soon, these words are all there is.
+async fn managed(here: &Here) -> Option<Info> {
+    let control = Control::of(&here.configuration.state_directory, here.site()?);
+    control.with_patience(PATIENCE).info().await.ok()
+}
+
+/// A group as its manager shows it.
 fn shown_there(site: &str, group: GroupInfo) -> Shown {
     Shown {
         name: group.name,
@@ -83,6 +98,7 @@ fn shown_there(site: &str, group: GroupInfo) -> Shown {
         error: group.error,
         hint: group.hint,
         pid: group.pid,
+        errors_pending: group.errors_pending,
     }
 }
 
@@ -104,9 +120,13 @@ fn compares(here: &Here, groups: &[Shown], there: Vec<LastCompare>) -> anyhow::R
 pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let mut groups = Vec::new();
+    let managed = managed(&here).await;
     for group in here.configuration.select_groups(&names.names, here.site())? {
-        let status = read_status(&here.configuration.state_directory, &group.name)?;
-        groups.push(shown(&group, status));
+        let known = managed.iter().flat_map(|info| &info.groups).find(|known| known.name == group.name);
+        groups.push(match known {
+            Some(known) => shown_there(group.site, known.clone()),
+            None => shown(&group, read_status(&here.configuration.state_directory, &group.name)?),
+        });
     }
     let others = if names.here { Vec::new() } else { here.others(&names.names)? };
     let asked = here.sites().filter(|_| !others.is_empty());
@@ -154,6 +174,15 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     output::print(&table)?;
     for compare in &compares {
         output::text(format_args!("flow \"{}\" {}", compare.flow, compare.sentence()))?;
+    }
+    for group in &groups {
+        if let Some(waiting) = group.errors_pending.filter(|waiting| *waiting > 0) {
+            let (name, flow) = (&group.name, &group.flow);
+            let changes = output::plural(usize::try_from(waiting).unwrap_or(usize::MAX), "change");
+            output::text(format_args!(
+                "\n{name}: {changes} in the error queue: \"irongate errors list {flow}\""
+            ))?;
+        }
     }
     for group in groups.iter().filter(|group| group.error.is_some()) {
         output::text(format_args!("\n{}: {}", group.name, output::or_dash(group.error.as_ref())))?;

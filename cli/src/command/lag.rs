@@ -65,7 +65,7 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
     for lag in &flows {
         if let Some(reason) = &lag.source_silent {
             output::note(format_args!(
-                "flow \"{}\": the source was not asked, so what Extract said last is shown: {reason}",
+                "flow \"{}\": the source does not answer, so it is not known how far the trail is behind: {reason}",
                 lag.flow
             ));
         }

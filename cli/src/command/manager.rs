@@ -144,12 +144,20 @@ pub(crate) async fn order(global: &Global, word: Word, order: &Order) -> anyhow:
     let sites = Sites::new(&here.configuration, here.known_site()?);
     let question =
         move |control: Control, groups: Vec<String>| async move { control.order(word, &groups, wait).await };
+    let begun = std::time::Instant::now();
     let mut answers = sites.ask(meant, question).await;
     if answers.iter().all(|answered| answered.answer.is_err())
         && let Some(Answered { answer: Err(error), .. }) = answers.drain(..).next()
     {
-        return Err(error.into());
+        return Err(match error {
+            // A name that neither the file nor the manager has.
+            Error::Refused { message, hint, transient: false } if sites.meant(&order.names).is_err() => {
+                End::Usage { message, hint }.into()
+            }
+            error => error.into(),
+        });
     }
+    let took = begun.elapsed();
     let (came, missing) = super::sites::sort(answers);
     let outcomes: Vec<Shown> = came
         .into_iter()
@@ -186,7 +194,23 @@ pub(crate) async fn order(global: &Global, word: Word, order: &Order) -> anyhow:
     if open.is_empty() {
         return Ok(());
     }
-    Err(End::Incomplete(format!("not done after {} s: {}", order.wait, open.join(", "))).into())
+    let failed: Vec<_> = outcomes
+        .iter()
+        .filter(|shown| !shown.outcome.done && shown.outcome.severity == Severity::Error)
+        .map(|shown| shown.outcome.group.as_str())
+        .collect();
+    Err(End::Incomplete(undone(&open, &failed, took)).into())
+}
+
+/// What an order has not come to, and why it is not waited for any longer.
+fn undone(open: &[&str], failed: &[&str], took: Duration) -> String {
+    let took = took.as_secs_f64();
+    if failed.len() == open.len() {
+        return format!("failed after {took:.1} s, see \"irongate info\": {}", failed.join(", "));
+    }
+    let failed =
+        if failed.is_empty() { String::new() } else { format!("; failed of these: {}", failed.join(", ")) };
+    format!("not done after {took:.1} s: {}{failed}", open.join(", "))
 }
 
 /// What was begun, as JSON names it.

@@ -100,7 +100,8 @@ pub(crate) async fn teardown(global: &Global, options: &Teardown) -> anyhow::Res
     let here = Here::load(global)?;
     let flows = here.flows(&options.flows.flows)?;
     if options.print_sql {
-        return print_plan(global, &deployment::teardown_plan(&here.configuration, &flows).await?);
+        let plan = deployment::teardown_plan(&here.configuration, &flows, &mut |event| tell(&event)).await?;
+        return print_plan(global, &plan);
     }
     let done = deployment::teardown(&here.configuration, &flows, &mut |event| tell(&event)).await?;
     if global.json {

@@ -40,9 +40,25 @@ pub struct PasswordSource {
     pub file: Option<PathBuf>,
     /// An environment variable.
     pub variable: Option<String>,
+    /// The address whose passfile may have a line for the role.
+    pub passfile: Option<Box<Endpoint>>,
 }
 
 impl PasswordSource {
+    /// The password in the fitting line of the passfile, if there is one.
+    fn in_passfile(&self) -> Result<Option<Vec<u8>>, crate::Error> {
+        let Some(endpoint) = &self.passfile else { return Ok(None) };
+        endpoint.passfile_password().map_err(|error| crate::Error::Password {
+            place: format!("passfile \"{}\"", endpoint.passfile().unwrap_or(Path::new("")).display()),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Whether a password is configured that a role can be given.
+    pub(crate) fn is_configured(&self) -> Result<bool, crate::Error> {
+        Ok(self.file.is_some() || self.variable.is_some() || self.in_passfile()?.is_some())
+    }
+
     /// Reads the password, to compute what a server stores of it.
     ///
     /// The file's permissions are judged where it is used to log in, not here.
@@ -64,7 +80,7 @@ impl PasswordSource {
             (None, Some(variable)) => Ok(std::env::var_os(variable)
                 .ok_or_else(|| bad(format!("variable \"{variable}\""), "it is not set".into()))?
                 .into_vec()),
-            (None, None) => Ok(Vec::new()),
+            (None, None) => Ok(self.in_passfile()?.unwrap_or_default()),
         }
     }
 }
@@ -74,7 +90,7 @@ impl PasswordSource {
 pub struct Login {
     /// Where and as whom.
     pub endpoint: Endpoint,
-    /// Where its password is configured, as far as that is for this role alone (a passfile serves many).
+    /// Where its password is configured.
     pub password: PasswordSource,
 }
 
@@ -114,11 +130,12 @@ impl AddressSection {
         let passfile = relative(self.passfile);
         let source = |own_file, own_variable: Option<String>| {
             // What is named for one role replaces what is named for both.
-            let own = PasswordSource { file: relative(own_file), variable: own_variable };
+            let own = PasswordSource { file: relative(own_file), variable: own_variable, passfile: None };
             if own == PasswordSource::default() {
                 PasswordSource {
                     file: relative(self.password_file.clone()),
                     variable: self.password_env.clone(),
+                    passfile: None,
                 }
             } else {
                 own
@@ -126,8 +143,11 @@ impl AddressSection {
         };
         let extract_password = source(self.extract_password_file, self.extract_password_env);
         let replicat_password = source(self.replicat_password_file, self.replicat_password_env);
-        let admin_password =
-            PasswordSource { file: relative(self.admin_password_file), variable: self.admin_password_env };
+        let admin_password = PasswordSource {
+            file: relative(self.admin_password_file),
+            variable: self.admin_password_env,
+            passfile: None,
+        };
         for (role, key) in [(&self.extract_role, "extract_role"), (&self.replicat_role, "replicat_role")] {
             if let Some(role) = role {
                 names::review_identifier(problems, role, key);
@@ -150,6 +170,8 @@ impl AddressSection {
             if let Some(passfile) = &passfile {
                 endpoint = endpoint.with_passfile(passfile);
             }
+            let mut password = password;
+            password.passfile = endpoint.passfile().map(|_| Box::new(endpoint.clone()));
             Login { endpoint, password }
         };
         let mut parse = |uri: &Spanned<String>, default_role: Option<&str>| {

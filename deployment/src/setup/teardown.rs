@@ -1,6 +1,8 @@
 //! Tear-down: everything that set-up and the initial load have made is taken away again, the slot first, because it
 //! holds the server's log, and the roles last, because everything else is done in their name.
 
+mod others;
+
 use irongate_checkpoint::{CHECKPOINT_SCHEMA, LOAD_TABLES, Origin, checkpoint_teardown, load_teardown};
 use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_postgres::{Session, catalog};
@@ -12,11 +14,16 @@ use crate::end::{As, End};
 use crate::error::Error;
 use crate::statement::Statement;
 
-/// What tear-down would run for some flows, in its order; nothing is changed.
+/// What tear-down would run for some flows, in its order; nothing is changed. What stays because others use it is told
+/// as a note.
 ///
 /// # Errors
 /// [`Error::Database`] when a server cannot be asked; [`Error::Slot`] for a slot that is in use.
-pub async fn teardown_plan(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Statement>, Error> {
+pub async fn teardown_plan(
+    configuration: &Configuration,
+    flows: &[&Flow],
+    progress: &mut Progress<'_>,
+) -> Result<Vec<Statement>, Error> {
     let (mut early, mut late) = (Vec::new(), Vec::new());
     let mut remaining: Vec<&Flow> = Vec::new();
     for other in configuration.flows.values() {
@@ -30,6 +37,23 @@ pub async fn teardown_plan(configuration: &Configuration, flows: &[&Flow]) -> Re
         early.extend(at_target(&target, flow).await?);
         for end in [source, target] {
             late.extend(of_database(configuration, &end, &remaining).await?);
+        }
+    }
+    for (end, role, users) in others::roles_in_use(configuration, flows).await? {
+        // Rights in the cluster, such as that to set a parameter, go with DROP OWNED in any of its databases.
+        let of_role = [drop_owned(role), drop_role(role)];
+        let is_meant = |statement: &Statement| {
+            of_role.contains(&statement.sql)
+                && configuration
+                    .address(&statement.database, &statement.site)
+                    .is_ok_and(|address| address.same_cluster(end.address))
+        };
+        if late.iter().any(is_meant) {
+            late.retain(|statement| !is_meant(statement));
+            progress(Event::Note(format!(
+                "role \"{role}\" at \"{end}\" and its rights stay: {} of another deployment needs it",
+                users.join(", ")
+            )));
         }
     }
     // A role is dropped after all that its name stands for, in every database of its server.
@@ -84,7 +108,7 @@ pub async fn teardown(
 ) -> Result<Vec<Statement>, Error> {
     let locks: Vec<_> =
         flows.iter().map(|flow| lock_groups(configuration, flow)).collect::<Result<_, _>>()?;
-    let plan = teardown_plan(configuration, flows).await?;
+    let plan = teardown_plan(configuration, flows, progress).await?;
     let mut sessions = Sessions::new(configuration);
     for statement in &plan {
         progress(Event::Statement(statement));
@@ -210,6 +234,7 @@ async fn of_database(
         other.site == end.site && other.database == end.database && other.own() == As::Replicat
     };
     if end.own() == As::Replicat && !ends.iter().any(|other| shared(&other)) {
+        let is_shared = !others::flows_here(configuration, &session, end).await?.is_empty();
         let mut drops = Vec::new();
         for table in ["conflict", "checkpoint", "error_queue", "load"] {
             if has_table(&session, end, table).await? {
@@ -226,6 +251,9 @@ async fn of_database(
         if exists(&session, end, SCHEMA, CHECKPOINT_SCHEMA).await? {
             drops.push(format!("DROP SCHEMA {CHECKPOINT_SCHEMA}"));
         }
+        if is_shared {
+            drops.clear();
+        }
         let why = "no flow ends in this database any more";
         plan.extend(drops.into_iter().map(|sql| Statement::new(end, As::Admin, sql, why)));
     }
@@ -235,10 +263,17 @@ async fn of_database(
     let ours =
         rights::is_ours(&session, role).await.map_err(|error| end.failed("look for the role", error))?;
     if ours && !used {
-        let quoted = quote_identifier(role);
         let why = "no flow logs in as this role any more";
-        plan.push(Statement::new(end, As::Admin, format!("DROP OWNED BY {quoted}"), why));
-        plan.push(Statement::new(end, As::Admin, format!("DROP ROLE {quoted}"), why));
+        plan.push(Statement::new(end, As::Admin, drop_owned(role), why));
+        plan.push(Statement::new(end, As::Admin, drop_role(role), why));
     }
     Ok(plan)
+}
+
+fn drop_owned(role: &str) -> String {
+    format!("DROP OWNED BY {}", quote_identifier(role))
+}
+
+fn drop_role(role: &str) -> String {
+    format!("DROP ROLE {}", quote_identifier(role))
 }

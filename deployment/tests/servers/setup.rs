@@ -190,7 +190,7 @@ async fn tear_down_leaves_the_servers_as_they_were() {
         let before = (world.traces(world.source).await, world.traces(world.target).await);
         world.setup().await;
         assert_ne!(before, (world.traces(world.source).await, world.traces(world.target).await));
-        let statements = teardown_plan(&world.configuration, &[world.flow()]).await.unwrap();
+        let statements = teardown_plan(&world.configuration, &[world.flow()], &mut ignore).await.unwrap();
         assert!(statements[0].sql.contains("pg_drop_replication_slot"), "the slot goes first");
         assert!(statements.last().unwrap().sql.starts_with("DROP ROLE"), "the roles go last");
         let trail = world.configuration.trail(world.flow());
@@ -213,7 +213,7 @@ async fn tear_down_leaves_the_servers_as_they_were() {
             );
         }
         assert!(!trail.exists());
-        assert_eq!(teardown_plan(&world.configuration, &[world.flow()]).await.unwrap(), []);
+        assert_eq!(teardown_plan(&world.configuration, &[world.flow()], &mut ignore).await.unwrap(), []);
         // And it can be set up again.
         assert_eq!(world.setup().await.started.len(), 1);
     }
@@ -291,7 +291,7 @@ async fn what_another_flow_needs_survives_the_tear_down_of_the_first() {
     teardown(&configuration, &[named("_back"), named("_more")], &mut ignore).await.unwrap();
     let roles = format!("SELECT count(*) FROM pg_roles WHERE rolname ~ '^{}_'", world.name);
     assert_eq!(world.ask_source(&roles).await + &world.ask_target(&roles).await, "00");
-    assert_eq!(teardown_plan(&configuration, &flows).await.unwrap(), []);
+    assert_eq!(teardown_plan(&configuration, &flows, &mut ignore).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

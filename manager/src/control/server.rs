@@ -274,7 +274,8 @@ async fn obey(shared: &Shared, word: Word, order: &Order, by: Option<&str>) -> R
 fn outcome(info: &Info, group: &str, said: &Said) -> Outcome {
     use irongate_checkpoint::State;
     let shown = info.groups.iter().find(|shown| shown.name == group);
-    let wants_end = matches!(said.answer, Answer::Stopping | Answer::AlreadyStopped | Answer::Killing);
+    let wants_end =
+        matches!(said.answer, Answer::Stopping | Answer::AlreadyStopped | Answer::Stopped | Answer::Killing);
     let done = match (shown, wants_end) {
         (None, wants_end) => wants_end,
         (Some(shown), true) => shown.pid.is_none(),

@@ -75,12 +75,15 @@ impl Running {
     /// Waits for a process in a task of its own.
     fn keep(&mut self, group: &str, process: Process) {
         let pid = process.pid;
+        // One that was found has begun by an earlier word, which nobody knows: that of now is taken for it.
+        self.in_force.insert(group.to_owned(), self.settings.keys.clone());
         match process.handle() {
             Ok(handle) => {
                 self.processes.insert(group.to_owned(), (pid, handle));
             }
             Err(error) => tracing::error!(group, pid, %error, "no handle to send signals by"),
         }
+        let spec = self.settings.groups.iter().find(|spec| spec.name == group).cloned();
         let (messages, group) = (self.messages.clone(), group.to_owned());
         let (directory, reports) = (self.settings.state_directory.clone(), self.reports.clone());
         tokio::spawn(async move {
@@ -88,7 +91,10 @@ impl Running {
             let name = group.clone();
             let judged =
                 tokio::task::spawn_blocking(move || judge(&directory, &reports, &name, pid, how)).await;
-            if let Ok(exit) = judged {
+            if let Ok(mut exit) = judged {
+                if let Some(spec) = spec {
+                    exit.failure = exit.failure.map(|failure| spec.in_turn(failure));
+                }
                 let _ = messages.send(Message::Ended { group, pid, exit }).await;
             }
         });

@@ -51,7 +51,7 @@ impl Running {
         let new = made.map_err(|_| refused("reading the settings failed", "see the manager's log"))??;
         new.review()?;
         let running: BTreeSet<_> = self.processes.keys().cloned().collect();
-        let difference = self.settings.take_over(new, &running);
+        let difference = self.settings.take_over(new, &running, &self.in_force);
         self.supervisor.set_limits(self.settings.restart, self.settings.stop_limit);
         self.watch.send_replace(watch_settings(&self.settings));
         self.hooks.send_replace(self.settings.hooks.clone());

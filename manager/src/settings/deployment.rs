@@ -92,6 +92,7 @@ impl ManagerSettings {
             slot_retained_bytes: more(bytes(alarms.slot_retained)),
             slot_safe_bytes: less(bytes(alarms.slot_safe)),
             trail_free_bytes: less(bytes(alarms.trail_free)),
+            errors_pending: Some(super::ERRORS_PENDING),
             certificate_seconds: less(seconds(alarms.certificate)),
             patience: alarms.patience,
         };
@@ -140,6 +141,13 @@ fn spec(configuration: &Configuration, site: &str, executable: &Path, group: &Gr
         autostart: group.flow.is_none_or(|flow| flow.autostart),
         executable: executable.to_owned(),
         arguments: words.into_iter().map(OsString::from).collect(),
+        turn: group.flow.filter(|flow| configuration.is_reverse(flow)).map(|flow| {
+            format!(
+                "site \"{}\" writes database \"{}\" in normal mode; this flow is started by a switchover (irongate \
+                 switchover --to {}), which makes what it needs; if site \"{}\" writes already",
+                flow.to, flow.database, flow.from, flow.from
+            )
+        }),
     }
 }
 
@@ -153,6 +161,12 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         Some(_) => Some(configuration.source(flow)?.extract.endpoint.clone()),
         None => None,
     };
+    let replicat = here(Program::Replicat);
+    let target = match &replicat {
+        Some(_) => Some(configuration.target(flow)?.replicat.endpoint.clone()),
+        None => None,
+    };
+    let comes = replicat.is_some() && extract.is_none();
     let is_active_passive = configuration.active_passive().contains(&flow.database.as_str());
     let follows = |every| SequenceWatch { every, flow: flow.clone() };
     let compare = match configuration.manager.compare_interval.filter(|_| here(Program::Replicat).is_some()) {
@@ -167,7 +181,9 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         name: flow.name.clone(),
         trail: Some(configuration.trail(flow)),
         pump: here(Program::Pump),
-        replicat: here(Program::Replicat),
+        replicat,
+        target,
+        expects: configuration.manager.heartbeat_interval.filter(|_| comes),
         slot: extract.as_ref().map(|_| flow.slot.clone()),
         heartbeat: extract.as_ref().and(configuration.manager.heartbeat_interval),
         // Where both sites write, each gives values of its own.

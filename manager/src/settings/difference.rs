@@ -25,7 +25,12 @@ impl Difference {
 
 impl ManagerSettings {
     /// Takes over what may change while a manager runs. `running` are the groups that have a process.
-    pub(crate) fn take_over(&mut self, new: Self, running: &BTreeSet<String>) -> Difference {
+    pub(crate) fn take_over(
+        &mut self,
+        new: Self,
+        running: &BTreeSet<String>,
+        in_force: &InForce,
+    ) -> Difference {
         let mut difference = Difference::default();
         let groups = |difference: &mut Difference| {
             for group in &self.groups {
@@ -81,7 +86,7 @@ impl ManagerSettings {
             let waiting = waiting.map(|(what, _)| format!("{what} changed: restart the manager"));
             difference.needs_restart.extend(waiting);
         } else {
-            compare_keys(&self.keys, &new.keys, running, &mut difference);
+            compare_keys(&self.keys, &new.keys, running, in_force, &mut difference);
         }
         *self = Self {
             groups: new.groups,
@@ -106,21 +111,50 @@ impl ManagerSettings {
     }
 }
 
-/// Tells key by key what is said otherwise, and who has to be started again before it holds.
+/// What the file said, key by key.
+pub(crate) type Keys = BTreeMap<String, Concerns>;
+
+/// What the file said when a group's process began, by group; and when the manager did, under [`MANAGER`].
+pub(crate) type InForce = BTreeMap<String, Keys>;
+
+/// The manager itself, in [`InForce`]: no group has this name.
+pub(crate) const MANAGER: &str = "";
+
+/// Tells key by key what is said otherwise, and who has to be started again before it holds. Who runs by an older word
+/// than the file's is told of at each reload until it was started again, or the file says that word again.
 fn compare_keys(
-    before: &BTreeMap<String, Concerns>,
-    now: &BTreeMap<String, Concerns>,
+    before: &Keys,
+    now: &Keys,
     running: &BTreeSet<String>,
+    in_force: &InForce,
     difference: &mut Difference,
 ) {
-    let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
+    let says = |side: Option<&Concerns>| side.map(|concerns| (concerns.value.clone(), concerns.digest));
+    let names: BTreeSet<_> =
+        before.keys().chain(now.keys()).chain(in_force.values().flat_map(Keys::keys)).collect();
     for name in names {
-        let (old, new) = (before.get(name), now.get(name));
-        let says = |side: Option<&Concerns>| side.map(|concerns| (concerns.value.clone(), concerns.digest));
-        if says(old) == says(new) {
+        let new = now.get(name);
+        let is_news = says(before.get(name)) != says(new);
+        // By whose word it runs: its own, or where that is not known, the one before.
+        let own = |who: &str| in_force.get(who).map_or(before, |keys| keys).get(name);
+        let is_behind = |who: &str| says(own(who)) != says(new);
+        let known = new.or(before.get(name)).or_else(|| in_force.values().find_map(|keys| keys.get(name)));
+        let Some(concerns) = known else { continue };
+        let groups: Vec<_> = concerns
+            .groups
+            .iter()
+            .filter(|group| running.contains(*group) && is_behind(group))
+            .map(String::as_str)
+            .collect();
+        let manager = concerns.manager && is_behind(MANAGER);
+        if !is_news && groups.is_empty() && !manager {
             continue;
         }
-        let Some(concerns) = new.or(old) else { continue };
+        let first = groups.first().copied().or(manager.then_some(MANAGER));
+        let old = first.map_or(before.get(name), own);
+        if is_heading(name, old, now) || new.is_some_and(|_| is_heading(name, new, before)) {
+            continue;
+        }
         let say = |side: Option<&Concerns>| match side {
             None => "not set".to_owned(),
             Some(concerns) if concerns.value.is_empty() => "set".to_owned(),
@@ -134,11 +168,9 @@ fn compare_keys(
         if concerns.setup {
             remedies.push("\"irongate setup\"".to_owned());
         }
-        if concerns.manager {
+        if manager {
             remedies.push("restart the manager".to_owned());
         }
-        let groups: Vec<_> =
-            concerns.groups.iter().filter(|group| running.contains(*group)).map(String::as_str).collect();
         if !groups.is_empty() {
             remedies.push(format!("\"irongate restart {}\"", groups.join(" ")));
         }
@@ -148,6 +180,14 @@ fn compare_keys(
             difference.needs_restart.push(format!("{what}: {}", remedies.join(", then ")));
         }
     }
+}
+
+/// Whether a section that had nothing in it has something on the other side: its keys say what is different.
+fn is_heading(name: &str, side: Option<&Concerns>, other: &Keys) -> bool {
+    let inside = format!("{name}.");
+    side.is_some_and(|concerns| concerns.value.is_empty())
+        && !other.contains_key(name)
+        && other.keys().any(|key| key.starts_with(&inside))
 }
 
 #[cfg(test)]
@@ -169,6 +209,7 @@ mod tests {
             autostart: true,
             executable: PathBuf::from("/bin/true"),
             arguments: Vec::new(),
+            turn: None,
         }
     }
 
@@ -177,7 +218,7 @@ mod tests {
         let mut settings = ManagerSettings::new("main", "/state");
         settings.groups = vec![group("a"), group("b"), group("c")];
         let same = settings.clone();
-        assert!(settings.take_over(same, &BTreeSet::new()).is_empty());
+        assert!(settings.take_over(same, &BTreeSet::new(), &InForce::new()).is_empty());
         let mut new = settings.clone();
         new.groups = vec![group("b"), group("c"), group("d")];
         new.groups[0].autostart = false;
@@ -185,7 +226,7 @@ mod tests {
         new.stop_limit = Duration::from_secs(5);
         new.state_directory = "/elsewhere".into();
         let running = BTreeSet::from(["c".to_owned()]);
-        let difference = settings.take_over(new, &running);
+        let difference = settings.take_over(new, &running, &InForce::new());
         let has = |list: &[String], word: &str| list.iter().any(|text| text.contains(word));
         for word in ["\"a\" is no longer", "\"d\" is new", "\"b\" now waits", "limit for a stop"] {
             assert!(has(&difference.changed, word), "{word}: {difference:?}");
@@ -206,7 +247,7 @@ mod tests {
         let reference = Configuration::reference();
         let running = BTreeSet::from(["csp-extract".to_owned(), "csp-pump".to_owned()]);
         let said = |text: &str| {
-            let difference = at_main(reference).take_over(at_main(text), &running);
+            let difference = at_main(reference).take_over(at_main(text), &running, &InForce::new());
             (difference.changed.join("; "), difference.needs_restart.join("; "))
         };
         let after = |more: &str| said(&format!("{reference}\n{more}"));
@@ -243,5 +284,60 @@ mod tests {
         assert!(!waiting.contains("5433"), "{waiting}");
         let (_, waiting) = said(&reference.replacen("tables = [\"public.*\"]", "tables = [\"public.a\"]", 1));
         assert!(waiting.contains("\"irongate setup\", then \"irongate restart csp-extract\""), "{waiting}");
+    }
+    #[test]
+    fn what_waits_for_a_restart_is_told_until_it_came() {
+        let file = Path::new("/etc/irongate.toml");
+        let at_main = |more: &str| {
+            let text = format!("{}\n{more}", Configuration::reference());
+            let configuration = Configuration::parse(&text, file).unwrap();
+            ManagerSettings::from_configuration(&configuration, "main", Path::new("/bin/irongate")).unwrap()
+        };
+        let running = BTreeSet::from(["csp-extract".to_owned(), "csp-pump".to_owned()]);
+        let mut settings = at_main("");
+        let start = settings.keys.clone();
+        let mut in_force: InForce =
+            ["csp-extract", "csp-pump", MANAGER].map(|who| (who.to_owned(), start.clone())).into();
+        let slow = "[flows.csp.extract]\nretry_delay = \"2s\"";
+        let expected =
+            "flows.csp.extract.retry_delay: not set is now \"2s\": \"irongate restart csp-extract\"";
+        for _ in 0..2 {
+            let difference = settings.take_over(at_main(slow), &running, &in_force);
+            assert_eq!(difference.needs_restart, [expected]);
+            assert_eq!(difference.changed, [""; 0]);
+        }
+        // The word before is in force, and the file says it again.
+        assert_eq!(settings.take_over(at_main(""), &running, &in_force).needs_restart, [""; 0]);
+        assert!(settings.take_over(at_main(""), &running, &in_force).is_empty());
+        settings.take_over(at_main(slow), &running, &in_force);
+        in_force.insert("csp-extract".to_owned(), settings.keys.clone());
+        assert!(settings.take_over(at_main(slow), &running, &in_force).is_empty(), "it was started again");
+    }
+
+    #[test]
+    fn a_section_that_gets_its_first_key_is_told_as_that_key() {
+        let keys = |text: &str| {
+            let concern = |value: &str| Concerns {
+                value: value.to_owned(),
+                groups: vec!["csp-pump".to_owned()],
+                ..Concerns::default()
+            };
+            text.split_whitespace()
+                .map(|pair| pair.split_once('=').unwrap())
+                .map(|(key, value)| (key.to_owned(), concern(value)))
+                .collect::<Keys>()
+        };
+        let running = BTreeSet::from(["csp-pump".to_owned()]);
+        let said = |before: &str, now: &str| {
+            let mut difference = Difference::default();
+            compare_keys(&keys(before), &keys(now), &running, &InForce::new(), &mut difference);
+            difference.needs_restart
+        };
+        let (empty, full) = ("flows.csp.pump=", "flows.csp.pump.compression=9");
+        let restart = "\"irongate restart csp-pump\"";
+        let key = "flows.csp.pump.compression";
+        assert_eq!(said(empty, full), [format!("{key}: not set is now 9: {restart}")]);
+        assert_eq!(said(full, empty), [format!("{key}: 9 is now not set: {restart}")]);
+        assert_eq!(said(empty, ""), [format!("flows.csp.pump: set is now not set: {restart}")]);
     }
 }

@@ -342,3 +342,22 @@ fn what_cannot_be_changes_nothing() {
     assert_eq!(*it.groups(), before);
     assert_eq!(it.say(at(1), "nobody", Word::Start), Err(Refusal::Unknown));
 }
+
+#[test]
+fn a_stop_of_what_has_abended_makes_it_stopped_and_tells_why_it_had() {
+    let mut it = running(Desired::default());
+    let failure = Failure { message: "no slot".into(), hint: None, transient: false };
+    let exit = Exit { how: How::Code(1), failure: Some(failure) };
+    it.handle(at(2), Event::Exited { group: "a".into(), exit });
+    assert!(it.abended("a").is_some());
+    let (answer, effects) = it.say(at(3), "a", Word::Stop).unwrap();
+    assert_eq!((answer, it.abended("a"), it.wish("a")), (Answer::Stopped, None, Wish::Stop));
+    assert!(
+        matches!(&effects[..], [Effect::Save, Effect::Record(told)] if told.text.contains("no slot")),
+        "{effects:?}"
+    );
+    // It is kept, and said once.
+    let mut next = machine(&[("a", true)], it.desired().clone());
+    assert!(acts(next.handle(at(0), Event::Tick)).is_empty());
+    assert_eq!(next.say(at(1), "a", Word::Stop).unwrap().0, Answer::AlreadyStopped);
+}

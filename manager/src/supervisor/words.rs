@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, Phase, Supervisor, Wish, stopping};
+use super::{Effect, Phase, Supervisor, Wish, notice, stopping};
+use crate::event::{Kind, Severity};
 
 /// What a person says about a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,8 @@ pub enum Answer {
     Restarting,
     /// It does not run anyway, and will not.
     AlreadyStopped,
+    /// It had abended, or waited for its next attempt, and is stopped now.
+    Stopped,
     /// Its process was ended.
     Killing,
 }
@@ -63,9 +66,10 @@ impl Supervisor {
         }
         let mut effects = Vec::new();
         let before = self.desired.clone();
+        let has_wish = self.wish(group) == Wish::Run;
         let noted = self.desired.groups.entry(group.to_owned()).or_default();
         noted.wish = Some(if matches!(word, Word::Start | Word::Restart) { Wish::Run } else { Wish::Stop });
-        noted.abended = None;
+        let abended = noted.abended.take();
         if self.desired != before {
             effects.push(Effect::Save);
         }
@@ -86,8 +90,17 @@ impl Supervisor {
                 Answer::Restarting
             }
             (Phase::Off | Phase::BackOff { .. }, Word::Stop | Word::Kill) => {
+                let is_between = matches!(it.phase, Phase::BackOff { .. });
                 it.deaths = 0;
-                Answer::AlreadyStopped
+                match &abended {
+                    Some(failure) => {
+                        let text = format!("stopped; it had abended: {}", failure.message);
+                        effects.push(notice(Severity::Info, group, Kind::Stopped, text));
+                        Answer::Stopped
+                    }
+                    None if is_between && has_wish => Answer::Stopped,
+                    None => Answer::AlreadyStopped,
+                }
             }
             // Settling, or the answer to the launch, does the rest.
             (Phase::Launching | Phase::Running { .. } | Phase::Stopping { .. }, Word::Stop) => {

@@ -46,6 +46,10 @@ pub enum AlarmKind {
     TrailDisk,
     /// The source does not answer.
     SourceSilent,
+    /// Nothing comes from the other site.
+    OtherSiteQuiet,
+    /// Changes wait in the error queue.
+    ErrorQueue,
     /// A certificate of this site ends soon, has ended, or cannot be read.
     Certificate,
     /// Files of ours cannot be read.
@@ -187,13 +191,26 @@ impl Alarms {
         };
         value(SlotRetained, retained, thresholds.slot_retained_bytes, More, "its slot keeps log of");
         value(SlotSafe, safe, thresholds.slot_safe_bytes, Less, "its slot is lost after");
+        let text = "the other site sends nothing, not even heartbeats, for";
+        // What does not run expects nothing.
+        let quiet = Some(view.quiet_seconds.unwrap_or(0.0));
+        value(OtherSiteQuiet, quiet, thresholds.lag_seconds, More, text);
+        let pending = bytes(view.errors_pending);
+        value(ErrorQueue, pending, thresholds.errors_pending, More, "in its error queue wait");
         let free = bytes(view.trail.as_ref().and_then(|trail| trail.free_bytes));
         value(TrailDisk, free, thresholds.trail_free_bytes, Less, "the disk of its trail has room for");
         let (state, text) = if is_without { (Some(0), String::new()) } else { slot_state(view) };
         self.set(&flow.name, SlotState, state, 1, &text, &mut changes);
         let silent = view.source_silent.as_ref();
         let text = format!("the source does not answer: {}", silent.map_or("", String::as_str));
-        self.set(&flow.name, SourceSilent, Some(u8::from(silent.is_some())), patience, &text, &mut changes);
+        // How far the trail is behind is not known then; it is behind by this silence at least.
+        let limit = thresholds.lag_seconds.map_or(0.0, |threshold| threshold.warning);
+        let grade = match (silent, view.silent_seconds) {
+            (None, _) => 0,
+            (Some(_), Some(seconds)) if seconds >= limit => 2,
+            (Some(_), _) => 1,
+        };
+        self.set(&flow.name, SourceSilent, Some(grade), patience, &text, &mut changes);
         let trouble = view.trouble.as_ref();
         let text = trouble.cloned().unwrap_or_default();
         self.set(&flow.name, Files, Some(u8::from(trouble.is_some())), patience, &text, &mut changes);
@@ -348,9 +365,11 @@ fn slot_state(view: &FlowView) -> (Option<Grade>, String) {
 
 fn shown(kind: AlarmKind, value: f64) -> String {
     match kind {
-        AlarmKind::ExtractLagSeconds | AlarmKind::PumpLagSeconds | AlarmKind::ReplicatLagSeconds => {
-            format!("{value:.1} s")
-        }
+        AlarmKind::ExtractLagSeconds
+        | AlarmKind::PumpLagSeconds
+        | AlarmKind::ReplicatLagSeconds
+        | AlarmKind::OtherSiteQuiet => format!("{value:.1} s"),
+        AlarmKind::ErrorQueue => format!("{value} changes: \"irongate errors list\" shows them"),
         _ => format!("{:.1} MiB", value / f64::from(1 << 20)),
     }
 }
@@ -372,6 +391,8 @@ mod tests {
             site: None,
             slot: Some("s".into()),
             purge: None,
+            target: None,
+            expects: None,
             heartbeat: None,
             sequences: None,
             compare: None,
@@ -524,6 +545,42 @@ mod tests {
             "{:?}",
             alarms.raised()
         );
+    }
+
+    #[test]
+    fn a_silent_site_is_a_warning_and_then_an_error() {
+        let mut alarms = Alarms::default();
+        let mut see = |silent: Option<f64>, quiet: Option<f64>| {
+            let view = FlowView {
+                source_silent: silent.map(|_| "refused".to_owned()),
+                silent_seconds: silent,
+                quiet_seconds: quiet,
+                ..FlowView::default()
+            };
+            told(&alarms.observe(&flow(), &view, &thresholds()))
+        };
+        assert_eq!(see(Some(0.1), None), [], "patience");
+        assert_eq!(see(Some(1.0), None), [(Severity::Warning, Kind::Alarm)]);
+        assert_eq!(see(Some(10.0), None), []);
+        assert_eq!(see(Some(11.0), None), [(Severity::Error, Kind::Alarm)], "health complains");
+        assert_eq!(see(None, None), [(Severity::Info, Kind::Cleared)]);
+        assert_eq!(see(None, Some(11.0)), []);
+        assert_eq!(see(None, Some(12.0)), [(Severity::Warning, Kind::Alarm)]);
+        assert_eq!(see(None, None), [(Severity::Info, Kind::Cleared)], "stopped, it expects nothing");
+    }
+
+    #[test]
+    fn what_waits_in_the_error_queue_is_told_from_the_first_change_on() {
+        let mut alarms = Alarms::default();
+        let mut see = |errors_pending| {
+            let view = FlowView { errors_pending, ..FlowView::default() };
+            told(&alarms.observe(&flow(), &view, &Thresholds { patience: 1, ..Thresholds::default() }))
+        };
+        assert_eq!(see(Some(0)), []);
+        assert_eq!(see(Some(1)), [(Severity::Warning, Kind::Alarm)]);
+        assert_eq!(see(None), [], "a target that does not answer has not been mended");
+        assert_eq!(see(Some(100)), [(Severity::Error, Kind::Alarm)]);
+        assert_eq!(see(Some(0)), [(Severity::Info, Kind::Cleared)]);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use irongate_checkpoint::{Status, read_status};
+use irongate_checkpoint::{State, Status, read_status};
 use irongate_deployment::Stage;
 use irongate_trail::{Directory, Lsn, Mark, Timestamp, durable};
 
 use super::heartbeat::Heartbeat;
+use super::queue::Queue;
 use super::sequences::Sequences;
 use super::slot::Source;
 use super::{FlowView, StageView, TrailView, purge};
@@ -20,6 +22,9 @@ use crate::settings::FlowWatch;
 pub(super) struct Flow {
     settings: FlowWatch,
     source: Option<Source>,
+    /// Since when the source has not answered.
+    silent: Option<Instant>,
+    queue: Option<Queue>,
     heartbeat: Option<Heartbeat>,
     sequences: Option<Sequences>,
     compare: Option<Background>,
@@ -45,9 +50,12 @@ impl Flow {
     pub(super) fn new(settings: FlowWatch) -> Self {
         let site = settings.site.clone();
         let source = settings.source.clone().map(|endpoint| Source::new(endpoint, site));
+        let queue = settings.target.clone().map(|endpoint| Queue::new(endpoint, settings.name.clone()));
         let mut flow = Self {
             settings,
             source,
+            silent: None,
+            queue,
             heartbeat: None,
             sequences: None,
             compare: None,
@@ -103,11 +111,24 @@ impl Flow {
         let settings = self.settings.clone();
         let directory = state_directory.to_owned();
         let files = tokio::task::spawn_blocking(move || read(&settings, &directory));
-        let answer = match &mut self.source {
-            Some(source) => Some(source.ask(self.settings.slot.as_deref()).await),
-            None => None,
-        };
-        let mut view = FlowView { name: self.settings.name.clone(), ..FlowView::default() };
+        let slot = self.settings.slot.as_deref();
+        // At the same time: a target that is gone must not delay what the source says.
+        let (answer, pending) = tokio::join!(
+            async {
+                match &mut self.source {
+                    Some(source) => Some(source.ask(slot).await),
+                    None => None,
+                }
+            },
+            async {
+                match &mut self.queue {
+                    Some(queue) => queue.count().await,
+                    None => None,
+                }
+            }
+        );
+        let mut view =
+            FlowView { name: self.settings.name.clone(), errors_pending: pending, ..FlowView::default() };
         let files = match files.await {
             Ok(Ok(files)) => files,
             Ok(Err(trouble)) => {
@@ -137,11 +158,17 @@ impl Flow {
             }
             None => None,
         };
+        self.silent = view.source_silent.as_ref().map(|_| self.silent.unwrap_or_else(Instant::now));
+        view.silent_seconds = self.silent.map(|since| since.elapsed().as_secs_f64());
         let now = Timestamp::now();
         view.decoded = Stage::of_decoding(files.extract.as_ref(), end, now).into();
         view.pump = Stage::of_pump(files.pump.as_ref(), files.mark.as_ref(), now).into();
         view.extract = extract_lag(files.extract.as_ref(), files.mark.as_ref(), end, now);
         view.replicat = replicat_lag(files.replicat.as_ref(), files.mark.as_ref(), now);
+        view.quiet_seconds = self
+            .settings
+            .expects
+            .and_then(|every| quiet(files.replicat.as_ref(), view.replicat.lag_bytes, every, now));
         view.trail = files.trail;
         view.compare = files.compare;
         view.heartbeat = self.heartbeat.as_ref().and_then(Heartbeat::last).map(|time| time.to_string());
@@ -212,6 +239,15 @@ fn extract_lag(extract: Option<&Status>, mark: Option<&Mark>, end: Option<Lsn>, 
     extract.map(|extract| Stage::of_extract(Some(extract), mark, end, now).into()).unwrap_or_default()
 }
 
+/// For how long nothing has come from the other site, which sends a heartbeat `every` so often: as long as Replicat runs
+/// and has applied all that is here. What waits to be applied has come.
+fn quiet(replicat: Option<&Status>, behind: Option<u64>, every: Duration, now: Timestamp) -> Option<f64> {
+    let replicat = replicat.filter(|status| status.state == State::Running && status.error.is_none())?;
+    let last = replicat.last_commit_time.filter(|_| behind == Some(0))?;
+    let micros = now.0.saturating_sub(last.0).max(0);
+    Some((micros as f64 / 1e6 - every.as_secs_f64()).max(0.0))
+}
+
 /// From the trail to the target.
 fn replicat_lag(replicat: Option<&Status>, mark: Option<&Mark>, now: Timestamp) -> StageView {
     Stage::of_replicat(replicat, mark, now).into()
@@ -225,7 +261,7 @@ impl From<Stage> for StageView {
 
 #[cfg(test)]
 mod tests {
-    use irongate_checkpoint::{Program, State};
+    use irongate_checkpoint::Program;
     use irongate_trail::{CommitLsn, ResumeLsn};
 
     use super::*;
@@ -257,12 +293,23 @@ mod tests {
         assert_eq!(lag(State::Running, Some(Lsn(1100))), stage(1000, 0.5));
         assert_eq!(lag(State::Abended, Some(Lsn(1100))), stage(1000, 10.0));
         assert_eq!(lag(State::Stopped, Some(Lsn(100))), stage(0, 0.0));
-        assert_eq!(lag(State::Running, None), stage(7, 0.5));
+        assert_eq!(lag(State::Running, None), StageView::default(), "the source is silent");
         assert_eq!(extract_lag(None, None, Some(Lsn(5)), now), StageView::default());
         let behind = replicat_lag(Some(&status(State::Stopped)), Some(&mark(490, 500)), now);
         assert_eq!(behind, stage(400, 20.0));
         let current = replicat_lag(Some(&status(State::Running)), Some(&mark(90, 100)), now);
         assert_eq!(current, stage(0, 0.0));
+    }
+
+    #[test]
+    fn quiet_is_what_has_nothing_to_apply_and_gets_no_heartbeat() {
+        let every = Duration::from_secs(10);
+        let at = |state, behind| quiet(Some(&status(state)), behind, every, Timestamp(100 * SECOND));
+        assert_eq!(at(State::Running, Some(0)), Some(40.0));
+        assert_eq!(at(State::Running, Some(7)), None, "what waits to be applied has come");
+        assert_eq!(at(State::Stopped, Some(0)), None);
+        let soon = Timestamp(55 * SECOND);
+        assert_eq!(quiet(Some(&status(State::Running)), Some(0), every, soon), Some(0.0));
     }
 
     #[tokio::test]
@@ -278,6 +325,8 @@ mod tests {
             site: None,
             slot: None,
             purge: None,
+            target: None,
+            expects: None,
             heartbeat: None,
             sequences: None,
             compare: None,

@@ -128,6 +128,7 @@ fn settings(file: &Path) -> Result<ManagerSettings, Error> {
             .into_iter()
             .map(Into::into)
             .collect(),
+        turn: None,
     };
     settings.groups = play.groups.iter().map(group).collect();
     settings.restart = RestartPolicy {
@@ -148,6 +149,8 @@ fn settings(file: &Path) -> Result<ManagerSettings, Error> {
         pump: None,
         replicat: None,
         slot: play.source.as_ref().map(|_| "irongate_f".to_owned()),
+        target: None,
+        expects: None,
         heartbeat: play.source.as_ref().map(|_| Duration::from_millis(200)),
         sequences: None,
         compare: None,

@@ -102,6 +102,36 @@ pub async fn server_facts(client: &Client) -> Result<ServerFacts, Error> {
     })
 }
 
+/// What tells a database from every other at one moment, by whatever address it was reached.
+///
+/// A copy of a cluster's files has its system identifier and the numbers of its databases; it was not started in the same
+/// microsecond.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatabaseIdentity {
+    /// Of the cluster and of all its copies.
+    pub system_identifier: u64,
+    /// When its server was started, in seconds since 1970 with six places.
+    pub started: String,
+    /// The database's number in its cluster.
+    pub database: u32,
+}
+
+/// Reads [`DatabaseIdentity`]. Needs no privilege.
+pub async fn database_identity(client: &Client) -> Result<DatabaseIdentity, Error> {
+    // EXTRACT of a time with its zone does not depend on the session's settings, as its text does.
+    const SQL: &str = "SELECT s.system_identifier,
+                EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text,
+                d.oid
+           FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+          WHERE d.datname = pg_catalog.current_database()";
+    let row = client.query_one(SQL, &[]).await?;
+    Ok(DatabaseIdentity {
+        system_identifier: row.try_get::<_, i64>(0)?.cast_unsigned(),
+        started: row.try_get(1)?,
+        database: row.try_get(2)?,
+    })
+}
+
 /// A role's attributes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoleFacts {

@@ -182,6 +182,17 @@ fn read_password_file(path: &Path) -> Result<Secret, Error> {
     Ok(Secret(content))
 }
 
+/// The password of the first line of a passfile that fits.
+pub(crate) fn in_passfile(
+    path: &Path,
+    host: &Host,
+    database: &str,
+    user: &str,
+) -> Result<Option<Vec<u8>>, Error> {
+    let found = search_passfile(path, &Login { host, database, user })?;
+    Ok(found.ok().map(|found| found.secret.0.clone()))
+}
+
 /// The first line of a passfile that fits.
 fn search_passfile(path: &Path, login: &Login<'_>) -> Result<Result<Found, String>, Error> {
     let file = open(path)?;
