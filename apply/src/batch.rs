@@ -413,6 +413,12 @@ impl Batch {
         self.structure.as_deref()
     }
 
+    /// Whether a table's copy was made behind the transaction that goes on behind the batch, and so has what it did.
+    pub fn is_in_copy(&self, schema: &str, table: &str) -> bool {
+        let (Some(starts), Some((begin, _))) = (&self.skipping.starts, &self.open) else { return false };
+        starts.has(schema, table, begin.commit_lsn)
+    }
+
     /// The transaction that goes on behind the batch.
     pub fn open_transaction(&self) -> Option<&Begin> {
         self.open.as_ref().map(|(begin, _)| begin)

@@ -117,7 +117,11 @@ impl Configuration {
         let endpoint = self.source(flow)?.extract.endpoint.clone();
         let mut source = Source::new(endpoint, &flow.slot, vec![flow.publication.clone()]);
         source.application_name = format!("irongate {group}");
-        source.streaming = if options.streaming { Streaming::On } else { Streaming::Off };
+        // A message in a transaction that is sent before its end does not say which of its subtransactions it is of (the
+        // server gives the top-level one's number), so one that was rolled back to a savepoint could not be told. Sent at its
+        // commit, a transaction has only what counts.
+        let streams = options.streaming && flow.ddl.is_none();
+        source.streaming = if streams { Streaming::On } else { Streaming::Off };
         source.site = self.active_passive().contains(&flow.database.as_str()).then(|| flow.from.clone());
         source.binary = options.binary;
         source.status_interval = options.feedback_interval;

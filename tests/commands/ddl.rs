@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use irongate_tests::{Process, Server, Tier, wait_until};
+use irongate_tests::books::{ACCESS, follows, prepared, running};
+use irongate_tests::{Plan, Process, SITES, Server, Tier, wait_until};
 use tokio_postgres::Client;
 
 use super::deployment::{Deployment, PATIENCE, stop};
@@ -291,5 +292,216 @@ async fn a_release_of_the_application_goes_through_the_channel_under_load() {
         assert_eq!(deployment.source.scalar("app", left).await, "0");
         let schema = "SELECT count(*) FROM pg_namespace WHERE nspname = 'irongate'";
         assert_eq!(deployment.source.scalar("app", schema).await, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_out_of_order_is_found_and_what_cannot_be_carried_stops_or_is_refused() {
+    let major = Server::majors()[0];
+    let deployment = with_channel(major, "on_rewrite = \"stop\"\n").await;
+    deployment.source.batch("ALTER ROLE irongate_extract SET logical_decoding_work_mem = '64kB'").await;
+    let extract = deployment.start("csp-extract").await;
+    let mut replicat = deployment.start("csp-replicat").await;
+    let client = deployment.source.try_client("app", "app").await.expect("a session of the application");
+
+    // A transaction that is sent before its end, with changes of structure, one of which is taken back.
+    migrate(
+        &client,
+        "a large transaction",
+        "BEGIN; INSERT INTO person SELECT n, repeat('x', 100) FROM generate_series(20001, 24000) n; ALTER TABLE person ADD one int;
+         UPDATE person SET one = id WHERE id > 23000; SAVEPOINT s; ALTER TABLE person ADD two int; INSERT INTO person VALUES (30000, 'gone', now(), 1, 2); ROLLBACK TO s;
+         CREATE TABLE made (id int PRIMARY KEY); INSERT INTO made SELECT generate_series(1, 3000); ALTER TABLE person RENAME one TO uno; UPDATE person SET uno = 7 WHERE id = 20001; COMMIT",
+    )
+    .await;
+    drained(&deployment, 40_000).await;
+    same(&deployment, "a large transaction").await;
+
+    // Somebody is in the way of the channel.
+    for (harm, found) in [
+        ("ALTER EVENT TRIGGER irongate_ddl DISABLE", "event trigger \"irongate_ddl\": it is disabled"),
+        ("ALTER EVENT TRIGGER irongate_drop ENABLE ALWAYS", "it fires in replica role too"),
+        (
+            "DROP EVENT TRIGGER irongate_ddl",
+            "it does not exist: changes of structure do not reach the target",
+        ),
+        ("DELETE FROM irongate.ddl_flow", "the source does not know what goes with it"),
+        (
+            "CREATE OR REPLACE FUNCTION irongate.ddl_schema(object oid) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb'",
+            "not the one of this version",
+        ),
+    ] {
+        deployment.source.batch_in("app", harm).await;
+        if !harm.starts_with("DELETE") {
+            let said = deployment.expect(3, &["check"]).await.stdout;
+            assert!(said.contains(found), "{harm}: {said}");
+        }
+        let done = deployment.expect(0, &["setup"]).await;
+        assert!(!done.stdout.is_empty() || !done.stderr.is_empty());
+        let said = deployment.expect(0, &["check"]).await.stdout;
+        assert!(!said.contains("error: "), "{harm}: {said}");
+    }
+    deployment.target.batch_in("app", "REVOKE app FROM irongate_replicat").await;
+    let said = deployment.expect(3, &["check"]).await.stdout;
+    assert!(
+        said.contains("is no member of it") && said.contains("GRANT \"app\" TO \"irongate_replicat\""),
+        "{said}"
+    );
+    migrate(&client, "a column without the right", "ALTER TABLE person ADD three int").await;
+    let hint = abended(&deployment, &mut replicat).await;
+    let (_, rest) = hint.split_once("run \"").expect("a statement in the hint");
+    let (statement, _) = rest.split_once("\" at the target").expect("a place in the hint");
+    deployment.target.batch_in("app", statement).await;
+    replicat = deployment.start("csp-replicat").await;
+    drained(&deployment, 40_001).await;
+    same(&deployment, "a right that was given back").await;
+
+    // What was rewritten, where the flow does not want it sent.
+    migrate(&client, "a rewrite", "ALTER TABLE made ADD token float8 DEFAULT random()").await;
+    let hint = abended(&deployment, &mut replicat).await;
+    assert!(hint.contains("irongate instantiate csp") && hint.contains("on_rewrite"), "{hint}");
+    stop(extract).await;
+    deployment.target.batch_in("app", "ALTER TABLE made ADD token float8").await;
+    deployment.expect(0, &["instantiate", "csp", "--truncate"]).await;
+    deployment.compare().await.assert_same();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_be_described_is_told_or_refused() {
+    let major = *Server::majors().last().expect("a version");
+    let deployment = with_channel(major, "").await;
+    let extract = deployment.start("csp-extract").await;
+    let mut replicat = deployment.start("csp-replicat").await;
+    let client = deployment.source.try_client("app", "app").await.expect("a session of the application");
+    let broken = "CREATE OR REPLACE FUNCTION irongate.ddl_table(object oid) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(1 / 0)'";
+    deployment.source.batch_in("app", broken).await;
+    migrate(&client, "nobody knows what", "ALTER TABLE person ADD unknown int").await;
+    let group = wait_for_abend(&deployment, &mut replicat).await;
+    assert!(group["error"].to_string().contains("could not describe it"), "{group}");
+    let file = deployment.path().join("irongate.toml");
+    let text = std::fs::read_to_string(&file).expect("the file was written");
+    std::fs::write(&file, text.replace("[flows.csp.ddl]\n", "[flows.csp.ddl]\non_error = \"refuse\"\n"))
+        .expect("the directory is ours");
+    deployment.expect(0, &["setup"]).await;
+    deployment.source.batch_in("app", broken).await;
+    let refused =
+        client.batch_execute("ALTER TABLE person ADD refused int").await.expect_err("it is refused");
+    let said = refused.as_db_error().map(ToString::to_string).unwrap_or_default();
+    assert!(said.contains("irongate cannot describe what ALTER TABLE does"), "{said}");
+    // What has nothing to do with it goes on.
+    migrate(&client, "rows", "INSERT INTO person VALUES (50000, 'goes on')").await;
+    stop(extract).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_channel_the_offered_statement_mends_the_table_and_the_flow_goes_on() {
+    let major = Server::majors()[0];
+    let deployment = owned(major, "").await;
+    deployment.expect(0, &["setup"]).await;
+    deployment.expect(0, &["instantiate", "csp"]).await;
+    let extract = deployment.start("csp-extract").await;
+    let mut replicat = deployment.start("csp-replicat").await;
+    let client = deployment.source.try_client("app", "app").await.expect("a session of the application");
+    for (n, sql) in [
+        "ALTER TABLE note ADD extra varchar(7); UPDATE note SET extra = 'x' WHERE person < 5",
+        "ALTER TABLE note RENAME text TO words; UPDATE note SET words = 'renamed' WHERE person = 7",
+        "ALTER TABLE note ALTER extra TYPE text; UPDATE note SET extra = 'longer than seven' WHERE person = 8",
+        "ALTER TABLE note ALTER number TYPE bigint; UPDATE note SET number = 10000000000 WHERE person = 9",
+        "ALTER TABLE person ADD born date, ADD height numeric(5, 2); INSERT INTO person VALUES (6000, 'p', now(), '2000-01-01', 1.75)",
+        "ALTER TABLE person DROP COLUMN name; INSERT INTO person VALUES (6001, now(), '2000-01-01', 1.75)",
+    ]
+    .iter()
+    .enumerate()
+    {
+        migrate(&client, sql, sql).await;
+        let hint = abended(&deployment, &mut replicat).await;
+        let (_, rest) = hint.split_once("run \"").unwrap_or_else(|| panic!("{sql}: {hint}"));
+        let (statement, _) = rest.rsplit_once("\" at the target").unwrap_or_else(|| panic!("{sql}: {hint}"));
+        deployment.target.batch_in("app", statement).await;
+        replicat = deployment.start("csp-replicat").await;
+        let sql = format!("INSERT INTO person (id{}) VALUES ({}{})", if n < 5 { ", name" } else { "" }, 7000 + n, if n < 5 { ", 'mark'" } else { "" });
+        deployment.source.batch_in("app", &sql).await;
+        deployment.arrived(7000 + n as i32).await;
+        deployment.compare().await.assert_same();
+    }
+    stop(replicat).await;
+    stop(extract).await;
+}
+
+/// Waits until Replicat has given up; what info says of it.
+async fn wait_for_abend(deployment: &Deployment, replicat: &mut Process) -> serde_json::Value {
+    replicat.wait(PATIENCE).await;
+    let group = deployment.group("csp-replicat").await;
+    assert_eq!(group["state"], "ABENDED", "{group}");
+    group
+}
+
+/// The same: what it says to do.
+async fn abended(deployment: &Deployment, replicat: &mut Process) -> String {
+    wait_for_abend(deployment, replicat).await["hint"].as_str().expect("a hint").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sites_change_their_structure_without_a_loop_and_hands_change_behind_it() {
+    const OWNER: &str = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'maker') THEN CREATE ROLE maker LOGIN; END IF; END $$;
+         GRANT ALL ON SCHEMA public TO maker; ALTER TABLE entry OWNER TO maker";
+    let major = *Server::majors().last().expect("a version");
+    let ddl: String =
+        ["csp", "css", "msp", "mss"].iter().map(|flow| format!("[flows.{flow}.ddl]\n")).collect();
+    let plan = Plan::new(major).tables(OWNER, OWNER).more(&format!("{ACCESS}{ddl}")).control();
+    let reference = prepared(plan).await;
+    let managers = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    let [main, secondary] = &reference.servers;
+    // The log is written at both.
+    let change = |site: &str| {
+        format!(
+            "CREATE TABLE of_{site} (id int PRIMARY KEY, a text); INSERT INTO of_{site} VALUES (1, '{site}'); ALTER TABLE of_{site} ADD b int DEFAULT 2; UPDATE of_{site} SET b = 3"
+        )
+    };
+    for (site, server) in [("main", main), ("secondary", secondary)] {
+        let client = server.try_client("maker", "log").await.expect("a session of the owner");
+        migrate(&client, site, &change(site)).await;
+    }
+    reference.same(1).await;
+    let both = "SELECT string_agg(o.t, ',' ORDER BY o.t) FROM (SELECT a || b AS t FROM of_main UNION ALL SELECT a || b FROM of_secondary) o";
+    wait_until(PATIENCE, "both changes at both sites", async || {
+        let rows = [main.try_batch_in("log", both).await, secondary.try_batch_in("log", both).await];
+        rows.iter().all(Result::is_ok)
+            && main.scalar("log", both).await == "main3,secondary3"
+            && secondary.scalar("log", both).await == "main3,secondary3"
+    })
+    .await;
+    reference.nothing_goes_round().await;
+    // What came from the other site is published here, too.
+    let client = secondary.try_client("maker", "log").await.expect("a session of the owner");
+    migrate(&client, "the other site's table", "INSERT INTO of_main VALUES (2, 'back', 4)").await;
+    wait_until(PATIENCE, "a row of the other site's table", async || {
+        main.scalar("log", "SELECT count(*) FROM of_main WHERE id = 2").await == "1"
+    })
+    .await;
+
+    // The configuration is written at one, then at the other.
+    let client = main.try_client("maker", "config").await.expect("a session of the owner");
+    migrate(
+        &client,
+        "before",
+        "CREATE TABLE made (id int PRIMARY KEY, a text); INSERT INTO made VALUES (1, 'main')",
+    )
+    .await;
+    drop(client);
+    follows(&reference, 0, 1).await;
+    // The owner of the new table has rights at the closed standby, and the precheck sees it.
+    let refused = reference.expect("secondary", 3, &["switchover", "--to", "secondary", "--dry-run"]).await;
+    assert!(refused.stderr.contains("rights came behind its fence"), "{}", refused.stderr);
+    reference.expect("secondary", 0, &["fence", "secondary"]).await;
+    let there = reference.json("secondary", &["switchover", "--to", "secondary"]).await;
+    assert_eq!((&there["result"], &there["lost_transactions"]), (&"done".into(), &0.into()), "{there}");
+    let client = secondary.try_client("maker", "config").await.expect("a session of the owner");
+    migrate(&client, "after", "INSERT INTO made VALUES (2, 'secondary'); ALTER TABLE made ADD b int DEFAULT 5; CREATE TABLE more (id int PRIMARY KEY); INSERT INTO more VALUES (1)").await;
+    drop(client);
+    follows(&reference, 1, 2).await;
+    assert_eq!(main.scalar("config", "SELECT sum(b) FROM made").await, "10");
+    for manager in managers {
+        stop(manager).await;
     }
 }

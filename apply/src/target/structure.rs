@@ -108,6 +108,14 @@ impl Connection {
             let (sort, identity) = (left.sort.as_deref(), left.identity.as_deref());
             tracing::warn!(group = %settings.group, tag, sort, identity, "the DDL channel does not carry this: do it at the target too");
         }
+        // A table that was copied later has the structure that it had then; an older one must not be made of it.
+        message.objects.retain(
+            |object| !matches!(object, Object::Table(table) if batch.is_in_copy(&table.schema, &table.name)),
+        );
+        message.dropped.retain(|dropped| {
+            let schema = dropped.schema.as_deref().unwrap_or_default();
+            dropped.kind != "table" || !batch.is_in_copy(schema, &dropped.name)
+        });
         if let Some(owner) = &ddl.owner {
             message.objects.iter_mut().for_each(|object| object.set_owner(owner));
         }
@@ -121,12 +129,7 @@ impl Connection {
                 Stop::Told { reason, fix } => refused(&tag, object, reason, &fix),
                 Stop::Refused { statement, error } => {
                     let owner = owner_of(&message, &object);
-                    refused(
-                        &tag,
-                        object,
-                        error.to_string(),
-                        &hint(&error, &statement, &role, owner.as_deref()),
-                    )
+                    refused(&tag, object, said(&error), &hint(&error, &statement, &role, owner.as_deref()))
                 }
             });
         }
@@ -205,7 +208,7 @@ impl Connection {
                             .batch_execute("ROLLBACK TO irongate_structure; RELEASE irongate_structure")
                             .await
                             .map_err(failed)?;
-                        tracing::debug!(title, statement, %error, "put off");
+                        tracing::debug!(title, statement, code = error.code(), "put off");
                         first.get_or_insert((title, Stop::Refused { statement, error }));
                         refused.push(task);
                     }
@@ -431,6 +434,16 @@ fn lost(settings: &ReplicatSettings) -> Stop {
             "make the change at the target and run \"irongate instantiate {0} --truncate\"; with on_rewrite = \"send\" in [flows.{0}.ddl] the source sends such rows",
             settings.flow
         ),
+    }
+}
+
+/// What the server says, unless it can hold values of rows.
+fn said(error: &irongate_postgres::Error) -> String {
+    match error.code() {
+        Some(code) if ["22", "P0", "XX"].iter().any(|class| code.starts_with(class)) => {
+            format!("the server's message is withheld, since it can hold values (SQLSTATE {code})")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -3,6 +3,8 @@ DECLARE
   items pg_catalog.jsonb := '[]'; item pg_catalog.jsonb; found pg_catalog.jsonb; before pg_catalog.jsonb; heir pg_catalog.jsonb; old_rights pg_catalog.jsonb; reason pg_catalog.text;
 BEGIN
   IF TG_TAG IN ('GRANT', 'REVOKE') THEN
+    -- Of these nothing is said but that they were. A fence makes many.
+    IF NOT EXISTS (SELECT FROM irongate.ddl_flow f WHERE 'grants' = ANY (f.classes)) THEN RETURN; END IF;
     SELECT pg_catalog.jsonb_object_agg(r.key, r.rights) INTO old_rights FROM irongate.ddl_rights_before() r;
     found := irongate.ddl_regranted(coalesce(old_rights, '{}'));
   ELSE
