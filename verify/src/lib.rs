@@ -3,7 +3,7 @@
 //! * [`compare`] hashes both databases in place, fetches what differs, and waits for what is on its way before it calls
 //!   anything a difference. It reads, and commits small messages at the source; it writes no row.
 //! * [`Difference`] is one row that is not the same, with its key and both images, as a line of JSON in a file.
-//! * [`repair`] makes statements of differences, to be read and run by a person, or runs them.
+//! * [`Repair`] makes statements of differences, to be read and run by a person, or runs them.
 //!
 //! # What is compared
 //!
