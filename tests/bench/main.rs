@@ -4,10 +4,11 @@
 //! a slot of its own. Only one of them runs at a time, and they take turns, because a machine's speed drifts within
 //! minutes. So the figure is the median of the turns' ratios; the medians of each are shown to give a feeling.
 //!
-//! With `--wan`, no server: a pump over lines of several lengths.
+//! With `--wan`, no server: a pump over lines of several lengths. With `--load`: the initial load beside pipes of `psql`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own that prints its figures")]
 
 mod child;
+mod load;
 mod pair;
 mod processes;
 mod report;
@@ -22,15 +23,17 @@ use report::Report;
 
 const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N] [--only catchup|bulk|latency|extract] [--synchronous-commit]
        bench --wan [--quick] [--json] [--runs N]
+       bench --load [--quick] [--json] [--majors 15,17] [--runs N]
 
   --quick    fewer rows and runs, one major: under 3 minutes
   --json     one JSON document on standard output
   --majors   versions of the servers (15,17)
-  --runs     turns of each work (5, with --wan 3; 1 with --quick)
+  --runs     turns of each work (5, with --wan and --load 3; 1 with --quick)
   --only     one kind of work
   --synchronous-commit   both appliers commit durably at the target (default: neither, as native's default is)
   --wan      a pump over a line of 5 MB/s at round trips of 0, 10, 50 and 100 ms (needs the right to make network
-             namespaces); about 3 minutes a turn, 90 s with --quick";
+             namespaces); about 3 minutes a turn, 90 s with --quick
+  --load     the initial load beside a pipe of two psql for each table, as many at a time";
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -42,6 +45,7 @@ pub(crate) struct Options {
     only: Option<String>,
     synchronous_commit: bool,
     wan: bool,
+    load: bool,
 }
 
 impl Options {
@@ -54,6 +58,7 @@ impl Options {
             only: None,
             synchronous_commit: false,
             wan: false,
+            load: false,
         };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
@@ -62,6 +67,7 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--json" => options.json = true,
                 "--wan" => options.wan = true,
+                "--load" => options.load = true,
                 "--synchronous-commit" => options.synchronous_commit = true,
                 "--majors" => {
                     let majors = value()?.split(',').map(str::parse).collect::<Result<_, _>>();
@@ -76,7 +82,7 @@ impl Options {
             options.majors.truncate(1);
         }
         if options.runs == 0 {
-            options.runs = match (options.quick, options.wan) {
+            options.runs = match (options.quick, options.wan || options.load) {
                 (true, _) => 1,
                 (false, true) => 3,
                 (false, false) => 5,
@@ -127,6 +133,9 @@ async fn main() {
 async fn run(options: &Options) -> anyhow::Result<()> {
     if options.wan {
         return wan::wan(options).await;
+    }
+    if options.load {
+        return load::load(options).await;
     }
     let mut report = Report::new(options);
     for &major in &options.majors {

@@ -68,8 +68,11 @@ impl Distance {
                 WHERE slot_name LIKE 'irongate%' AND NOT temporary AND active";
             loop {
                 match client.query_opt(sql, &[]).await {
-                    Ok(Some(row)) => kept.lock().expect("the list").push(row.get(0)),
-                    Ok(None) => {}
+                    // A slot that is being made has confirmed nothing.
+                    Ok(row) => kept
+                        .lock()
+                        .expect("the list")
+                        .extend(row.and_then(|row| row.get::<_, Option<i64>>(0))),
                     Err(_) => return,
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -186,11 +189,17 @@ async fn a_command_that_is_killed_again_and_again_goes_on_and_copies_no_chunk_tw
     let mut resumed = 0;
     // Slow enough that it is at work whenever it is killed.
     let rate = Tier::pick("400KiB", "400KiB", "10MiB");
-    for _ in 0..kills {
+    for kill in 0..kills {
         let mut process =
             Process::irongate(deployment.path(), &["instantiate", "csp", "--rate-limit", rate, "--json"]);
-        let moment = Duration::from_millis(random.random_range(300..1800));
-        tokio::time::sleep(moment).await;
+        // One while it begins, one while it copies.
+        if kill % 2 == 0 {
+            wait_until(PATIENCE, "the copy", async || {
+                !process.is_running() || process.stderr().contains("tables_done")
+            })
+            .await;
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..1000))).await;
         if !process.is_running() {
             break;
         }
@@ -199,7 +208,7 @@ async fn a_command_that_is_killed_again_and_again_goes_on_and_copies_no_chunk_tw
         resumed += u32::from(process.stderr().contains("resuming load"));
     }
     assert!(killed >= kills / 2, "{killed} of {kills} kills came in time");
-    assert!(resumed + 2 >= killed, "resumed {resumed} times after {killed} kills");
+    assert!(resumed + 1 >= killed / 2, "resumed {resumed} times after {killed} kills");
     let done = deployment.json(&["instantiate", "csp"]).await;
     let distances = distance.end();
     let ledger = ledger(&deployment).await;
