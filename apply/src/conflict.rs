@@ -8,8 +8,10 @@
 //! change was made in knowledge of what is here, and for that the change says which version it replaces ([`Base`]).
 //!
 //! * [`decide`] is the decision, without any I/O;
+//! * [`canary`] tells whether the versions that matter are still known;
 //! * [`record`] keeps what was decided, [`schema`] has what a database needs for all this.
 
+pub(crate) mod canary;
 pub(crate) mod decide;
 pub(crate) mod record;
 pub(crate) mod schema;
@@ -21,6 +23,7 @@ use irongate_trail::Timestamp;
 
 use crate::policy::matches;
 
+pub use canary::accept_conflicts;
 pub use record::{Conflict, conflict, conflicts, purge_conflicts};
 pub use schema::{conflict_objects, conflict_setup, conflict_teardown, tombstone_triggers, version_triggers};
 

@@ -92,6 +92,16 @@ pub enum Error {
         /// What mends it.
         fix: String,
     },
+    /// Versions of rows were forgotten that conflicts are told by.
+    #[error(
+        "the target has forgotten the versions of rows changed since {since} UTC (track_commit_timestamp was off, or rows were frozen), so that conflicts could be overlooked"
+    )]
+    VersionsForgotten {
+        /// The flow.
+        flow: String,
+        /// When it was last in step, as text.
+        since: String,
+    },
     /// A transaction of the source was committed in the future.
     #[error("the source's clock is {seconds} s ahead")]
     ClockAhead {
@@ -147,6 +157,10 @@ pub enum RowError {
     Conflict(crate::conflict::Kind),
     /// The change does not have the whole row, and there is none here that could be changed.
     Incomplete,
+    /// An earlier change of the row is in the error queue.
+    Behind,
+    /// Differences are to be added, and the change is one to or from NULL.
+    NoDifference,
     /// The server's refusal.
     Server {
         /// SQLSTATE.
@@ -164,6 +178,8 @@ impl RowError {
             Self::Ambiguous(_) => "21000",
             Self::Conflict(_) => crate::CONFLICT,
             Self::Incomplete => crate::INCOMPLETE,
+            Self::Behind => crate::BEHIND,
+            Self::NoDifference => "22004",
             Self::Server { code, .. } => code,
         }
     }
@@ -180,6 +196,8 @@ impl std::fmt::Display for RowError {
             Self::Ambiguous(rows) => write!(f, "{rows} rows have that key"),
             Self::Conflict(kind) => write!(f, "conflict: {kind}"),
             Self::Incomplete => f.write_str("the source did not send the whole row"),
+            Self::NoDifference => f.write_str("there is no difference to or from NULL that could be added"),
+            Self::Behind => f.write_str("an earlier change of the row is in the error queue"),
             Self::Server { code, message } => write!(f, "{message} (SQLSTATE {code})"),
         }
     }
@@ -276,12 +294,18 @@ impl Error {
                 "irongate check says what the table needs; or give it another policy in [flows.NAME.conflicts]".to_owned()
             }
             Self::NotPrepared { fix, .. } => fix.clone(),
+            Self::VersionsForgotten { flow, .. } => {
+                format!("say \"irongate conflicts accept {flow}\" and start again; when both flows have caught up, compare the databases (irongate compare) and mend what differs")
+            }
             Self::ClockAhead { .. } => {
                 "set the clocks of both sites by the same time servers; it goes on when this one has caught up".to_owned()
             }
             Self::Structure { fix, .. } => fix.0.clone(),
             Self::Row { reason: RowError::Incomplete, .. } => {
                 "set REPLICA IDENTITY FULL on the table at both sites".to_owned()
+            }
+            Self::Row { reason: RowError::Behind, .. } => {
+                "deal with the earlier change first, or with all in order: \"irongate errors replay FLOW --all\"".to_owned()
             }
             Self::Row { reason: RowError::Missing, .. } => {
                 "the target differs from the source: compare and repair, or set a policy for the class \"missing\", then start again".to_owned()
@@ -291,6 +315,12 @@ impl Error {
             }
             Self::Row { reason: RowError::Server { code, .. }, .. } if code == "22P02" => {
                 "the target's type does not know the value, such as a new label of an enum: irongate check names the difference; mend it, then start again".to_owned()
+            }
+            Self::Row { reason: RowError::NoDifference, .. } => {
+                "set NOT NULL on the column at both sites (irongate check names it), or give it another policy".to_owned()
+            }
+            Self::Row { reason, .. } if reason.class() == "22003" => {
+                "make room for the number: lower the value here and, where differences are added, at the other site too, or give the column a wider type at both; or set a policy for this class of errors; then start again".to_owned()
             }
             Self::Row { reason, .. } if reason.class().starts_with("42") => {
                 "the tables differ: mend the target's table (irongate check names the difference), then start again".to_owned()

@@ -19,13 +19,14 @@ mod target;
 
 pub use batch::{Batch, Change};
 pub use conflict::{
-    Base, ColumnRule, Conflict, Conflicts, Kind as ConflictKind, Rule, TableRule, conflict, conflict_objects,
-    conflict_setup, conflict_teardown, conflicts, purge_conflicts, tombstone_triggers, version_triggers,
+    Base, ColumnRule, Conflict, Conflicts, Kind as ConflictKind, Rule, TableRule, accept_conflicts, conflict,
+    conflict_objects, conflict_setup, conflict_teardown, conflicts, purge_conflicts, tombstone_triggers,
+    version_triggers,
 };
 pub use ddl::DdlSettings;
 pub use error::{Error, Remedy, RowError};
 pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, replay, show, skip};
-pub use policy::{Action, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
+pub use policy::{Action, BEHIND, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
 pub use sequence::{Reading, SEQUENCE_PREFIX, ahead as sequence_ahead, encode as encode_sequences};
 pub use settings::{Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};

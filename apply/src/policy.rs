@@ -43,6 +43,9 @@ pub const INCOMPLETE: &str = "incomplete";
 /// Class of a queued change that was in conflict with what was at the target.
 pub const CONFLICT: &str = "conflict";
 
+/// Class of a queued change that waits behind an earlier one of the same row.
+pub const BEHIND: &str = "behind";
+
 /// Rules in order: the first that fits decides; without one, [`Action::Abend`].
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Policies(pub Vec<Policy>);

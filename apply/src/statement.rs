@@ -5,6 +5,7 @@
 //! or precision: the assignment to the column checks those, and refuses what an explicit cast would cut off.
 
 mod conflict;
+mod held;
 
 use irongate_postgres::sql::{qualified, quote_identifier, quote_literal};
 use irongate_trail::{Column, Old, Row, Tuple, Value};

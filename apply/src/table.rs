@@ -46,6 +46,10 @@ pub struct TargetColumn {
     pub domain: bool,
     /// The operator that the type's unique indexes compare by, as SQL; `None` for a type without one.
     pub equals: Option<String>,
+    /// The collation, as SQL, where it takes different texts for one.
+    pub collation: Option<String>,
+    /// Values that are equal to the index can be written differently.
+    pub has_spellings: bool,
     /// It takes no NULL.
     pub not_null: bool,
     /// Its value comes from an expression, and nobody may write it.

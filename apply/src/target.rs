@@ -2,6 +2,7 @@
 
 mod alone;
 mod exact;
+mod held;
 mod postgres;
 mod ready;
 mod resolve;

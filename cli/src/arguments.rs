@@ -544,6 +544,11 @@ pub(crate) enum Conflicts {
         /// Its number
         id: i64,
     },
+    /// Let a flow go on that has stopped because versions of rows were forgotten
+    Accept {
+        /// The flow
+        flow: String,
+    },
     /// Remove what was recorded longer ago
     Purge {
         /// The flow

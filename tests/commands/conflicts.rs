@@ -29,7 +29,12 @@ async fn conflicts_are_listed_shown_counted_and_purged() {
     // Large values may not come along, nobody goes back, and nothing has a time.
     let found = deployment.expect(3, &["check", "--json"]).await.json();
     let fixes = found["findings"].as_array().expect("findings");
-    for fix in ["track_commit_timestamp = on", "REPLICA IDENTITY FULL", "add a flow from"] {
+    for fix in [
+        "track_commit_timestamp = on",
+        "REPLICA IDENTITY FULL",
+        "add a flow from",
+        "NOT EXISTS (SELECT FROM \"public\".\"person\" p WHERE p.\"id\" = c.\"person\")",
+    ] {
         assert!(
             fixes.iter().any(|finding| finding["fix"].as_str().is_some_and(|text| text.contains(fix))),
             "{fix} is not in {found}"
@@ -89,6 +94,10 @@ async fn conflicts_are_listed_shown_counted_and_purged() {
     assert!(!replicat.stderr().contains("secret"), "a row value in a log");
     assert_eq!(deployment.json(&["conflicts", "purge", "csp", "--keep-days", "1"]).await["purged"], 0);
     assert_eq!(deployment.json(&["conflicts", "purge", "csp", "--keep-days", "0"]).await["purged"], 2);
+    let accepted = deployment.json(&["conflicts", "accept", "csp"]).await;
+    assert!(accepted["accepted"] == true && accepted["since"].is_string(), "{accepted}");
+    let text = deployment.expect(0, &["conflicts", "accept", "csp"]).await.stdout;
+    assert!(text.contains("nothing to accept"), "{text}");
     stop(replicat).await;
     stop(extract).await;
 }
@@ -114,4 +123,25 @@ async fn sequences_are_interleaved_and_a_flow_without_a_policy_has_no_conflicts(
     }
     let again = deployment.expect(0, &["sequences", "csp", "--apply"]).await.stdout;
     assert!(again.contains("interleaved already"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_differences_that_takes_null_is_an_error_of_the_check_with_what_mends_it() {
+    const SUMS: &str = "[flows.csp.conflicts]\npolicy = \"latest\"\n\n[[flows.csp.conflicts.table]]\n\
+        table = \"public.note\"\npolicy = \"latest\"\ncolumns = { size = \"difference\" }\n";
+    let deployment = Deployment::new(Server::majors()[0], SUMS).await;
+    for server in [&deployment.source, &deployment.target] {
+        server.batch_in("app", "ALTER TABLE note ADD size int; ALTER TABLE note REPLICA IDENTITY FULL").await;
+    }
+    let fix = "ALTER TABLE \"public\".\"note\" ALTER COLUMN \"size\" SET NOT NULL";
+    let count = async |answer: serde_json::Value| {
+        let findings = answer["findings"].as_array().cloned().unwrap_or_default();
+        let says = |finding: &&serde_json::Value| finding["fix"].to_string().contains("SET NOT NULL");
+        findings.iter().filter(says).count()
+    };
+    let found = deployment.expect(3, &["check", "--json"]).await.json();
+    assert_eq!(count(found.clone()).await, 2, "{fix} for each site is not in {found}");
+    deployment.target.batch_in("app", fix).await;
+    let found = deployment.expect(3, &["check", "--json"]).await.json();
+    assert_eq!(count(found.clone()).await, 1, "{found}");
 }

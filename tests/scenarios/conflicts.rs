@@ -1,11 +1,17 @@
 //! Two-way databases: both sites change the same keys, and end with the same rows by rule.
 
+#[path = "conflict_forgotten.rs"]
+mod forgotten;
 #[path = "conflict_histories.rs"]
 mod histories;
 #[path = "conflict_kinds.rs"]
 mod kinds;
 #[path = "conflict_needs.rs"]
 mod needs;
+#[path = "conflict_order.rs"]
+mod order;
+#[path = "conflict_values.rs"]
+mod values;
 
 use std::time::Duration;
 
@@ -62,7 +68,7 @@ impl Sites {
         for table in TABLES {
             there
                 .at_both(&format!(
-                    "CREATE TABLE {table} (id int PRIMARY KEY, n int, a text, big text);
+                    "CREATE TABLE {table} (id int PRIMARY KEY, n int NOT NULL, a text, big text);
                      ALTER TABLE {table} REPLICA IDENTITY FULL; ALTER TABLE {table} ALTER big SET STORAGE EXTERNAL"
                 ))
                 .await;

@@ -1,4 +1,4 @@
-//! What a database needs for conflicts: three tables, and on the tables under a rule one or two triggers.
+//! What a database needs for conflicts: four tables, and on the tables under a rule one or two triggers.
 //!
 //! Triggers are the only way: what a site deletes leaves nothing that could be asked for its version, and which version
 //! a change replaces stands nowhere in the log. They do not fire for Replicat, whose sessions are in replica role. Each
@@ -25,7 +25,8 @@ const ALIKE: &str = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET 
 pub fn conflict_setup(role: &str) -> Vec<String> {
     let mut statements = conflict_objects();
     statements.push(format!(
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON irongate.conflict, irongate.tombstone, irongate.send_back TO {}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON irongate.conflict, irongate.tombstone, irongate.send_back, \
+         irongate.canary TO {}",
         quote_identifier(role)
     ));
     statements
@@ -87,6 +88,15 @@ pub fn conflict_objects() -> Vec<String> {
              \x20   RETURN NULL;\n\
              END $$"
         ),
+        "CREATE TABLE IF NOT EXISTS irongate.canary (\n\
+         \x20   flow text PRIMARY KEY,\n\
+         \x20   lineage text NOT NULL,\n\
+         \x20   xid xid8 NOT NULL,\n\
+         \x20   at timestamptz NOT NULL,\n\
+         \x20   next_xid xid8 NOT NULL,\n\
+         \x20   next_at timestamptz\n\
+         )"
+        .to_owned(),
         // A row that this transaction wrote itself has no commit time yet.
         format!(
             "CREATE OR REPLACE FUNCTION irongate.tell_version() RETURNS trigger LANGUAGE plpgsql {ALIKE} AS $$\n\
@@ -129,7 +139,8 @@ pub fn conflict_teardown() -> Vec<String> {
     vec![
         "DROP FUNCTION IF EXISTS irongate.remember_deleted() CASCADE".to_owned(),
         "DROP FUNCTION IF EXISTS irongate.tell_version() CASCADE".to_owned(),
-        "DROP TABLE IF EXISTS irongate.conflict, irongate.tombstone, irongate.send_back".to_owned(),
+        "DROP TABLE IF EXISTS irongate.conflict, irongate.tombstone, irongate.send_back, irongate.canary"
+            .to_owned(),
     ]
 }
 

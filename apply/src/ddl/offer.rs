@@ -143,6 +143,8 @@ mod tests {
 
     fn target(columns: &[(&str, u32)]) -> TargetTable {
         let columns = columns.iter().map(|(name, type_oid)| TargetColumn {
+            collation: None,
+            has_spellings: false,
             name: (*name).to_owned(),
             type_oid: *type_oid,
             type_modifier: -1,

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 use tokio_postgres::types::PgLsn;
 
 use crate::batch::Batch;
-use crate::error::Error;
+use crate::error::{Error, RowError};
 use crate::policy::CONFLICT;
 use crate::settings::ReplicatSettings;
 use crate::target::{Connection, connection_for_replay};
@@ -108,18 +108,21 @@ pub async fn skip(client: &tokio_postgres::Client, flow: &str, ids: Option<&[i64
 }
 
 /// Applies queued changes in order, each in a target transaction of its own and marked with the flow's origin, and
-/// marks them as replayed; all of the flow's without `ids`. Stops at the first that is refused again. Returns how many
-/// were applied.
+/// marks them as replayed; all of the flow's without `ids`. Stops at the first that is refused again, or that waits behind
+/// another change of its row. In a table with a rule for conflicts each has its say by its version, as if it came now;
+/// what was queued by the rule itself goes over whatever is here. Returns how many were applied.
 ///
 /// # Errors
 /// [`Error::Row`] for the change that was refused again, which stays queued; [`Error::Target`].
 pub async fn replay(settings: &ReplicatSettings, ids: Option<&[i64]>) -> Result<u64, Error> {
     let mut connection = connection_for_replay(settings, Origin::of_worker(&settings.flow, 1)?).await?;
     let result = replay_on(&mut connection, settings, ids).await;
+    let sent = connection.send_back(settings).await;
     // The session ends some time after it is dropped, and until then nobody else could replay.
     let Connection { session, origin, .. } = connection;
     origin.session_reset(session.client()).await?;
-    result
+    let applied = result?;
+    sent.map(|()| applied)
 }
 
 async fn replay_on(
@@ -136,14 +139,14 @@ async fn replay_on(
     let mut applied = 0;
     for row in connection.session.query(WANTED, &[&settings.flow, &ids]).await? {
         let id: i64 = row.try_get(0)?;
-        let batch = batch_of(&row)?;
+        let commit_time = Timestamp(row.try_get(10)?);
+        let batch = batch_of(&row, commit_time)?;
         let force = row.try_get::<_, &str>(9)? == CONFLICT;
         // A row that is brought here late is nevertheless the version that it is at its source.
         let lsn = ResumeLsn(Lsn(row.try_get::<_, PgLsn>(7)?.into()));
-        let commit_time = Timestamp(row.try_get(10)?);
         let transaction = connection.origin.begin()?;
         connection.session.batch_execute("BEGIN").await?;
-        match connection.apply_single(&batch, settings, force).await {
+        match apply_in_turn(connection, &batch, settings, id, force).await {
             Ok(()) => {
                 connection.session.execute(DONE, &[&id]).await?;
                 transaction.xact_setup(connection.session.client(), lsn, commit_time).await?;
@@ -162,8 +165,31 @@ async fn replay_on(
     Ok(applied)
 }
 
+/// Applies a queued change, unless one of the same row is in front of it.
+async fn apply_in_turn(
+    connection: &mut Connection,
+    batch: &Batch,
+    settings: &ReplicatSettings,
+    id: i64,
+    force: bool,
+) -> Result<(), Error> {
+    if !force && connection.is_behind(batch, settings, id).await? {
+        let place = batch.place(0);
+        let table = batch.relations().first().map(|table| format!("{}.{}", table.schema, table.name));
+        return Err(Error::Row {
+            operation: "replay",
+            table: table.unwrap_or_default(),
+            reason: RowError::Behind,
+            commit: place.map_or(CommitLsn::default(), |(begin, _)| begin.commit_lsn),
+            ordinal: place.map_or(0, |(_, ordinal)| ordinal),
+            fix: None,
+        });
+    }
+    connection.apply_single(batch, settings, force).await
+}
+
 /// The queued change as a batch of its own.
-fn batch_of(row: &tokio_postgres::Row) -> Result<Batch, Error> {
+fn batch_of(row: &tokio_postgres::Row, commit_time: Timestamp) -> Result<Batch, Error> {
     let bad =
         |_| Error::Trail(irongate_trail::Error::Misuse("a queued change whose images are not JSON objects"));
     let image = |column| -> Result<Option<Map<String, Json>>, Error> {
@@ -199,7 +225,6 @@ fn batch_of(row: &tokio_postgres::Row) -> Result<Batch, Error> {
     });
     let commit_lsn = CommitLsn(Lsn(row.try_get::<_, PgLsn>(7)?.into()));
     let xid = u32::try_from(row.try_get::<_, i64>(8)?).unwrap_or_default();
-    let commit_time = Timestamp::default();
     let begin = Begin { xid, commit_lsn, commit_time, origin: None, previous: CommitLsn::default() };
     let item = match (operation.as_str(), old, new.as_ref().map(TupleBuilder::as_tuple)) {
         ("insert", _, Some(new)) => Item::Row { relation: &relation, row: Row::Insert { new } },

@@ -4,7 +4,7 @@ use irongate_postgres::sql::{quote_identifier, quote_literal};
 use irongate_trail::{Row, Tuple, Value};
 
 use super::{Parameter, Statement, list};
-use crate::table::Plan;
+use crate::table::{Plan, TargetColumn};
 
 /// Commit time of a transaction in microseconds since 2000-01-01.
 fn micros(xmin: &str) -> String {
@@ -27,7 +27,12 @@ fn version(xmin: &str) -> String {
 }
 
 impl Plan {
-    fn key_value(&self, column: usize, values: &[Value<'_>], parameters: &mut Vec<Parameter>) -> String {
+    pub(super) fn key_value(
+        &self,
+        column: usize,
+        values: &[Value<'_>],
+        parameters: &mut Vec<Parameter>,
+    ) -> String {
         parameters.push(Parameter { key: true, column });
         let cast = self.column(column).map_or("pg_catalog.text", |column| column.cast.as_str());
         format!("{}::{cast}", self.parameter(column, parameters.len(), values.get(column)))
@@ -107,14 +112,55 @@ impl Plan {
     /// Locks and describes the tombstone under a key.
     pub(crate) fn look_for_tombstone(&self, key: Tuple<'_>) -> Statement {
         let mut parameters = Vec::new();
-        let key = self.key_json(key, &mut parameters);
+        let found = self.is_of(key, &mut parameters);
         let sql = format!(
-            "SELECT {} FROM irongate.tombstone AS b WHERE {} AND b.key OPERATOR(pg_catalog.=) {key} \
-             AND b.merged_xid IS NULL FOR UPDATE OF b",
+            "SELECT {} FROM irongate.tombstone AS b WHERE {} AND {found} \
+             AND b.merged_xid IS NULL ORDER BY b.at DESC FOR UPDATE OF b",
             version("b.xmin"),
             self.is_buried()
         );
         Statement { sql, parameters }
+    }
+
+    /// Whether two keys are equal. For an update with the new row.
+    pub(crate) fn same_key(&self, old: Tuple<'_>, new: Tuple<'_>) -> Statement {
+        let old: Vec<Value<'_>> = old.values().collect();
+        let new: Vec<Value<'_>> = new.values().collect();
+        let mut parameters = Vec::new();
+        let same = |&column: &usize| {
+            let before = self.key_value(column, &old, &mut parameters);
+            parameters.push(Parameter { key: false, column });
+            let cast = self.column(column).map_or("pg_catalog.text", |column| column.cast.as_str());
+            let after = self.parameter(column, parameters.len(), new.get(column));
+            self.equals(column, &format!("{before}{}", self.collation(column)), &format!("{after}::{cast}"))
+        };
+        let same: Vec<String> = self.key_columns().iter().map(same).collect();
+        Statement { sql: format!("SELECT coalesce({}, false)", same.join(" AND ")), parameters }
+    }
+
+    /// Whether equal keys can be written differently.
+    pub(crate) fn has_spellings(&self) -> bool {
+        self.key_columns()
+            .iter()
+            .any(|column| self.column(*column).is_some_and(|column| column.has_spellings))
+    }
+
+    /// The condition that finds the tombstone of a key. JSON knows equal numbers; other values that can be written
+    /// differently are compared as what they are.
+    fn is_of(&self, key: Tuple<'_>, parameters: &mut Vec<Parameter>) -> String {
+        const NUMBERS: [u32; 3] = [700, 701, 1700];
+        let is_odd = |column: &TargetColumn| column.has_spellings && !NUMBERS.contains(&column.type_oid);
+        if !self.key_columns().iter().any(|column| self.column(*column).is_some_and(is_odd)) {
+            return format!("b.key OPERATOR(pg_catalog.=) {}", self.key_json(key, parameters));
+        }
+        let values: Vec<Value<'_>> = key.values().collect();
+        let equal = |&column: &usize| {
+            let (name, cast) = self.column(column).map_or(("", ""), |column| (&column.name, &column.cast));
+            let left = format!("(b.key OPERATOR(pg_catalog.->>) {})::{cast}", quote_literal(name));
+            let right = self.key_value(column, &values, parameters);
+            self.equals(column, &format!("{left}{}", self.collation(column)), &right)
+        };
+        self.key_columns().iter().map(equal).collect::<Vec<_>>().join(" AND ")
     }
 
     /// The key as JSON, for the record.

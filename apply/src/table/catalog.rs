@@ -50,7 +50,10 @@ SELECT a.attname, a.attnum, pg_catalog.format_type(e.oid, -1),
          THEN 'OPERATOR(pg_catalog.=)'
        END,
        a.attgenerated <> '', a.attidentity = 'a', a.attnotnull, e.oid,
-       e.oid <> a.atttypid, a.atttypmod
+       e.oid <> a.atttypid, a.atttypmod,
+       (SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(k.collname)
+          FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace cn ON cn.oid = k.collnamespace
+         WHERE k.oid = a.attcollation AND NOT k.collisdeterministic)
   FROM pg_catalog.pg_attribute a
   JOIN element e ON e.attnum = a.attnum
   JOIN pg_catalog.pg_type x ON x.oid = e.elem
@@ -82,6 +85,11 @@ SELECT i.indnkeyatts::pg_catalog.int4
    AND i.indpred IS NULL AND i.indexprs IS NULL
  ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, i.indexrelid";
 
+/// Types of which equal values have one text: `bool`, `bytea`, `"char"`, `name`, the integers, `text`, `oid`, `char(n)`,
+/// `varchar`, `date`, `time`, `timestamp`, `timestamptz`, `uuid`.
+const WRITTEN_ONE_WAY: [u32; 16] =
+    [16, 17, 18, 19, 20, 21, 23, 25, 26, 1042, 1043, 1082, 1083, 1114, 1184, 2950];
+
 impl TargetTable {
     /// Describes a table; `None` when there is no such thing.
     ///
@@ -99,6 +107,7 @@ impl TargetTable {
         let mut columns = Vec::new();
         for row in session.query(COLUMNS, &[&oid]).await? {
             numbers.push(i32::from(row.try_get::<_, i16>(1)?));
+            let (type_oid, collation) = (row.try_get(8)?, row.try_get::<_, Option<String>>(11)?);
             columns.push(TargetColumn {
                 name: row.try_get(0)?,
                 cast: row.try_get(2)?,
@@ -107,7 +116,9 @@ impl TargetTable {
                 generated: row.try_get(5)?,
                 identity_always: row.try_get(6)?,
                 not_null: row.try_get(7)?,
-                type_oid: row.try_get(8)?,
+                type_oid,
+                has_spellings: collation.is_some() || !WRITTEN_ONE_WAY.contains(&type_oid),
+                collation,
                 domain: row.try_get(9)?,
                 type_modifier: row.try_get(10)?,
             });

@@ -110,8 +110,10 @@ impl Plan {
             !in_key[column] && columns[column].is_some_and(|place| table.columns[place].identity_always)
         };
         let replaces = (0..columns.len()).any(is_hidden);
-        let conflict =
-            conflicts.map(|conflicts| resolving(relation, &key, &in_key, conflicts)).transpose()?.flatten();
+        let conflict = conflicts
+            .map(|conflicts| resolving(relation, &table, &key, &in_key, conflicts))
+            .transpose()?
+            .flatten();
         Ok(Self {
             relation: Arc::clone(relation),
             table,
@@ -141,6 +143,7 @@ impl Plan {
 
 fn resolving(
     relation: &Relation,
+    table: &TargetTable,
     key: &Key,
     in_key: &[bool],
     conflicts: &Conflicts,
@@ -163,6 +166,11 @@ fn resolving(
                     "differences of column \"{name}\" need the old values, and its replica identity is not FULL"
                 ));
             }
+            Some(_) if *rule == ColumnRule::Difference && takes_null(table, name) => {
+                return refused(format!(
+                    "differences of column \"{name}\" are added, and it takes NULL, to which nothing can be added"
+                ));
+            }
             Some(_) => {}
         }
     }
@@ -174,6 +182,10 @@ fn resolving(
         tombstone_age: conflicts.tombstone_age,
     };
     Ok(Some(Resolving { name: rule.rule.name(), terms, columns }))
+}
+
+fn takes_null(table: &TargetTable, column: &str) -> bool {
+    table.columns.iter().any(|known| known.name == column && !known.not_null)
 }
 
 fn key_of(

@@ -15,6 +15,7 @@ use super::postgres::{Connection, sort};
 use super::resolve::{Resolved, Stop};
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};
+use crate::conflict::Rule;
 use crate::ddl::offer;
 use crate::error::{Error, Remedy, RowError};
 use crate::error_queue;
@@ -43,7 +44,8 @@ impl Connection {
         while from < batch.len() {
             let to = batch.len().min(from + WINDOW);
             self.simple("SAVEPOINT irongate").await?;
-            if !resolves && self.window(batch, from..to, &plans).await? {
+            let sets_out = !resolves && !self.any_behind(batch, from..to, &plans, settings).await?;
+            if sets_out && self.window(batch, from..to, &plans).await? {
                 self.simple("RELEASE irongate").await?;
             } else {
                 self.simple("ROLLBACK TO irongate; RELEASE irongate").await?;
@@ -75,9 +77,7 @@ impl Connection {
         };
         let mut outcome = Outcome::default();
         for index in 0..batch.len() {
-            error_queue::put(self.session.client(), &settings.flow, batch, index, &reason, true)
-                .await
-                .map_err(sort)?;
+            self.put(batch, index, settings, &reason, true).await?;
             outcome.queued += 1;
         }
         if let Some(end) = end {
@@ -101,10 +101,11 @@ impl Connection {
             }
         };
         let plans = self.plans(batch, settings).await.map_err(unsorted)?;
-        if let (true, true, Change::Row { relation, .. }) =
-            (force, resolves(batch, 0, &plans), batch.change(0))
-        {
-            return match self.resolve(batch, 0, &plans[relation], settings, true).await {
+        if let (true, Change::Row { relation, .. }) = (resolves(batch, 0, &plans), batch.change(0)) {
+            let plan = &plans[relation];
+            // Of other rules the change still has its say by its version: the row may have been written here since.
+            let queues = plan.conflict.as_ref().is_some_and(|resolving| resolving.terms.rule == Rule::Queue);
+            return match self.resolve(batch, 0, plan, settings, force || queues).await {
                 Ok(_) => Ok(()),
                 Err(Stop::Refused(reason)) => {
                     Err(refusal(batch, 0, &plans, &Alone::of(batch, 0, &plans), reason))
@@ -117,6 +118,21 @@ impl Connection {
             None => Ok(()),
             Some(reason) => Err(refusal(batch, 0, &plans, &alone, reason)),
         }
+    }
+
+    /// Puts a change into the error queue, where it holds up later ones of its row.
+    async fn put(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        settings: &ReplicatSettings,
+        reason: &RowError,
+        whole: bool,
+    ) -> Result<(), Failure> {
+        let client = self.session.client();
+        error_queue::put(client, &settings.flow, batch, index, reason, whole).await.map_err(sort)?;
+        self.held.add(batch, index);
+        Ok(())
     }
 
     async fn simple(&self, sql: &str) -> Result<(), Failure> {
@@ -168,12 +184,21 @@ impl Connection {
         let (mut attempt, mut races) = (0, 0);
         loop {
             self.simple("SAVEPOINT irongate").await?;
-            let reason = match self.resolve_or_attempt(batch, index, plans, &alone, settings).await? {
-                Ok(resolved) => {
-                    outcome.conflicts += resolved.conflicts;
-                    outcome.queued += resolved.queued;
+            let reason = match self.behind(batch, index, plans, settings).await? {
+                Ok(Some(true)) => return Err(Failure::Queue),
+                Ok(Some(false)) => {
+                    self.put(batch, index, settings, &RowError::Behind, false).await?;
+                    outcome.queued += 1;
                     return self.simple("RELEASE irongate").await;
                 }
+                Ok(None) => match self.resolve_or_attempt(batch, index, plans, &alone, settings).await? {
+                    Ok(resolved) => {
+                        outcome.conflicts += resolved.conflicts;
+                        outcome.queued += resolved.queued;
+                        return self.simple("RELEASE irongate").await;
+                    }
+                    Err(reason) => reason,
+                },
                 Err(reason) => reason,
             };
             self.simple("ROLLBACK TO irongate; RELEASE irongate").await?;
@@ -196,9 +221,7 @@ impl Connection {
                 Action::QueueTransaction => return Err(Failure::Queue),
                 Action::QueueRow => {
                     tracing::warn!(table = %alone.table, class = reason.class(), "change put into the error queue");
-                    error_queue::put(self.session.client(), &settings.flow, batch, index, &reason, false)
-                        .await
-                        .map_err(sort)?;
+                    self.put(batch, index, settings, &reason, false).await?;
                     outcome.queued += 1;
                     return Ok(());
                 }

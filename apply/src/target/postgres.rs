@@ -15,15 +15,17 @@ use irongate_checkpoint::{
     Watermarks,
 };
 use irongate_postgres::Session;
-use irongate_trail::{Lsn, Position, Relation};
+use irongate_trail::{Lsn, Position, Relation, Timestamp};
 use tokio_postgres::types::{PgLsn, Type};
 
+use super::held::Held;
 use super::ready::Ready;
 use super::resolve::prepared_for_conflicts;
 use super::sequences::Sequences;
 use super::{Failure, Mode, Outcome, Target};
 use crate::batch::Batch;
 use crate::compile::compile;
+use crate::conflict::canary;
 use crate::ddl::offer;
 use crate::error::Error;
 use crate::settings::ReplicatSettings;
@@ -34,6 +36,9 @@ const MOST_STATEMENTS: usize = 2000;
 
 /// How often tombstones are looked for that are too old to matter.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
+
+/// How often the canary is brought forward while the flow is in step.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
 
 /// Settings of the session. The planner's are there because a set always finds its rows by an index: an estimate of the
 /// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat, nor is
@@ -57,6 +62,10 @@ pub struct PostgresTarget {
     watermarks: Option<Watermarks>,
     /// When old tombstones were last removed.
     purged: Option<Instant>,
+    /// When the canary was last brought forward.
+    renewed: Option<Instant>,
+    /// The source's last commit that was applied.
+    last_commit: Timestamp,
     sequences: Sequences,
 }
 
@@ -71,12 +80,21 @@ pub(crate) struct Connection {
     statements: HashMap<String, tokio_postgres::Statement>,
     /// Rows may be waiting to be sent back.
     pub(super) owes: bool,
+    pub(super) held: Held,
 }
 
 impl PostgresTarget {
     /// A target that connects when it is first loaded.
     pub fn new(settings: ReplicatSettings) -> Self {
-        Self { settings, connection: None, watermarks: None, purged: None, sequences: Sequences::default() }
+        Self {
+            settings,
+            connection: None,
+            watermarks: None,
+            purged: None,
+            renewed: None,
+            last_commit: Timestamp::default(),
+            sequences: Sequences::default(),
+        }
     }
 }
 
@@ -114,6 +132,11 @@ impl Target for PostgresTarget {
             self.connection = None;
             return Err(if is_loading { Error::Loading { flow } } else { Error::NotInstantiated { flow } });
         };
+        connection.held.load(client, &self.settings.flow).await?;
+        if self.settings.conflicts.is_some() {
+            canary::begin(connection.session.client(), &self.settings.flow, &applied.lineage).await?;
+            self.last_commit = applied.commit_time;
+        }
         let (insert, _) = connection.log_positions().await?;
         // The place in the trail is the reader's to say: the one in the table may be in another trail.
         let mark = Mark { position: Position::default(), resume_lsn: applied.end_lsn };
@@ -143,6 +166,9 @@ impl Target for PostgresTarget {
             }
         };
         let result = match mode {
+            Mode::Grouped if connection.held.concerns(batch) => {
+                connection.apply_around_held(batch, &self.settings, end).await
+            }
             Mode::Grouped if self.settings.conflicts.is_some() => {
                 connection.apply_resolving(batch, &self.settings, end).await
             }
@@ -164,6 +190,9 @@ impl Target for PostgresTarget {
             other => other,
         };
         let result = result.map(|outcome| Outcome { sequences_left, ..outcome });
+        if let (Ok(_), Some(end)) = (&result, end) {
+            self.last_commit = end.commit_time;
+        }
         match result {
             Err(Failure::Lost(error)) => {
                 // What the server said last tells more than that the line is dead.
@@ -179,14 +208,19 @@ impl Target for PostgresTarget {
     }
 
     async fn settle(&mut self, applied: Mark) -> Result<Mark, Error> {
-        let (Some(connection), Some(watermarks)) = (&self.connection, &mut self.watermarks) else {
+        let (Some(connection), Some(watermarks)) = (&mut self.connection, &mut self.watermarks) else {
             return Err(not_loaded());
         };
+        connection.held.look_again(connection.session.client(), &self.settings.flow).await?;
         if let Some(conflicts) = &self.settings.conflicts
             && self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY.min(conflicts.tombstone_age))
         {
             connection.purge_tombstones(conflicts.tombstone_age).await?;
             self.purged = Some(Instant::now());
+        }
+        if self.settings.conflicts.is_some() && self.renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY) {
+            canary::renew(connection.session.client(), &self.settings.flow, self.last_commit).await?;
+            self.renewed = Some(Instant::now());
         }
         if self.settings.synchronous_commit {
             watermarks.applied_durably(applied);
@@ -255,7 +289,8 @@ impl Connection {
         if owes {
             prepared_for_conflicts(&session).await?;
         }
-        Ok(Self { session, checkpoint, origin, open: None, plans, statements, owes })
+        let held = Held::default();
+        Ok(Self { session, checkpoint, origin, open: None, plans, statements, owes, held })
     }
 
     /// The target's insert and flush LSN.

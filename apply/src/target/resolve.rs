@@ -23,6 +23,7 @@ use irongate_trail::{Old, Row, Timestamp, Tuple, TupleBuilder, Value};
 use super::postgres::{Connection, sort};
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};
+use crate::conflict::canary;
 use crate::conflict::decide::{Decision, Found, Incoming, Operation, Writer, decide};
 use crate::conflict::record::Local;
 use crate::conflict::schema::{DELETED, MOVED};
@@ -97,12 +98,13 @@ pub(super) fn complete(plan: &Plan, row: Row<'_>) -> Option<TupleBuilder> {
     Some(image)
 }
 
-/// The keys that a change is about: a change of the key is a delete and an insert.
+/// The keys that a change is about: a change of the key is a delete and an insert, unless it is only `respelled`.
 pub(super) fn pieces<'a>(
     plan: &Plan,
     row: Row<'a>,
     image: Option<Tuple<'a>>,
     base: Option<Base>,
+    respelled: bool,
 ) -> Vec<Piece<'a>> {
     let full = match row.old() {
         Some(Old::Full(old)) => Some(old),
@@ -114,7 +116,7 @@ pub(super) fn pieces<'a>(
     let found = match row {
         Row::Insert { .. } => [piece(Operation::Insert, image, None, image, base), None],
         Row::Delete { old } => [piece(Operation::Delete, Some(old.tuple()), full, None, base), None],
-        Row::Update { .. } if changes_key(plan, row) => [
+        Row::Update { .. } if changes_key(plan, row) && !respelled => [
             piece(Operation::Delete, key_tuple(row), full, None, base),
             piece(Operation::Insert, image, None, image, None),
         ],
@@ -124,7 +126,7 @@ pub(super) fn pieces<'a>(
 }
 
 /// Values for a statement whose parameters are all of one tuple.
-fn of_tuple(tuple: Tuple<'_>) -> Row<'_> {
+pub(super) fn of_tuple(tuple: Tuple<'_>) -> Row<'_> {
     Row::Delete { old: Old::Full(tuple) }
 }
 
@@ -224,7 +226,10 @@ impl Connection {
             let plan = &plans[relation];
             let Some(resolving) = &plan.conflict else { continue };
             let image = images[index].as_ref().map(TupleBuilder::as_tuple);
-            for piece in pieces(plan, row, image, batch.base(index)) {
+            if plan.has_spellings() && changes_key(plan, row) {
+                return Ok(false);
+            }
+            for piece in pieces(plan, row, image, batch.base(index), false) {
                 let additive = resolving.terms.additive && piece.operation != Operation::Insert;
                 if additive || (resolving.terms.rule.buries() && piece.operation == Operation::Delete) {
                     return Ok(false);
@@ -245,6 +250,10 @@ impl Connection {
                 looks.push((plan, piece, (look, prepared), tombstone));
             }
         }
+        if looks.is_empty() {
+            return Ok(true);
+        }
+        let canary_is_known = self.prepare(canary::IS_KNOWN, None).await.map_err(sort)?;
         let client = self.session.client();
         let answers = looks.iter().map(|(_, piece, row, tombstone)| async move {
             let look = async |(look, prepared): &(Statement, tokio_postgres::Statement)| {
@@ -255,7 +264,11 @@ impl Connection {
                 Some(tombstone) => tokio::join!(biased; look(row), look(tombstone)),
             }
         });
-        let answers = futures_util::future::join_all(answers).await;
+        // Behind the looks, so that it speaks of what they found.
+        let flow: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&settings.flow];
+        let canary = client.query(&canary_is_known, &flow);
+        let (answers, canary) = tokio::join!(biased; futures_util::future::join_all(answers), canary);
+        canary::judge(&canary.map_err(sort)?, &settings.flow).map_err(sort)?.map_err(Failure::Refused)?;
         let at = batch.place(0).map(|(begin, _)| begin.commit_time).unwrap_or_default();
         for ((plan, piece, ..), (row, tombstone)) in looks.iter().zip(answers) {
             let (row, tombstone) = (row.map_err(sort)?, tombstone.map_err(sort)?);
@@ -273,6 +286,27 @@ impl Connection {
             }
         }
         Ok(true)
+    }
+
+    /// Stops where something of unknown version was found, and the versions that matter are not known any more.
+    async fn doubt(&mut self, found: Found, settings: &ReplicatSettings) -> Result<(), Stop> {
+        if !matches!(found, Found::Row(Writer::Unknown, _) | Found::Gone(Writer::Unknown)) {
+            return Ok(());
+        }
+        let prepared = self.prepare(canary::IS_KNOWN, None).await?;
+        let answer = self.session.client().query(&prepared, &[&settings.flow]).await?;
+        canary::judge(&answer, &settings.flow)?.map_err(|error| Stop::Failed(Failure::Refused(error)))
+    }
+
+    /// Whether an update that writes its key differently leaves it equal to what it was.
+    async fn respells(&mut self, plan: &Plan, row: Row<'_>, image: Option<Tuple<'_>>) -> Result<bool, Stop> {
+        let (Some(new), Some(old), true) = (image, row.old(), plan.has_spellings() && changes_key(plan, row))
+        else {
+            return Ok(false);
+        };
+        let row = Row::Update { old: Some(old), new };
+        let same = self.ask(&plan.same_key(old.tuple(), new), row).await?;
+        Ok(same.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
     }
 
     /// What is here under a key, locked.
@@ -323,7 +357,8 @@ pub(super) async fn prepared_for_conflicts(session: &irongate_postgres::Session)
     const SQL: &str = "SELECT pg_catalog.current_setting('track_commit_timestamp'), \
          pg_catalog.to_regclass('irongate.conflict') IS NOT NULL AND \
          pg_catalog.to_regclass('irongate.tombstone') IS NOT NULL AND \
-         pg_catalog.to_regclass('irongate.send_back') IS NOT NULL";
+         pg_catalog.to_regclass('irongate.send_back') IS NOT NULL AND \
+         pg_catalog.to_regclass('irongate.canary') IS NOT NULL";
     let row = session.query_one(SQL, &[]).await?;
     let (setting, has_tables): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
     let (reason, fix) = match (setting.as_str(), has_tables) {
@@ -385,7 +420,7 @@ impl Connection {
     }
 }
 
-async fn query(
+pub(super) async fn query(
     client: &tokio_postgres::Client,
     prepared: &tokio_postgres::Statement,
     statement: &Statement,

@@ -12,8 +12,10 @@ use crate::output;
 
 pub(crate) async fn run(global: &Global, conflicts: Conflicts) -> anyhow::Result<()> {
     let here = Here::load(global)?;
-    let (Conflicts::List { flow, .. } | Conflicts::Show { flow, .. } | Conflicts::Purge { flow, .. }) =
-        &conflicts;
+    let (Conflicts::List { flow, .. }
+    | Conflicts::Show { flow, .. }
+    | Conflicts::Accept { flow }
+    | Conflicts::Purge { flow, .. }) = &conflicts;
     let flow = here.configuration.flow(flow)?;
     if flow.conflicts.is_none() {
         return Err(End::usage(
@@ -34,6 +36,25 @@ pub(crate) async fn run(global: &Global, conflicts: Conflicts) -> anyhow::Result
                 format!("irongate conflicts list {} shows what it has", flow.name),
             )),
         },
+        Conflicts::Accept { .. } => {
+            let since = apply::accept_conflicts(&session, &flow.name).await?;
+            if global.json {
+                return output::json(
+                    &json!({ "flow": flow.name, "accepted": since.is_some(), "since": since }),
+                );
+            }
+            Ok(match since {
+                None => output::text(format_args!(
+                    "flow \"{}\" has nothing to accept: it has not begun",
+                    flow.name
+                ))?,
+                Some(since) => output::text(format_args!(
+                    "flow \"{}\" goes on when it is started; versions of rows changed since {since} UTC may be unknown\n\
+                     when both flows have caught up, compare the databases (irongate compare) and mend what differs",
+                    flow.name
+                ))?,
+            })
+        }
         Conflicts::Purge { keep_days, .. } => {
             let seconds = f64::from(keep_days) * 86_400.0;
             let purged = apply::purge_conflicts(&session, &flow.name, seconds).await?;

@@ -86,6 +86,7 @@ fn every_command_has_help_and_no_command_is_an_empty_promise() {
         "conflicts",
         "conflicts list",
         "conflicts show",
+        "conflicts accept",
         "conflicts purge",
         "sequences",
         "completions",

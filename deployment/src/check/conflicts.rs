@@ -3,6 +3,7 @@
 use irongate_apply::{ColumnRule, Conflicts, Rule, TableRule};
 use irongate_postgres::Error;
 use irongate_postgres::catalog::{self, Table};
+use irongate_postgres::sql::{qualified, quote_identifier};
 use irongate_trail::ReplicaIdentity;
 
 use super::finding::restarted;
@@ -133,7 +134,7 @@ async fn examine(
             examine_table(source, target, flow, table, described, findings).await?;
         }
     }
-    Ok(())
+    orphans(target, &ruled, &targets, findings).await
 }
 
 fn report(side: &Side<'_>, lacks: impl IntoIterator<Item = Lack>, findings: &mut Findings) {
@@ -207,6 +208,25 @@ async fn examine_table(
             let reason = "differences are to be added, and it is not a number that can be added exactly";
             let fix = "use smallint, integer, bigint or numeric, or another policy";
             findings.error(&target.end, target_object, reason, fix);
+        } else if *rule == ColumnRule::Difference {
+            let sides = [(source, &name, table.source), (target, &table.target, described)];
+            for (side, name, described) in sides {
+                if described.column(column).is_some_and(|column| !column.not_null) {
+                    let reason =
+                        "differences are to be added, and it takes NULL, to which nothing can be added";
+                    let fix = format!(
+                        "ALTER TABLE {} ALTER COLUMN {} SET NOT NULL",
+                        name.quoted(),
+                        quote_identifier(column)
+                    );
+                    findings.error(
+                        &side.end,
+                        format!("column \"{column}\" of table {name}"),
+                        reason,
+                        sql([fix]),
+                    );
+                }
+            }
         }
     }
     let others = described.indexes.iter().filter(|index| {
@@ -220,6 +240,56 @@ async fn examine_table(
             format!("index \"{}\" of table {}", index.name, table.target),
             "it forbids rows besides the key: two sites that write what it forbids stop the flow",
             "make its values the site's own, or drop the constraint where the sites may collide",
+        );
+    }
+    Ok(())
+}
+
+/// Foreign keys between tables that both sites write: a parent deleted at one and a child made at the other pass each
+/// other, and no key is checked for what Replicat writes.
+async fn orphans(
+    target: &Side<'_>,
+    ruled: &[Ruled<'_>],
+    targets: &[Table],
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    const SQL: &str = "SELECT k.conname, n.nspname, c.relname, pn.nspname, p.relname,
+             (SELECT array_agg(a.attname::text ORDER BY x.n) FROM unnest(k.conkey) WITH ORDINALITY x(num, n)
+                JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = x.num),
+             (SELECT array_agg(a.attname::text ORDER BY x.n) FROM unnest(k.confkey) WITH ORDINALITY x(num, n)
+                JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = x.num)
+          FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_class p ON p.oid = k.confrelid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+         WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY ($1) AND k.confrelid = ANY ($1)
+         ORDER BY n.nspname, c.relname, k.conname";
+    let is_ruled = |table: &&Table| {
+        let name = |ruled: &Ruled<'_>| {
+            ruled.target.schema == table.summary.schema && ruled.target.name == table.summary.name
+        };
+        ruled.iter().any(name)
+    };
+    let oids: Vec<u32> = targets.iter().filter(is_ruled).map(|table| table.summary.oid).collect();
+    for row in target.session.query(SQL, &[&oids]).await? {
+        let text = |column| row.try_get::<_, String>(column);
+        let (child, parent) = (qualified(&text(1)?, &text(2)?), qualified(&text(3)?, &text(4)?));
+        let (refers, referred): (Vec<String>, Vec<String>) = (row.try_get(5)?, row.try_get(6)?);
+        let pairs = refers.iter().zip(&referred);
+        let same = pairs.map(|(c, p)| format!("p.{} = c.{}", quote_identifier(p), quote_identifier(c)));
+        let there = refers.iter().map(|column| format!("c.{} IS NOT NULL", quote_identifier(column)));
+        let find = format!(
+            "SELECT c.* FROM {child} c WHERE {} AND NOT EXISTS (SELECT FROM {parent} p WHERE {})",
+            there.collect::<Vec<_>>().join(" AND "),
+            same.collect::<Vec<_>>().join(" AND ")
+        );
+        findings.warning(
+            &target.end,
+            format!("foreign key \"{}\" of table {}.{}", text(0)?, text(1)?, text(2)?),
+            format!(
+                "both sites write {parent} too: where one deletes a row there while the other makes one that refers to it, \
+                 the second is left at both sites without the first"
+            ),
+            format!("let one site alone delete there, and look for such rows now and then: {find}"),
         );
     }
     Ok(())

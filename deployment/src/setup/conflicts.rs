@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::setup::rights::Lack;
 use crate::statement::Statement;
 
-const TABLES: [&str; 3] = ["conflict", "tombstone", "send_back"];
+const TABLES: [&str; 4] = ["conflict", "tombstone", "send_back", "canary"];
 
 /// A table under a rule.
 pub(crate) struct Ruled<'a> {

@@ -49,9 +49,11 @@ impl Connection {
         let at = batch.place(index).map(|(begin, _)| begin.commit_time).unwrap_or_default();
         let image = complete(plan, row);
         let image = image.as_ref().map(TupleBuilder::as_tuple);
+        let respelled = self.respells(plan, row, image).await?;
         let mut found = Vec::new();
-        for piece in pieces(plan, row, image, batch.base(index)) {
+        for piece in pieces(plan, row, image, batch.base(index), respelled) {
             let (here, local) = self.look(plan, &piece, settings).await?;
+            self.doubt(here, settings).await?;
             let incoming = Incoming { operation: piece.operation, at, base: piece.base };
             let decision = if force { Decision::Plain } else { decide(&resolving.terms, here, incoming) };
             found.push((piece, here, local, decision));
@@ -221,7 +223,7 @@ impl Connection {
 
     /// Sends out what was promised to be sent back, in a session without an origin. What is still owed after a failure is
     /// sent when the target is loaded the next time.
-    pub(in crate::target) async fn send_back(&mut self, settings: &ReplicatSettings) -> Result<(), Error> {
+    pub(crate) async fn send_back(&mut self, settings: &ReplicatSettings) -> Result<(), Error> {
         const TAKE: &str = "DELETE FROM irongate.send_back WHERE flow = $1 \
              RETURNING table_schema, table_name, key::pg_catalog.text";
         if !self.owes {
@@ -264,7 +266,8 @@ fn columns(
     let mut columns = Columns { written: Vec::new(), added: Vec::new(), merged: false };
     let new: Vec<Value<'_>> = image.values().collect();
     let old: Option<Vec<Value<'_>>> = piece.full.map(|old| old.values().collect());
-    for column in written(plan, image, false) {
+    // Who wins the row has also said how its key is written.
+    for column in written(plan, image, incoming_wins && plan.has_spellings()) {
         let rule = resolving.columns.get(column).copied().flatten();
         match rule {
             Some(ColumnRule::Difference) if piece.operation == Operation::Update => {
@@ -273,11 +276,9 @@ fn columns(
                 if from == to {
                     continue;
                 }
+                // Whoever won, the two sites would differ by what the other one has added.
                 if from == Some(&Value::Null) || to == Some(&Value::Null) {
-                    if incoming_wins {
-                        columns.written.push(column);
-                    }
-                    continue;
+                    return Err(Stop::Refused(RowError::NoDifference));
                 }
                 columns.added.push(column);
                 columns.merged |= told;
