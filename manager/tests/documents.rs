@@ -52,6 +52,7 @@ fn site() -> Info {
         starts: 1,
         held: None,
         counters: Counters { transactions: 3, rows_inserted: 4, bytes: 99, ..Counters::default() },
+        errors_pending: None,
     };
     let stage = StageView { lag_bytes: Some(10), lag_seconds: Some(1.5) };
     let flow = FlowView {
@@ -77,6 +78,9 @@ fn site() -> Info {
             lost: None,
         }),
         source_silent: None,
+        silent_seconds: None,
+        quiet_seconds: None,
+        errors_pending: Some(97),
         trouble: None,
         heartbeat: None,
         compare: Some(compared()),

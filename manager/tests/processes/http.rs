@@ -37,7 +37,10 @@ async fn health_status_and_metrics_are_served_and_nothing_else() {
     site.settings["trail"] = site.dir.path().join("trail/f").to_str().unwrap().into();
     let manager = site.start().await;
     site.until_state("a", State::Running).await;
-    until("it abends", async || Some(site.group("bad").await).filter(|group| group.doing == "abended")).await;
+    until("it abends", async || {
+        Some(site.group("bad").await).filter(|group| group.doing.starts_with("abended: "))
+    })
+    .await;
     let (status, body) = get(address, "/health");
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
     assert!(body.contains("the slot is gone"), "{body}");
