@@ -52,7 +52,7 @@ pub(super) async fn in_the_way(
     const OPEN: &str = "SELECT a.pid, pg_catalog.format('server process %s (role \"%s\", database \"%s\", application \"%s\", %s) at ',
                     a.pid, a.usename, a.datname, a.application_name, coalesce(a.state, 'state not known')),
                 extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::float8,
-                a.usename::text = ANY ($2)
+                coalesce(a.usename::text = ANY ($2), false)
            FROM pg_catalog.pg_stat_activity a
           WHERE a.backend_xid IS NOT NULL AND a.xact_start IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
             AND ($1 OR a.datname = pg_catalog.current_database())

@@ -4,10 +4,13 @@ fn column(name: &str, cast: &str) -> TargetColumn {
     TargetColumn {
         name: name.to_owned(),
         type_oid: 0,
+        type_modifier: -1,
         cast: cast.to_owned(),
         cast_is_function: false,
         domain: false,
         equals: Some("OPERATOR(pg_catalog.=)".to_owned()),
+        collation: None,
+        has_spellings: false,
         not_null: false,
         generated: false,
         identity_always: false,
