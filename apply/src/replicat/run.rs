@@ -49,9 +49,12 @@ impl Replicat {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Stopped, Error> {
         let settings = &self.settings;
         let _lock = GroupLock::acquire(&settings.state_directory, &settings.group)?;
+        // What cannot be read any more is only not shown.
+        let last =
+            irongate_checkpoint::read_status(&settings.state_directory, &settings.group).ok().flatten();
         let status = Status::starting(&settings.group, &settings.flow, Program::Replicat);
         let publisher = Publisher::start(&settings.state_directory, status)?;
-        let result = self.attempts(&publisher, shutdown).await;
+        let result = self.attempts(&publisher, last, shutdown).await;
         match &result {
             Ok(_) => publisher.state(State::Stopped, "stopped as asked"),
             Err(error) => {
@@ -65,6 +68,7 @@ impl Replicat {
     async fn attempts(
         &self,
         publisher: &Publisher,
+        last: Option<Status>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Stopped, Error> {
         let settings = &self.settings;
@@ -80,6 +84,7 @@ impl Replicat {
             publisher,
             registered: None,
             settled: None,
+            last,
             before: Position::default(),
         };
         let mut shutdown = std::pin::pin!(shutdown);
@@ -152,7 +157,9 @@ struct Run<'a> {
     publisher: &'a Publisher,
     registered: Option<irongate_checkpoint::Mark>,
     settled: Option<Instant>,
-    /// Where an earlier Replicat of this group was, by its own mark in this trail.
+    /// What the Replicat before this one said last.
+    last: Option<Status>,
+    /// Where that one was, if it was behind the same transaction.
     before: Position,
 }
 
@@ -165,7 +172,7 @@ impl Run<'_> {
         self.applier.begin().await?;
         super::apart::refuse_own_source(self.settings, self.applier.applied().lineage).await?;
         *attempt = 0;
-        self.before = self.registered_position()?;
+        self.before = self.place_before();
         self.publish("applying");
         self.publisher.state(State::Running, "applying");
         tracing::info!(group = %self.settings.group, from = %self.applier.applied().end_lsn, "replicat started");
@@ -231,16 +238,12 @@ impl Run<'_> {
         Ok(readers.iter().any(|(name, _)| *name == self.settings.group))
     }
 
-    /// Where an earlier Replicat of this group has said that it is, if that was behind the same transaction: a trail that
-    /// was begun anew has places of its own.
-    fn registered_position(&self) -> Result<Position, Error> {
-        let readers = irongate_trail::readers(&*self.storage)?;
-        let own = readers.into_iter().find(|(name, _)| *name == self.settings.group);
-        let resume = self.applier.applied().end_lsn;
-        Ok(own
-            .filter(|(_, mark)| mark.resume_lsn <= resume)
-            .map(|(_, mark)| mark.position)
-            .unwrap_or_default())
+    /// Where the Replicat before this one was: true for as long as the target is behind the same transaction. A trail that
+    /// was begun anew has another.
+    fn place_before(&self) -> Position {
+        let resume = self.applier.applied().end_lsn.0;
+        let last = self.last.as_ref().filter(|last| last.resume_lsn == Some(resume));
+        last.and_then(|last| last.position).unwrap_or_default()
     }
 
     fn publish(&self, doing: &str) {
