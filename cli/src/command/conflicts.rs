@@ -43,7 +43,7 @@ pub(crate) async fn run(global: &Global, conflicts: Conflicts) -> anyhow::Result
                     &json!({ "flow": flow.name, "accepted": since.is_some(), "since": since }),
                 );
             }
-            Ok(match since {
+            match since {
                 None => output::text(format_args!(
                     "flow \"{}\" has nothing to accept: it has not begun",
                     flow.name
@@ -53,7 +53,8 @@ pub(crate) async fn run(global: &Global, conflicts: Conflicts) -> anyhow::Result
                      when both flows have caught up, compare the databases (irongate compare) and mend what differs",
                     flow.name
                 ))?,
-            })
+            }
+            Ok(())
         }
         Conflicts::Purge { keep_days, .. } => {
             let seconds = f64::from(keep_days) * 86_400.0;
