@@ -91,6 +91,11 @@ async fn in_one_direction_what_follows_a_queued_change_waits_and_is_replayed_in_
             "INSERT INTO uq VALUES (1, 10, 0), (2, 20, 0), (3, 30, 0)",
             // Refused at the target.
             "UPDATE uq SET u = 90 WHERE id = 1",
+        ])
+        .await;
+        // Of one group the last update alone would be written.
+        flow.drain().await;
+        flow.each_at_source(&[
             // Old over new, if it were replayed alone.
             "UPDATE uq SET u = 11, n = 1 WHERE id = 1",
             "UPDATE uq SET n = 5 WHERE id = 2; UPDATE uq SET n = 2 WHERE id = 1",
@@ -159,8 +164,9 @@ async fn transactions_queue_as_a_whole_behind_one_that_has_and_after_a_skip_noth
     .await;
     assert_eq!(flow.target_says(ROWS).await, "1:10:0 2:20:0 3:30:12 9:90:0");
     // A TRUNCATE takes every row, and waits for those that wait.
+    flow.at_source("UPDATE uq SET u = 90 WHERE id = 1").await;
+    flow.drain().await;
     flow.each_at_source(&[
-        "UPDATE uq SET u = 90 WHERE id = 1",
         "UPDATE uq SET u = 91 WHERE id = 1",
         "UPDATE uq SET u = 90 WHERE id = 1",
         "TRUNCATE uq",
