@@ -13,7 +13,7 @@ use irongate_checkpoint::{MARKER_PREFIX, TableStarts};
 use irongate_postgres::catalog::DDL_PREFIX;
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
-use crate::conflict::{Base, VERSION_PREFIX};
+use crate::conflict::{Base, Bases, VERSION_PREFIX};
 use crate::sequence::{self, Reading, SEQUENCE_PREFIX};
 use crate::settings::Grouping;
 
@@ -96,9 +96,9 @@ pub struct Batch {
     marker: Option<String>,
     progress: Option<ResumeLsn>,
     /// Which version a change replaces, by its index, where the source says so.
-    bases: Vec<(usize, Base)>,
+    bases: Vec<(usize, Bases)>,
     /// The same of the next change of the table.
-    next_base: Option<(Base, String)>,
+    next_base: Option<(Bases, String)>,
     /// Where the source's sequences stand.
     sequences: Vec<Reading>,
     skipping: Skipping,
@@ -288,8 +288,7 @@ impl Batch {
                     if message.prefix == MARKER_PREFIX {
                         self.marker = Some(String::from_utf8_lossy(message.content).into_owned());
                     } else if message.prefix == VERSION_PREFIX {
-                        let said = Base::parse(message.content);
-                        self.next_base = said.map(|(base, table)| (base, table.to_owned()));
+                        self.say_base(Base::parse(message.content));
                     } else if message.prefix == DDL_PREFIX {
                         self.structure = Some(String::from_utf8_lossy(message.content).into_owned());
                         self.restructures = true;
@@ -320,6 +319,20 @@ impl Batch {
         self.changed();
         self.changes.push(change);
         Ok(())
+    }
+
+    /// Takes what the source says of the next change. What it says of the change's new key comes first.
+    fn say_base(&mut self, said: Option<(Base, bool, &str)>) {
+        let before = self.next_base.take();
+        self.next_base = said.map(|(base, of_new_key, table)| {
+            let bases = if of_new_key {
+                Bases { row: None, new_key: Some(base) }
+            } else {
+                let before = before.filter(|(bases, of)| bases.row.is_none() && of == table);
+                Bases { row: Some(base), new_key: before.and_then(|(bases, _)| bases.new_key) }
+            };
+            (bases, table.to_owned())
+        });
     }
 
     /// A marker that came before is no longer the last of all.
@@ -457,9 +470,9 @@ impl Batch {
     }
 
     /// Which version the change at `index` replaces, if its source says so.
-    pub fn base(&self, index: usize) -> Option<Base> {
-        let at = self.bases.binary_search_by_key(&index, |(index, _)| *index).ok()?;
-        Some(self.bases[at].1)
+    pub fn bases(&self, index: usize) -> Bases {
+        let at = self.bases.binary_search_by_key(&index, |(index, _)| *index);
+        at.map_or_else(|_| Bases::default(), |at| self.bases[at].1)
     }
 
     /// All changes in order.

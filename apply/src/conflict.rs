@@ -191,19 +191,31 @@ pub enum Base {
     Seen(Timestamp),
 }
 
+/// The same of a change: of its row, and of the key that the row moves to, which is a key of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bases {
+    /// The version of the row.
+    pub row: Option<Base>,
+    /// The version of what was deleted under the new key.
+    pub new_key: Option<Base>,
+}
+
 /// Prefix of the logical messages in which a [`Base`] travels.
 pub(crate) const VERSION_PREFIX: &str = "irongate.version";
 
 impl Base {
     /// Reads a message: `own`, or the commit time in microseconds since 2000-01-01; then a blank and the table's name.
-    /// `None` for what is neither: the change then counts as one that says nothing.
-    pub(crate) fn parse(content: &[u8]) -> Option<(Self, &str)> {
-        let (what, table) = std::str::from_utf8(content).ok()?.split_once(' ')?;
+    /// What is about the new key of a change comes before that and begins with `new `. `None` for what is neither: the
+    /// change then counts as one that says nothing.
+    pub(crate) fn parse(content: &[u8]) -> Option<(Self, bool, &str)> {
+        let text = std::str::from_utf8(content).ok()?;
+        let (of_new_key, text) = text.strip_prefix("new ").map_or((false, text), |text| (true, text));
+        let (what, table) = text.split_once(' ')?;
         let base = match what {
             "own" => Self::Own,
             micros => Self::Seen(Timestamp(micros.parse().ok()?)),
         };
-        Some((base, table))
+        Some((base, of_new_key, table))
     }
 }
 
@@ -237,9 +249,10 @@ mod tests {
 
     #[test]
     fn a_version_is_read_and_nonsense_says_nothing() {
-        assert_eq!(Base::parse(b"own public.t"), Some((Base::Own, "public.t")));
-        assert_eq!(Base::parse(b"-7 a b.t"), Some((Base::Seen(Timestamp(-7)), "a b.t")));
-        for nonsense in [&b""[..], b"own", b"x public.t", b"\xff y"] {
+        assert_eq!(Base::parse(b"own public.t"), Some((Base::Own, false, "public.t")));
+        assert_eq!(Base::parse(b"-7 a b.t"), Some((Base::Seen(Timestamp(-7)), false, "a b.t")));
+        assert_eq!(Base::parse(b"new own new x.t"), Some((Base::Own, true, "new x.t")));
+        for nonsense in [&b""[..], b"own", b"new own", b"x public.t", b"\xff y"] {
             assert_eq!(Base::parse(nonsense), None);
         }
     }

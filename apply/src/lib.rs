@@ -19,9 +19,9 @@ mod target;
 
 pub use batch::{Batch, Change};
 pub use conflict::{
-    Base, ColumnRule, Conflict, Conflicts, Kind as ConflictKind, Rule, TableRule, accept_conflicts, conflict,
-    conflict_objects, conflict_setup, conflict_teardown, conflicts, purge_conflicts, tombstone_triggers,
-    version_triggers,
+    Base, Bases, ColumnRule, Conflict, Conflicts, Kind as ConflictKind, Rule, TableRule, accept_conflicts,
+    conflict, conflict_objects, conflict_setup, conflict_teardown, conflicts, purge_conflicts,
+    tombstone_triggers, version_triggers,
 };
 pub use ddl::DdlSettings;
 pub use error::{Error, Remedy, RowError};

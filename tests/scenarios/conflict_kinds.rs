@@ -244,3 +244,53 @@ async fn look_and_purge(sites: &Sites) {
     assert_eq!(purge_conflicts(&client, &sites.there.name, 3600.0).await.unwrap(), 0);
     assert_eq!(purge_conflicts(&client, &sites.there.name, 0.0).await.unwrap(), all.len() as u64);
 }
+
+/// A row that moves to a key which the other site has deleted, by one that knows of that, meets no conflict; one that does not
+/// know does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_moves_to_a_deleted_key_tells_whether_that_was_known() {
+    for pair in pairs() {
+        let mut sites = Sites::new("moved", pair).await;
+        sites.there.start().await;
+        sites.back.start().await;
+        for table in TABLES {
+            let insert =
+                format!("INSERT INTO {table} VALUES (501, 1, 'moves'), (502, 2, 'goes'), (503, 3, 'stays')");
+            sites.there.at_source(&insert).await;
+        }
+        sites.drain().await;
+        for table in TABLES {
+            sites.back.at_source(&format!("DELETE FROM {table} WHERE id = 502")).await;
+        }
+        sites.drain().await;
+        for table in TABLES {
+            sites.there.at_source(&format!("UPDATE {table} SET id = 502 WHERE id = 501")).await;
+        }
+        sites.drain().await;
+        let found = "SELECT count(*) FROM irongate.conflict";
+        assert_eq!(
+            (sites.there.source_says(found).await, sites.there.target_says(found).await),
+            ("0".to_owned(), "0".to_owned())
+        );
+        for table in TABLES {
+            let (a, b) = sites.rows(table).await;
+            assert!(a == b && a.starts_with("502:1:moves") && !a.contains("501:"), "{table}: {a} / {b}");
+        }
+        // In ignorance: b deletes what a moves to at the same time.
+        sites.there.stop_replicat().await;
+        sites.back.stop_replicat().await;
+        sites.back.at_source("DELETE FROM queue WHERE id = 503").await;
+        sites
+            .there
+            .at_source(
+                "BEGIN; DELETE FROM queue WHERE id = 503; UPDATE queue SET id = 503 WHERE id = 502; COMMIT",
+            )
+            .await;
+        sites.there.start_replicat().await;
+        sites.back.start_replicat().await;
+        sites.drain().await;
+        let queued = sites.there.target_says("SELECT count(*) FROM irongate.error_queue").await;
+        assert_ne!(queued, "0", "nobody knows which of the two was meant");
+        sites.end().await;
+    }
+}

@@ -104,30 +104,32 @@ pub fn conflict_objects() -> Vec<String> {
              \x20   writer xid;\n\
              \x20   written timestamptz;\n\
              \x20   origin oid;\n\
-             \x20   version text := 'own';\n\
+             \x20   version text;\n\
+             \x20   buried xid;\n\
              \x20   result record := NEW;\n\
              BEGIN\n\
-             \x20   IF TG_OP = 'INSERT' THEN\n\
-             \x20       SELECT b.xmin INTO writer FROM irongate.tombstone b\n\
-             \x20        WHERE b.table_schema = TG_ARGV[0] AND b.table_name = TG_ARGV[1] AND b.merged_xid IS NULL\n\
-             \x20          AND b.key = (SELECT jsonb_object_agg(c, to_jsonb(NEW) -> c) FROM unnest(TG_ARGV[2:]) c);\n\
-             \x20       IF writer IS NULL THEN\n\
-             \x20           RETURN NEW;\n\
-             \x20       END IF;\n\
-             \x20   ELSE\n\
-             \x20       writer := OLD.xmin;\n\
-             \x20   END IF;\n\
              \x20   IF TG_OP = 'DELETE' THEN\n\
              \x20       result := OLD;\n\
              \x20   END IF;\n\
-             \x20   SELECT c.\"timestamp\", c.roident INTO written, origin FROM pg_xact_commit_timestamp_origin(writer) c;\n\
-             \x20   IF written IS NULL AND age(writer) > age(pg_current_xact_id()::text::xid) THEN\n\
-             \x20       RETURN result;\n\
+             \x20   IF TG_OP = 'INSERT' OR TG_OP = 'UPDATE' AND EXISTS (SELECT FROM unnest(TG_ARGV[2:]) c\n\
+             \x20          WHERE to_jsonb(OLD) -> c IS DISTINCT FROM to_jsonb(NEW) -> c) THEN\n\
+             \x20       SELECT b.xmin INTO buried FROM irongate.tombstone b\n\
+             \x20        WHERE b.table_schema = TG_ARGV[0] AND b.table_name = TG_ARGV[1] AND b.merged_xid IS NULL\n\
+             \x20          AND b.key = (SELECT jsonb_object_agg(c, to_jsonb(NEW) -> c) FROM unnest(TG_ARGV[2:]) c);\n\
              \x20   END IF;\n\
-             \x20   IF origin <> 0 THEN\n\
-             \x20       version := (extract(epoch FROM written) * 1000000)::bigint - 946684800000000;\n\
-             \x20   END IF;\n\
-             \x20   PERFORM pg_logical_emit_message(true, '{VERSION_PREFIX}', version || ' ' || TG_ARGV[0] || '.' || TG_ARGV[1]);\n\
+             \x20   -- What lies under the new key first, then the row itself: right before the change.\n\
+             \x20   FOR part IN 1 .. 2 LOOP\n\
+             \x20       writer := CASE WHEN part = 1 THEN buried WHEN TG_OP <> 'INSERT' THEN OLD.xmin END;\n\
+             \x20       CONTINUE WHEN writer IS NULL;\n\
+             \x20       SELECT c.\"timestamp\", c.roident INTO written, origin FROM pg_xact_commit_timestamp_origin(writer) c;\n\
+             \x20       CONTINUE WHEN written IS NULL AND age(writer) > age(pg_current_xact_id()::text::xid);\n\
+             \x20       version := CASE WHEN origin <> 0\n\
+             \x20           THEN ((extract(epoch FROM written) * 1000000)::bigint - 946684800000000)::text ELSE 'own' END;\n\
+             \x20       IF part = 1 AND TG_OP = 'UPDATE' THEN\n\
+             \x20           version := 'new ' || version;\n\
+             \x20       END IF;\n\
+             \x20       PERFORM pg_logical_emit_message(true, '{VERSION_PREFIX}', version || ' ' || TG_ARGV[0] || '.' || TG_ARGV[1]);\n\
+             \x20   END LOOP;\n\
              \x20   RETURN result;\n\
              END $$"
         ),

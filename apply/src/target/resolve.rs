@@ -27,7 +27,7 @@ use crate::conflict::canary;
 use crate::conflict::decide::{Decision, Found, Incoming, Operation, Writer, decide};
 use crate::conflict::record::Local;
 use crate::conflict::schema::{DELETED, MOVED};
-use crate::conflict::{Base, Rule};
+use crate::conflict::{Base, Bases, Rule};
 use crate::error::{Error, RowError};
 use crate::parameters;
 use crate::settings::ReplicatSettings;
@@ -103,9 +103,10 @@ pub(super) fn pieces<'a>(
     plan: &Plan,
     row: Row<'a>,
     image: Option<Tuple<'a>>,
-    base: Option<Base>,
+    bases: Bases,
     respelled: bool,
 ) -> Vec<Piece<'a>> {
+    let base = bases.row;
     let full = match row.old() {
         Some(Old::Full(old)) => Some(old),
         _ => None,
@@ -118,7 +119,7 @@ pub(super) fn pieces<'a>(
         Row::Delete { old } => [piece(Operation::Delete, Some(old.tuple()), full, None, base), None],
         Row::Update { .. } if changes_key(plan, row) && !respelled => [
             piece(Operation::Delete, key_tuple(row), full, None, base),
-            piece(Operation::Insert, image, None, image, None),
+            piece(Operation::Insert, image, None, image, bases.new_key),
         ],
         Row::Update { .. } => [piece(Operation::Update, key_tuple(row), full, image, base), None],
     };
@@ -229,7 +230,7 @@ impl Connection {
             if plan.has_spellings() && changes_key(plan, row) {
                 return Ok(false);
             }
-            for piece in pieces(plan, row, image, batch.base(index), false) {
+            for piece in pieces(plan, row, image, batch.bases(index), false) {
                 let additive = resolving.terms.additive && piece.operation != Operation::Insert;
                 if additive || (resolving.terms.rule.buries() && piece.operation == Operation::Delete) {
                     return Ok(false);

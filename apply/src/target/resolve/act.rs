@@ -51,7 +51,7 @@ impl Connection {
         let image = image.as_ref().map(TupleBuilder::as_tuple);
         let respelled = self.respells(plan, row, image).await?;
         let mut found = Vec::new();
-        for piece in pieces(plan, row, image, batch.base(index), respelled) {
+        for piece in pieces(plan, row, image, batch.bases(index), respelled) {
             let (here, local) = self.look(plan, &piece, settings).await?;
             self.doubt(here, settings).await?;
             let incoming = Incoming { operation: piece.operation, at, base: piece.base };
