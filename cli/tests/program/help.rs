@@ -88,6 +88,8 @@ fn every_command_has_help_and_no_command_is_an_empty_promise() {
         "conflicts show",
         "conflicts accept",
         "conflicts purge",
+        "compare",
+        "repair",
         "sequences",
         "completions",
         "man",

@@ -60,6 +60,12 @@ async fn set_up_makes_what_the_rules_need_and_check_wants_no_more() {
             world.ask_target(TRIGGERS).await,
             "a irongate_deleted, a irongate_moved, b ~irongate_version"
         );
+        // Nothing can be added to NULL.
+        let found = findings(&world.configuration).await;
+        let nullable = "ALTER TABLE \"public\".\"a\" ALTER COLUMN \"n\" SET NOT NULL;";
+        assert_eq!(found.iter().filter(|finding| finding.fix.as_deref() == Some(nullable)).count(), 2);
+        world.at_source(nullable).await;
+        world.at_target(nullable).await;
         let found = findings(&world.configuration).await;
         let sequences = format!("run \"irongate sequences {name} --apply\"");
         assert!(
