@@ -186,6 +186,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Somebody waits for a table behind one session of a load, and another one behind him.
+    #[error("at \"{end}\" somebody waits to lock a table for himself while a load begins")]
+    Overtaken {
+        /// The database and its site.
+        end: String,
+    },
     /// The keeper of a load's snapshot has ended while it was needed.
     #[error("the snapshot of the load at \"{end}\" is lost")]
     SnapshotLost {
@@ -236,7 +242,7 @@ impl Error {
             Self::Database { source, .. } | Self::Copy { source, .. } => source.is_transient(),
             Self::Checkpoint(error) => error.is_transient(),
             Self::Trail(error) => error.is_transient(),
-            Self::Blocked { .. } | Self::SnapshotLost { .. } => true,
+            Self::Blocked { .. } | Self::SnapshotLost { .. } | Self::Overtaken { .. } => true,
             Self::Unreadable { .. }
             | Self::Configuration(_)
             | Self::Unknown { .. }
@@ -323,6 +329,9 @@ impl Error {
                 Some("instantiate again: what is finished stays, the rest begins under another one".into())
             }
             Self::Keeper { .. } => Some("its log stands in the state directory, FLOW-keeper.log".into()),
+            Self::Overtaken { .. } => {
+                Some("let applications truncate and alter tables of the flow when the load is over, and run it again".into())
+            }
             Self::TargetTables { .. } => Some(
                 "bring the target's schema to the source's (pg_dump --schema-only), or leave the tables out"
                     .into(),

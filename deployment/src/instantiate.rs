@@ -63,6 +63,9 @@ const APPLICATION: &str = "irongate instantiate";
 /// How long the claim of a command is waited for that may be gone already.
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 
+/// How often a load lets go for somebody who wants a table for himself.
+const OVERTAKEN: u32 = 20;
+
 /// Attempts in a row after errors that may pass, without a chunk in between.
 const ATTEMPTS: u32 = 6;
 
@@ -154,12 +157,22 @@ pub async fn instantiate(
         job: None,
         chunks: None,
     };
-    let (mut attempt, mut chunks) = (0, None);
+    let (mut attempt, mut chunks, mut overtaken) = (0, None, 0);
     let done = loop {
         let error = match load.attempt(progress).await {
             Ok(done) => break Ok(done),
             Err(error) => error,
         };
+        // Whoever came in between must have his turn, or both would wait for ever: everything is let go.
+        if is_overtaken(&error) && overtaken < OVERTAKEN {
+            overtaken += 1;
+            progress(Event::Note(format!("{error}: letting go, and trying again")));
+            if let Err(error) = load.let_go().await {
+                break Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
         // Until there is a ledger there is nothing to be gone on with.
         if load.chunks.is_none() || !error.is_transient() {
             break Err(error);
@@ -174,6 +187,15 @@ pub async fn instantiate(
     };
     load.end(progress).await;
     done
+}
+
+/// Whether somebody came in between who wanted a table for himself.
+fn is_overtaken(error: &Error) -> bool {
+    match error {
+        Error::Overtaken { .. } => true,
+        Error::Keeper { reason, .. } => reason.contains(keeper::REWRITTEN),
+        _ => false,
+    }
 }
 
 /// One call of [`instantiate`].
@@ -208,6 +230,14 @@ struct Ready {
 impl Load<'_> {
     fn limit(&self) -> Duration {
         self.options.slot_limit
+    }
+
+    /// Ends the keeper, and with it what it has locked.
+    async fn let_go(&mut self) -> Result<(), Error> {
+        self.keeper = None;
+        let session = self.source.connect(As::Extract, APPLICATION).await?;
+        let failed = |error| self.source.failed("end the keeper of the snapshot", error);
+        keeper::end_all(&session, self.flow).await.map_err(failed)
     }
 
     async fn attempt(&mut self, progress: &mut Report<'_>) -> Result<Instantiated, Error> {

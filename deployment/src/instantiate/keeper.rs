@@ -32,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How much longer than for its locks a keeper's word is waited for.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// What a keeper says that has come too late: a later snapshot is as good.
+pub(super) const REWRITTEN: &str = "was rewritten or emptied just when the snapshot was taken";
+
 /// Where the keeper of a load's snapshot lives.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum KeeperPlace {
@@ -112,7 +115,7 @@ pub async fn keep_snapshot(
     let failed = |error| source.failed("take the snapshot over", error);
     let tables = guarded(&session, flow, order).await.map_err(failed)?;
     if let Some(table) = rewritten(&session, &tables).await.map_err(failed)? {
-        let reason = format!("table {table} was rewritten or emptied just when the snapshot was taken");
+        let reason = format!("table {table} {REWRITTEN}");
         return Err(Error::Keeper { flow: flow.name.clone(), reason });
     }
     let kept = export(&session).await.map_err(failed)?;
@@ -155,6 +158,16 @@ async fn guarded(
         )
         .await?;
     import_snapshot(session, &order.snapshot, order.lock_limit).await?;
+    let (oids, tables) = tables(session, flow).await?;
+    copy::lock(session, &tables).await?;
+    Ok(oids)
+}
+
+/// The flow's published tables: their OIDs, and their quoted names with whether they are partitioned.
+async fn tables(
+    session: &Session,
+    flow: &Flow,
+) -> Result<(Vec<u32>, Vec<(String, bool)>), irongate_postgres::Error> {
     let published = catalog::publication_tables(session, &[flow.publication.as_str()]).await?;
     let oids: Vec<u32> = published.iter().map(|table| table.oid).collect();
     let described = catalog::described(session, &oids).await?;
@@ -165,8 +178,13 @@ async fn guarded(
             (name, table.summary.kind == catalog::TableKind::Partitioned)
         })
         .collect();
-    copy::lock(session, &tables).await?;
-    Ok(oids)
+    Ok((oids, tables))
+}
+
+/// Locks the flow's tables for a session that works beside the keeper.
+pub(super) async fn join(session: &Session, flow: &Flow) -> Result<(), irongate_postgres::Error> {
+    let (_, tables) = tables(session, flow).await?;
+    copy::lock_at_once(session, &tables).await
 }
 
 async fn export(session: &Session) -> Result<Kept, irongate_postgres::Error> {

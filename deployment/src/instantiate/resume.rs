@@ -10,6 +10,7 @@ use irongate_trail::{Directory, Lineage, ResumeLsn};
 use super::snapshot::plan_of;
 use super::tables::{Copied, copied};
 use super::target::{Layout, Target, refuse_rows, refuse_writer};
+use super::work::not_locked;
 use super::{APPLICATION, Claims, Load, Ready, keeper, plan};
 use crate::end::As;
 use crate::error::Error;
@@ -166,6 +167,7 @@ impl Load<'_> {
             tracing::warn!(%error, "the snapshot of the load cannot be imported");
             return Ok(None);
         }
+        keeper::join(&session, self.flow).await.map_err(|error| not_locked(&self.source, error))?;
         let ends = [&self.source, &self.target];
         copied(&session, &claims.target, self.flow, ends).await.map(Some)
     }

@@ -11,6 +11,7 @@ use irongate_trail::Lsn;
 use super::keeper::{KeepOrder, Keeper};
 use super::tables::{Copied, copied};
 use super::target::{Target, refuse_rows, refuse_writer};
+use super::work::not_locked;
 use super::{APPLICATION, Claims, Load, Ready, keeper, plan, source_time};
 use crate::end::As;
 use crate::error::Error;
@@ -119,6 +120,7 @@ impl Load<'_> {
         import_snapshot(&session, &kept.snapshot, self.limit())
             .await
             .map_err(|error| self.source.failed("import the slot's snapshot", error))?;
+        keeper::join(&session, self.flow).await.map_err(|error| not_locked(&self.source, error))?;
         let taken =
             source_time(&session).await.map_err(|error| self.source.failed("ask for the time", error))?;
         let snapshot =

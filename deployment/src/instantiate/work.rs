@@ -109,7 +109,7 @@ async fn session(work: &Work, number: usize) -> Result<(), Error> {
     import_snapshot(&at_source, &work.job.snapshot.name, work.limit)
         .await
         .map_err(|error| source.failed("import the load's snapshot", error))?;
-    if !guard(work, &at_source).await.map_err(|error| source.failed("lock the tables", error))? {
+    if !guard(work, &at_source).await.map_err(|error| not_locked(&source, error))? {
         return Err(Error::SnapshotLost { end: source.to_string() });
     }
     while let Some((place, chunk)) = work.next() {
@@ -119,13 +119,21 @@ async fn session(work: &Work, number: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// Why the tables could not be locked beside the keeper.
+pub(super) fn not_locked(source: &End<'_>, error: irongate_postgres::Error) -> Error {
+    if error.code() == Some("55P03") {
+        return Error::Overtaken { end: source.to_string() };
+    }
+    source.failed("lock the tables", error)
+}
+
 /// Locks the tables while the keeper still does. From here on this session can be trusted whatever becomes of the keeper:
 /// nothing has moved or rewritten the rows since the snapshot was taken, and nothing will while the session lasts. False
 /// if the keeper was gone.
 async fn guard(work: &Work, at_source: &Session) -> Result<bool, irongate_postgres::Error> {
     let tables: Vec<(String, bool)> =
         work.tables.iter().map(|(_, table)| (table.source.quoted(), table.partitioned)).collect();
-    copy::lock(at_source, &tables).await?;
+    copy::lock_at_once(at_source, &tables).await?;
     let snapshot = &work.job.snapshot;
     keeper::is_alive(at_source, snapshot.keeper_pid, &snapshot.keeper_start).await
 }
