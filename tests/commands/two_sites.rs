@@ -152,7 +152,7 @@ async fn what_an_operator_stops_stays_stopped_until_it_is_started() {
     assert!(report.contains("replicat started"), "{report}");
     let reload = reference.expect("secondary", 0, &["reload"]).await.stdout;
     assert_eq!(reload.trim(), "nothing has changed");
-    let unknown = reference.expect("secondary", 1, &["start", "nobody"]).await.stderr;
+    let unknown = reference.expect("secondary", 2, &["start", "nobody"]).await.stderr;
     assert!(unknown.contains("nobody"), "{unknown}");
     for manager in managers {
         stop(manager).await;
@@ -242,7 +242,7 @@ async fn one_terminal_sees_and_commands_both_sites() {
     assert_eq!(of("main", "asked to stop"), 2, "{events}");
     assert_eq!(of("secondary", "asked to stop from site \"main\""), 1, "{events}");
     assert!(main(0, &["report", "mss-extract"]).await.stdout.contains("extract"), "the other site's");
-    let unknown = main(1, &["stop", "csp", "nobody"]).await.stderr;
+    let unknown = main(2, &["stop", "csp", "nobody"]).await.stderr;
     assert!(unknown.contains("nobody"), "{unknown}");
     assert_eq!(state("csp-replicat").await, "RUNNING", "one bad name and nothing is done");
 
