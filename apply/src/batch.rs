@@ -147,6 +147,11 @@ impl Batch {
         true
     }
 
+    /// Whether there is a TRUNCATE among the changes.
+    pub(crate) fn truncates(&self) -> bool {
+        self.changes.iter().any(|change| matches!(change, Stored::Truncate { .. }))
+    }
+
     /// Empties the batch for what follows it: a transaction that is open stays open.
     pub fn clear(&mut self) {
         self.arena.clear();

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use irongate_checkpoint::{ROLE_EXISTS, ROLE_QUERY, Role};
+use irongate_checkpoint::{Origin, ROLE_EXISTS, ROLE_QUERY, Role};
 use irongate_postgres::ReplicationConnection;
 use irongate_postgres::sql::quote_literal;
 use irongate_trail::Lsn;
@@ -24,6 +24,8 @@ pub(crate) struct Facts {
     pub(crate) young_publications: Vec<String>,
     /// Whether every published column may travel in binary.
     pub(crate) binary_safe: bool,
+    /// Whether there are origins besides those of Irongate's flows.
+    pub(crate) foreign_origins: bool,
     /// Which site writes the database, if that has ever changed.
     pub(crate) role: Option<Role>,
     /// `wal_sender_timeout`; zero is none.
@@ -41,6 +43,7 @@ pub(crate) async fn ask(
         missing_publications,
         young_publications,
         binary_safe: ask_binary_safe(connection, publications).await?,
+        foreign_origins: ask_foreign_origins(connection).await?,
         role: ask_role(connection).await?,
         wal_sender_timeout: ask_timeout(connection).await?,
     })
@@ -128,6 +131,12 @@ async fn ask_binary_safe(
     let types = rows.rows.iter().map(|row| row.first().and_then(Option::as_deref));
     let mut oids = types.map(|oid| oid.and_then(|oid| oid.parse::<u32>().ok()));
     Ok(!rows.rows.is_empty() && oids.all(|oid| oid.is_some_and(binary::is_safe)))
+}
+
+async fn ask_foreign_origins(connection: &mut ReplicationConnection) -> Result<bool, Error> {
+    let rows = connection.query("SELECT roname FROM pg_catalog.pg_replication_origin").await?;
+    let mut names = rows.rows.iter().filter_map(|row| row.first()?.as_deref());
+    Ok(names.any(|name| Origin::flow_of(name).is_none()))
 }
 
 async fn ask_timeout(connection: &mut ReplicationConnection) -> Result<Duration, Error> {

@@ -8,7 +8,7 @@ use irongate_trail::{CommitLsn, Lineage, ResumeLsn};
 use crate::error::Error;
 use crate::facts;
 use crate::feedback::{Feedback, Pace};
-use crate::machine::{self, Machine, SkipOrigins};
+use crate::machine::{self, Machine};
 use crate::options::{self, Wanted};
 use crate::pgoutput::{Decoder, Streaming};
 use crate::positions::{self, Own, Server, Start};
@@ -28,8 +28,8 @@ pub struct Source {
     pub site: Option<String>,
     /// What is published.
     pub publications: Vec<String>,
-    /// Whether transactions in progress may come before their end. A sink without side storage needs
-    /// [`Streaming::Off`].
+    /// Whether transactions in progress may come before their end, where that leaves no doubt of their origin
+    /// ([`options::Chosen::streaming`]). A sink without side storage needs [`Streaming::Off`].
     pub streaming: Streaming,
     /// Values in binary, as long as every published column has a type of [`crate::binary::is_safe`].
     pub binary: bool,
@@ -155,20 +155,22 @@ impl Connected {
         let wanted = Wanted {
             streaming: source.streaming,
             binary,
-            without_origin: source.machine.skip_origins == SkipOrigins::Any,
+            skip_origins: &source.machine.skip_origins,
+            foreign_origins: self.facts.foreign_origins,
         };
         let version = self.version();
-        let options = options::choose(version, &source.publications, wanted)?;
+        let chosen = options::choose(version, &source.publications, wanted)?;
         let options: Vec<(&str, &str)> =
-            options.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            chosen.options.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let host = self.connection.host().to_owned();
         let (reader, writer) = self.connection.start_logical(&source.slot, at.0, &options).await?.split();
-        tracing::info!(host, version, slot = source.slot, start = %at, binary, "streaming");
+        let in_progress = chosen.streaming != Streaming::Off;
+        tracing::info!(host, version, slot = source.slot, start = %at, binary, in_progress, "streaming");
         let settings = machine::Settings { binary, ..source.machine.clone() };
         let pace = Pace::new(self.facts.wal_sender_timeout, source.status_interval);
         Ok(Stream {
             reader,
-            decoder: Decoder::new(source.streaming),
+            decoder: Decoder::new(chosen.streaming),
             machine: Machine::new(settings, at, last_commit),
             feedback: Feedback::start(writer, at, pace),
             silence: source.silence.max(self.facts.wal_sender_timeout * 2),

@@ -290,6 +290,16 @@ impl LoadLedger {
         done.map(drop).map_err(missing)
     }
 
+    /// Changes nothing, but is a row's change: to be the first of a transaction that empties the table and fills it. See
+    /// [`CheckpointTable::mark`](crate::CheckpointTable::mark).
+    ///
+    /// # Errors
+    /// [`Error::LedgerMissing`], [`Error::Sql`].
+    pub async fn mark(&self, client: &Client, table: &LoadTable) -> Result<(), Error> {
+        let source = &table.source;
+        client.execute(sql::MARK, &[&self.flow, &source.0, &source.1]).await.map(drop).map_err(missing)
+    }
+
     /// Takes note of a chunk. Part of the transaction that `client` is in and that has copied its rows. The server
     /// refuses it, and with it the rows, where the chunk is there already, or belongs to a copy that was begun anew
     /// since.

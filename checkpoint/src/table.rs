@@ -12,6 +12,7 @@ mod statements;
 
 use std::future::Future;
 
+use irongate_postgres::sql::quote_literal;
 use irongate_trail::{CommitLsn, Lineage, Position, ResumeLsn, Timestamp};
 use postgres_types::PgLsn;
 use serde::{Deserialize, Serialize};
@@ -223,6 +224,16 @@ impl CheckpointTable {
             .await
             .map_err(|e| self.refused(e, &SqlState::DIVISION_BY_ZERO))?;
         self.exactly_one(rows)
+    }
+
+    /// A statement that changes nothing but is a row's change: to be the first of a target transaction that may begin
+    /// with TRUNCATE or DDL.
+    ///
+    /// The server tells the origin of a transaction that is streamed before its commit by its first entry in the buffer
+    /// of logical decoding, and those two begin with entries that have none. Without this, an Extract of this database
+    /// that leaves out what has an origin takes the transaction for an application's.
+    pub fn mark(&self) -> String {
+        format!("UPDATE irongate.checkpoint SET flow = flow WHERE flow = {}", quote_literal(&self.flow))
     }
 
     fn exactly_one(&self, rows: u64) -> Result<(), Error> {

@@ -174,6 +174,34 @@ async fn what_another_replication_wrote_is_left_out_by_its_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_empties_a_table_before_it_fills_it_has_its_origin_too() {
+    for major in Server::majors() {
+        let site = Site::new(major, &Settings::new().set("logical_decoding_work_mem", "64kB"), TABLE).await;
+        site.server.batch("CREATE TABLE mark (id int); INSERT INTO mark VALUES (1)").await;
+        // Nobody marks what others write under their origins.
+        for (origin, mark) in [("irongate_csp", "UPDATE mark SET id = 1"), ("theirs", "SELECT 1")] {
+            let before = site.told().len();
+            let client = site.server.client("postgres").await;
+            client.batch_execute(&format!("SELECT pg_replication_origin_create('{origin}')")).await.unwrap();
+            let extract = Running::start(site.settings());
+            let rows = "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 8000) i";
+            for statement in [
+                format!("SELECT pg_replication_origin_session_setup('{origin}')"),
+                format!("BEGIN; {mark}; TRUNCATE t; {rows}; COMMIT"),
+                "SELECT pg_replication_origin_session_reset()".to_owned(),
+                "INSERT INTO t VALUES (0, 'own')".to_owned(),
+            ] {
+                client.batch_execute(&statement).await.unwrap();
+            }
+            let is_there = async || site.told()[before..].iter().any(|line| line == "I t 0 own");
+            wait_until(SOON, "our own row", is_there).await;
+            assert_eq!(site.told()[before..], ["begin", "I t 0 own", "commit 1"], "{major} {origin}");
+            extract.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_slot_advances_over_what_is_not_for_it() {
     for major in Server::majors() {
         let site = Site::new(major, &Settings::new(), TABLE).await;

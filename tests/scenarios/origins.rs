@@ -63,6 +63,39 @@ async fn what_comes_from_the_other_side_does_not_go_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_that_empties_a_table_first_does_not_go_back() {
+    for pair in pairs() {
+        let mut there = Flow::new("two_way_truncate", pair).await;
+        let mut back = there.reverse();
+        there.at_both("CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE log (id int, a text)").await;
+        for flow in [&there, &back] {
+            flow.little_decoding_memory().await;
+        }
+        there.start().await;
+        back.start().await;
+        // Behind the commit in one group, as the first in a transaction of its own, and behind nothing that is applied.
+        let rows = "SELECT i, repeat('x', 100) FROM generate_series(1, 9000) i";
+        there
+            .each_at_source(&[
+                "INSERT INTO t VALUES (1, 'a')",
+                &format!("BEGIN; TRUNCATE t; INSERT INTO t {rows}; COMMIT"),
+                &format!("BEGIN; TRUNCATE log; INSERT INTO log {rows}; COMMIT"),
+                &format!("BEGIN; TRUNCATE t, log; INSERT INTO log {rows}; INSERT INTO t {rows}; COMMIT"),
+            ])
+            .await;
+        there.drain().await;
+        back.drain().await;
+        there.drain().await;
+        there.assert_same().await;
+        assert_eq!(there.source_says("SELECT count(*) FROM log").await, "9000");
+        // Nothing but the mark of its draining.
+        assert_eq!(back.stop_replicat().await.applied.transactions, 1);
+        back.end().await;
+        there.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_loads_in_both_directions_end_with_the_same_rows() {
     for pair in pairs() {
         let mut there = Flow::new("two_way_load", pair).await;

@@ -36,7 +36,7 @@ impl Connection {
         end: Option<&Applied>,
     ) -> Result<Outcome, Failure> {
         let plans = self.plans(batch, settings).await?;
-        self.start(batch, settings).await?;
+        self.start(batch, settings, end.is_none()).await?;
         let mut outcome = Outcome::default();
         // Where a table has a rule, each change depends on what the one before has made.
         let resolves = plans.iter().any(|plan| plan.conflict.is_some());
@@ -69,7 +69,7 @@ impl Connection {
         end: Option<&Applied>,
     ) -> Result<Outcome, Failure> {
         if self.begin()? {
-            self.simple("BEGIN").await?;
+            self.simple(&self.begin_sql(batch, end.is_none())).await?;
         }
         let reason = RowError::Server {
             code: "irongate".to_owned(),

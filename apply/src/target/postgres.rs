@@ -4,6 +4,7 @@
 //! waiting for each other; when all have been answered, and each set has changed as many rows as it has, COMMIT is
 //! sent. So a group costs two round trips, whatever its size, and nothing is committed that was not counted.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -426,7 +427,8 @@ impl Connection {
         let client = self.session.client();
         let mut flights = Vec::with_capacity(steps.len() + 3);
         if begin {
-            flights.push(launch(async { client.batch_execute("BEGIN").await.map_err(sort) }).await);
+            let begin = self.begin_sql(batch, end.is_none());
+            flights.push(launch(async move { client.batch_execute(&begin).await.map_err(sort) }).await);
         }
         let mut copied = Ok(());
         for (step, prepared) in &steps {
@@ -474,6 +476,15 @@ impl Connection {
         }
         self.open = Some(self.origin.begin().map_err(sort_checkpoint)?);
         Ok(true)
+    }
+
+    /// What begins a target transaction that begins with the batch. Where TRUNCATE or DDL may come first, a mark does.
+    pub(super) fn begin_sql(&self, batch: &Batch, goes_on: bool) -> Cow<'static, str> {
+        if goes_on || batch.truncates() {
+            Cow::Owned(format!("BEGIN; {}", self.checkpoint.mark()))
+        } else {
+            Cow::Borrowed("BEGIN")
+        }
     }
 
     /// Writes position and checkpoint and commits.

@@ -163,7 +163,7 @@ impl Connection {
         end: Option<&Applied>,
     ) -> Result<Outcome, Failure> {
         let plans = self.plans(batch, settings).await?;
-        self.start(batch, settings).await?;
+        self.start(batch, settings, end.is_none()).await?;
         if self.is_calm(batch, &plans, settings).await? {
             return self.apply_grouped(batch, settings, end).await;
         }
@@ -182,13 +182,18 @@ impl Connection {
     }
 
     /// Begins the target transaction unless it is open; where there are rules, only after the target's clock has passed
-    /// the source's commit.
-    pub(super) async fn start(&mut self, batch: &Batch, settings: &ReplicatSettings) -> Result<(), Failure> {
+    /// the source's commit. Whether it `goes_on` behind the batch, nobody says with what.
+    pub(super) async fn start(
+        &mut self,
+        batch: &Batch,
+        settings: &ReplicatSettings,
+        goes_on: bool,
+    ) -> Result<(), Failure> {
         if !self.begin()? {
             return Ok(());
         }
-        let client = self.session.client();
-        let begin = async { client.batch_execute("BEGIN").await.map_err(sort) };
+        let (client, begin) = (self.session.client(), self.begin_sql(batch, goes_on));
+        let begin = async { client.batch_execute(&begin).await.map_err(sort) };
         if settings.conflicts.is_none() {
             return begin.await;
         }

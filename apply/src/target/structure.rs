@@ -119,7 +119,7 @@ impl Connection {
         if let Some(owner) = &ddl.owner {
             message.objects.iter_mut().for_each(|object| object.set_owner(owner));
         }
-        self.start(batch, settings).await?;
+        self.start(batch, settings, true).await?;
         let role = self.role().await.map_err(sort)?;
         let before = self.set(None).await.map_err(sort)?;
         let result = self.work_off(&message, &role, settings).await;

@@ -19,6 +19,14 @@ pub enum SkipOrigins {
 }
 
 impl SkipOrigins {
+    /// Whether all that is left out is written by Irongate, where the source has `foreign` origins or has none.
+    pub(crate) fn are_irongates(&self, foreign: bool) -> bool {
+        match self {
+            Self::Any => !foreign,
+            Self::Named(names) => names.iter().all(|name| Origin::flow_of(name).is_some()),
+        }
+    }
+
     pub(super) fn contains(&self, origin: &str) -> bool {
         match self {
             Self::Any => true,

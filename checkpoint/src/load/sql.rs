@@ -126,6 +126,9 @@ pub(super) const PLAN: &str = "INSERT INTO irongate.load_table (flow, source_sch
 pub(super) const LEAVE_OUT: &str =
     "DELETE FROM irongate.load_table WHERE flow = $1 AND source_schema = $2 AND source_table = $3";
 
+pub(super) const MARK: &str = "UPDATE irongate.load_table SET flow = flow \
+     WHERE flow = $1 AND source_schema = $2 AND source_table = $3";
+
 /// A copy that was begun anew has another generation; then nothing is updated, and the division refuses the chunk.
 pub(super) const COPIED: &str = "WITH noted AS (UPDATE irongate.load_table SET chunks_done = chunks_done + 1, \
      rows = rows + $6, bytes = bytes + $7 \

@@ -82,13 +82,14 @@ impl<'a> Target<'a> {
         must_be_empty: &[&Copied],
     ) -> Result<(), Error> {
         let work = async {
+            // First, since TRUNCATE may not be: see `CheckpointTable::mark`.
+            self.checkpoint.remove(&self.session).await?;
+            ledger.begin(&self.session, job, tables).await?;
             if !truncated.is_empty() {
                 self.truncate(truncated).await?;
             }
             // Rows may have come since the first look.
-            refuse_rows(self.end, &self.session, must_be_empty).await?;
-            self.checkpoint.remove(&self.session).await?;
-            Ok(ledger.begin(&self.session, job, tables).await?)
+            refuse_rows(self.end, &self.session, must_be_empty).await
         };
         self.within(job.consistent_point, job.snapshot.taken, work).await
     }
@@ -104,6 +105,8 @@ impl<'a> Target<'a> {
     ) -> Result<(), Error> {
         let failed = |error| self.end.failed("empty the tables", error);
         let work = async {
+            // First, since TRUNCATE may not be: see `CheckpointTable::mark`.
+            ledger.again(&self.session, snapshot, tables).await?;
             refuse_rows(self.end, &self.session, must_be_empty).await?;
             if !truncated.is_empty() {
                 let sql = format!("TRUNCATE {}", truncated.join(", "));
@@ -113,7 +116,7 @@ impl<'a> Target<'a> {
                 let sql = format!("DELETE FROM {table}");
                 self.session.batch_execute(&sql).await.map_err(failed)?;
             }
-            Ok(ledger.again(&self.session, snapshot, tables).await?)
+            Ok(())
         };
         self.within(job.consistent_point, snapshot.taken, work).await
     }

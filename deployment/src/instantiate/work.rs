@@ -22,10 +22,6 @@ use crate::setup::{Event, Progress as Report, import_snapshot};
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// Whether rows are frozen as they come. Off: with it, a row that was written behind the load was not found where it was
-/// written, in the soak of two sites.
-const FREEZE: bool = false;
-
 /// Settings of the sessions that read. Several read already; and a scan that joins another begins somewhere, which would
 /// only shuffle the rows.
 const READING: &str = "SET jit = off; SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; \
@@ -159,8 +155,10 @@ async fn one(
     };
     let transaction = origin.begin()?;
     at_target.batch_execute("BEGIN").await.map_err(|error| target.failed("begin", error))?;
-    let freeze = FREEZE && table.chunks == 1 && copied.freezable && work.alone[place];
+    let ledger = LoadLedger::new(&work.flow.name);
+    let freeze = table.chunks == 1 && copied.freezable && work.alone[place];
     if freeze {
+        ledger.mark(at_target, table).await?;
         make_empty(at_target, copied, target).await?;
     }
     let out = copied.copy_out(plan::range(chunk, table.chunks, table.chunk_blocks).as_deref());
@@ -169,7 +167,6 @@ async fn one(
     let Done { rows, bytes } =
         copy::pipe((at_source, &out), (at_target, &into), copied, [source, target], &work.rate, &moved)
             .await?;
-    let ledger = LoadLedger::new(&work.flow.name);
     ledger.copied(at_target, table, chunk, rows, bytes).await?;
     transaction.xact_setup(at_target, work.job.consistent_point, work.job.snapshot.taken).await?;
     if let Err(error) = at_target.batch_execute("COMMIT").await {

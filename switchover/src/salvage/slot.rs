@@ -6,7 +6,7 @@
 use std::pin::Pin;
 
 use futures_util::TryStreamExt;
-use irongate_capture::machine::{Machine, Settings, SkipOrigins};
+use irongate_capture::machine::{Machine, Settings};
 use irongate_capture::options::{self, Wanted};
 use irongate_capture::pgoutput::{Decoder, Streaming};
 use irongate_capture::positions::PLUGIN;
@@ -96,10 +96,12 @@ impl Peek<'_> {
         let wanted = Wanted {
             streaming: Streaming::Off,
             binary: false,
-            without_origin: self.source.machine.skip_origins == SkipOrigins::Any,
+            skip_origins: &self.source.machine.skip_origins,
+            foreign_origins: false,
         };
         let options = options::choose(session.server_version_num(), &self.source.publications, wanted)?;
         let options: String = options
+            .options
             .iter()
             .map(|(name, value)| format!(", {}, {}", quote_literal(name), quote_literal(value)))
             .collect();
