@@ -14,6 +14,7 @@ mod disk;
 mod encoding;
 mod extension;
 mod finding;
+mod identity;
 mod link;
 mod origins;
 mod others;
@@ -41,8 +42,8 @@ use crate::error::Error;
 use crate::setup::Survey;
 pub use finding::{Finding, LACKING, Severity, mending};
 use finding::{Findings, Fix, choice, sql};
+pub(crate) use identity::identity_index;
 pub use script::mending_script;
-pub(crate) use tables::identity_index;
 
 /// The name under which the preflight's sessions are shown.
 const APPLICATION: &str = "irongate check";

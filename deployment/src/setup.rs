@@ -214,7 +214,7 @@ async fn plan_one(configuration: &Configuration, flow: &Flow) -> Result<Vec<Stat
         };
         let why = "what is published is what the flow names";
         plan.push(Statement::new(&source, As::Admin, sql, why));
-        if difference == publication::Difference::Absent {
+        if matches!(difference, publication::Difference::Absent { .. }) {
             let why = "tear-down drops only what set-up has made";
             plan.push(Statement::new(&source, As::Admin, publication::comment(&flow.publication), why));
         }

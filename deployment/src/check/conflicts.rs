@@ -7,7 +7,7 @@ use irongate_postgres::sql::{qualified, quote_identifier};
 use irongate_trail::ReplicaIdentity;
 
 use super::finding::restarted;
-use super::{Findings, Side, listed, settings, sql};
+use super::{Findings, Side, identity, listed, settings, sql};
 use crate::configuration::{Configuration, Flow, TableName};
 use crate::interleave;
 use crate::setup::Survey;
@@ -194,8 +194,7 @@ async fn examine_table(
             } else {
                 "large values do not come with every update, and a change that wins must bring the whole row"
             };
-            let fix = sql([format!("ALTER TABLE {} REPLICA IDENTITY FULL", name.quoted())]);
-            findings.error(&source.end, &object, reason, fix);
+            findings.error(&source.end, &object, reason, identity::full(source, flow, table.source));
         }
     }
     for (column, rule) in columns {

@@ -15,7 +15,10 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
             for difference in found {
                 let severity = match difference {
                     Difference::Extra(_) | Difference::Wide(_) => Severity::Warning,
-                    Difference::Absent | Difference::Options(_) | Difference::Missing(_) => Severity::Error,
+                    Difference::Absent { .. }
+                    | Difference::Generated
+                    | Difference::Options(_)
+                    | Difference::Missing(_) => Severity::Error,
                 };
                 let fix = difference.sql(flow, &survey.selection).map(|statement| sql([statement]));
                 findings.add(severity, &side.end, &object, difference.reason(), fix);

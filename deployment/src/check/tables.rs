@@ -1,19 +1,18 @@
-//! The source's tables: whether their changes are in the log, and whether updates and deletes say which row they mean.
+//! The source's tables: whether their changes are in the log, and what belongs to them.
 
 use std::collections::BTreeSet;
 
 use irongate_postgres::Error;
-use irongate_postgres::catalog::{self, Index, Table, TableKind};
-use irongate_postgres::sql::{quote_identifier, quote_literal};
-use irongate_trail::ReplicaIdentity;
+use irongate_postgres::catalog::{self, Table, TableKind};
+use irongate_postgres::sql::quote_literal;
 
-use super::{Findings, Severity, Side, choice, listed, sql};
+use super::{Findings, Severity, Side, choice, identity, listed};
 use crate::configuration::{Flow, Rename, TableName};
 use crate::setup::Survey;
 
 pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Findings) {
     for table in &survey.selection.leaves {
-        identity(side, table, findings);
+        identity::source(side, flow, table, findings);
     }
     for table in &survey.selection.unlogged {
         findings.warning(
@@ -45,69 +44,8 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
     }
 }
 
-fn name(table: &Table) -> TableName {
+pub(super) fn name(table: &Table) -> TableName {
     TableName::new(&table.summary.schema, &table.summary.name)
-}
-
-/// The index by which the table's updates and deletes name their row, if they do.
-pub(crate) fn identity_index(table: &Table) -> Option<&Index> {
-    match table.summary.replica_identity {
-        ReplicaIdentity::Default => table.primary_key().filter(|index| index.identifies_rows()),
-        ReplicaIdentity::Index => {
-            table.indexes.iter().find(|index| index.replica_identity && index.identifies_rows())
-        }
-        ReplicaIdentity::Full | ReplicaIdentity::Nothing => None,
-    }
-}
-
-/// Whether the column comes with updates and deletes, to find the row by.
-pub(super) fn comes_along(table: &Table, column: &str) -> bool {
-    if table.summary.replica_identity == ReplicaIdentity::Full {
-        return table.column(column).is_some();
-    }
-    identity_index(table).and_then(Index::column_names).is_some_and(|names| names.contains(&column))
-}
-
-/// Without an identity the *application's* updates fail as soon as the table is published.
-fn identity(side: &Side<'_>, table: &Table, findings: &mut Findings) {
-    let (name, full) = (name(table), table.summary.replica_identity == ReplicaIdentity::Full);
-    let object = format!("table {name}");
-    if full {
-        if !table.indexes.iter().any(Index::identifies_rows) {
-            findings.note(
-                &side.end,
-                object,
-                "it has no key: each update and delete is found by all columns, which takes a scan at the target",
-            );
-        }
-        return;
-    }
-    if identity_index(table).is_some() {
-        return;
-    }
-    let what = match table.summary.replica_identity {
-        ReplicaIdentity::Nothing => "its replica identity is NOTHING",
-        ReplicaIdentity::Index => "the index of its replica identity is gone or unusable",
-        _ if table.primary_key().is_some() => "its primary key is deferrable, which is no replica identity",
-        _ => "it has no primary key and no other replica identity",
-    };
-    // What an index needs to be an identity: unique, immediate, complete, and no NULLs.
-    let usable = table.indexes.iter().find(|index| {
-        index.identifies_rows()
-            && index.column_names().is_some_and(|columns| {
-                columns.iter().all(|name| table.column(name).is_some_and(|column| column.not_null))
-            })
-    });
-    let identity = match usable {
-        Some(index) => format!("USING INDEX {}", quote_identifier(&index.name)),
-        None => "FULL".to_owned(),
-    };
-    findings.error(
-        &side.end,
-        object,
-        format!("{what}: once it is published, the application's own UPDATE and DELETE on it fail"),
-        sql([format!("ALTER TABLE {} REPLICA IDENTITY {identity}", name.quoted())]),
-    );
 }
 
 /// Foreign keys that lead out of the flow: nobody looks at them for Replicat's rows, and what they point to does not come.
@@ -177,12 +115,12 @@ fn configured(side: &Side<'_>, flow: &Flow, survey: &Survey, findings: &mut Find
             if found.column(column).is_none() {
                 let reason = format!("key_columns names column \"{column}\", which it does not have");
                 findings.error(&side.end, &object, reason, format!("correct key_columns of {section}"));
-            } else if !comes_along(found, column) {
+            } else if !identity::comes_along(found, column) {
                 findings.error(
                     &side.end,
                     &object,
                     format!("key column \"{column}\" does not come with updates and deletes"),
-                    sql([format!("ALTER TABLE {} REPLICA IDENTITY FULL", table.quoted())]),
+                    identity::full(side, flow, found),
                 );
             }
         }

@@ -11,8 +11,10 @@ use crate::setup::rights::MADE_BY_SETUP;
 /// How a publication differs from what the flow needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Difference {
-    /// There is none.
-    Absent,
+    /// There is none; with generated columns it has to be made.
+    Absent { generated: bool },
+    /// It does not publish generated columns, and there are some in a replica identity.
+    Generated,
     /// It does not publish all operations, or partitions otherwise.
     Options(String),
     /// Tables of the flow are not in it.
@@ -44,6 +46,32 @@ fn options(flow: &Flow) -> String {
     format!("publish = 'insert, update, delete, truncate', publish_via_partition_root = {via_root}")
 }
 
+/// The first version that can publish generated columns.
+pub(crate) const GENERATED_COLUMNS: u32 = 180_000;
+
+/// Has the flow's publication publish the stored ones.
+pub(crate) fn publish_generated(flow: &Flow) -> String {
+    let publication = quote_identifier(&flow.publication);
+    format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)")
+}
+
+/// Whether old rows have values that come only with generated columns. Without these the server, from the version that
+/// has them on, refuses the application's UPDATE and DELETE.
+fn needs_generated(selection: &Selection) -> bool {
+    selection.leaves.iter().any(|table| {
+        let is_stored = |name: &str| {
+            table.column(name).is_some_and(|column| column.generated == catalog::Generated::Stored)
+        };
+        table.identity_columns().into_iter().any(is_stored)
+    })
+}
+
+async fn can_publish_generated(client: &Client) -> Result<bool, Error> {
+    const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4";
+    let version: i32 = client.query_one(VERSION, &[]).await?.try_get(0)?;
+    Ok(u32::try_from(version).is_ok_and(|version| version >= GENERATED_COLUMNS))
+}
+
 /// Compares the publication with what the flow needs.
 pub(crate) async fn differences(
     client: &Client,
@@ -51,7 +79,8 @@ pub(crate) async fn differences(
     selection: &Selection,
 ) -> Result<Vec<Difference>, Error> {
     let Some(publication) = catalog::publication(client, &flow.publication).await? else {
-        return Ok(vec![Difference::Absent]);
+        let generated = needs_generated(selection) && can_publish_generated(client).await?;
+        return Ok(vec![Difference::Absent { generated }]);
     };
     let mut found = Vec::new();
     let mut wrong = Vec::new();
@@ -72,6 +101,9 @@ pub(crate) async fn differences(
     }
     if !wrong.is_empty() {
         found.push(Difference::Options(wrong.join(", ")));
+    }
+    if publication.publishes_generated == Some(false) && needs_generated(selection) {
+        found.push(Difference::Generated);
     }
     if publication.all_tables {
         found.push(Difference::Wide("it is FOR ALL TABLES, other programs' and Irongate's own among them"));
@@ -115,12 +147,14 @@ impl Difference {
         let publication = quote_identifier(&flow.publication);
         let list = |tables: &[TableName]| tables.iter().map(TableName::quoted).collect::<Vec<_>>().join(", ");
         match self {
-            Self::Absent if selection.published.is_empty() => None,
-            Self::Absent => Some(format!(
-                "CREATE PUBLICATION {publication} FOR TABLE {} WITH ({})",
+            Self::Absent { .. } if selection.published.is_empty() => None,
+            Self::Absent { generated } => Some(format!(
+                "CREATE PUBLICATION {publication} FOR TABLE {} WITH ({}{})",
                 list(&selection.published),
-                options(flow)
+                options(flow),
+                if *generated { ", publish_generated_columns = stored" } else { "" }
             )),
+            Self::Generated => Some(publish_generated(flow)),
             Self::Options(_) => Some(format!("ALTER PUBLICATION {publication} SET ({})", options(flow))),
             Self::Missing(tables) => {
                 Some(format!("ALTER PUBLICATION {publication} ADD TABLE {}", list(tables)))
@@ -137,7 +171,10 @@ impl Difference {
         let list =
             |tables: &[TableName]| tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match self {
-            Self::Absent => "it does not exist".to_owned(),
+            Self::Absent { .. } => "it does not exist".to_owned(),
+            Self::Generated => "a replica identity has generated columns, and it does not publish them: the application's own \
+                                UPDATE and DELETE fail"
+                .to_owned(),
             Self::Options(wrong) => wrong.clone(),
             Self::Missing(tables) => format!("tables of the flow are left out: {}", list(tables)),
             Self::Extra(tables) => format!("it names tables that the flow leaves out: {}", list(tables)),

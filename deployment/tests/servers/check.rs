@@ -332,6 +332,32 @@ async fn a_publication_that_is_younger_than_its_slot_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_of_an_identity_are_published_where_the_server_asks_for_it() {
+    for pair in pairs() {
+        let world = World::new(refs(pair), TABLES, FLOW).await;
+        world.at_source("INSERT INTO a (t) VALUES ('x'); ALTER TABLE a REPLICA IDENTITY FULL").await;
+        world.setup().await;
+        let (publication, may_refuse) = (world.flow().publication.clone(), pair.0.major >= 18);
+        // What set-up makes lets the application go on.
+        world.at_source("UPDATE a SET t = 'y'").await;
+        let silent = format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = none)");
+        if may_refuse {
+            world.at_source(&silent).await;
+        }
+        let found = alarms(&world).await;
+        let wanted = found.iter().find(|finding| finding.reason.contains("generated columns"));
+        assert_eq!(wanted.is_some(), may_refuse, "{}", shown(&found));
+        if let Some(finding) = wanted {
+            let fix = finding.fix.as_deref().unwrap();
+            assert_eq!((finding.severity, fix.contains("= stored")), (Severity::Error, true), "{fix}");
+            world.at_source(fix).await;
+            world.at_source("UPDATE a SET t = 'z'").await;
+            assert!(!shown(&alarms(&world).await).contains("generated columns"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn encodings_and_locales_that_do_not_fit_are_named() {
     let major = server::majors()[0];
     let source = Server::start(major, "");

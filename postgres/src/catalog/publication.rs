@@ -23,6 +23,8 @@ pub struct Publication {
     pub publishes_delete: bool,
     /// It publishes TRUNCATE.
     pub publishes_truncate: bool,
+    /// It publishes stored generated columns; `None` before PostgreSQL 18, which cannot.
+    pub publishes_generated: Option<bool>,
     /// Rows of partitions are published as rows of the root.
     pub via_root: bool,
     /// Schema and name of what is published, as the stream will name it: partitions, or with `via_root` their roots.
@@ -55,7 +57,8 @@ pub async fn publication(client: &Client, name: &str) -> Result<Option<Publicati
                     array(SELECT s.nspname::pg_catalog.text
                             FROM pg_catalog.pg_publication_namespace n
                             JOIN pg_catalog.pg_namespace s ON s.oid = n.pnnspid
-                           WHERE n.pnpubid = p.oid ORDER BY 1)
+                           WHERE n.pnpubid = p.oid ORDER BY 1),
+                    pg_catalog.to_jsonb(p) OPERATOR(pg_catalog.->>) 'pubgencols' OPERATOR(pg_catalog.=) 's'
                FROM pg_catalog.pg_publication p WHERE p.pubname = $1::pg_catalog.text",
             &[&name],
         )
@@ -72,6 +75,7 @@ pub async fn publication(client: &Client, name: &str) -> Result<Option<Publicati
         publishes_truncate: row.try_get(6)?,
         via_root: row.try_get(7)?,
         schemas: row.try_get(8)?,
+        publishes_generated: row.try_get(9)?,
         tables: tables.into_iter().map(|table| (table.schema, table.name)).collect(),
     }))
 }

@@ -6,7 +6,7 @@ use irongate_postgres::catalog::{Index, IndexKind};
 use irongate_postgres::sql::quote_identifier;
 
 use super::{Both, Pair};
-use crate::check::tables::{comes_along, identity_index};
+use crate::check::identity::{comes_along, identity_index};
 use crate::check::{Findings, Side, sql};
 use crate::configuration::Flow;
 
