@@ -133,6 +133,12 @@ impl Conflicts {
         Some(own.unwrap_or(&self.default)).filter(|rule| rule.rule != Rule::Abend)
     }
 
+    /// Whether what comes must say of some table which version it replaces.
+    pub fn need_versions(&self) -> bool {
+        let rules = self.tables.iter().map(|(_, rule)| rule).chain([&self.default]);
+        rules.into_iter().any(|rule| rule.rule.needs_versions(&self.here))
+    }
+
     /// Whether no table has a rule.
     pub fn is_idle(&self) -> bool {
         self.default.rule == Rule::Abend && self.tables.iter().all(|(_, rule)| rule.rule == Rule::Abend)

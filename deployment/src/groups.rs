@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use irongate_apply::{DdlSettings, Names, ReplicatSettings};
+use irongate_apply::{Conflicts, DdlSettings, Names, ReplicatSettings};
 use irongate_capture::machine::SkipOrigins as Skip;
 use irongate_capture::pgoutput::Streaming;
 use irongate_capture::{Settings as ExtractSettings, Source};
@@ -120,7 +120,8 @@ impl Configuration {
         // A message in a transaction that is sent before its end does not say which of its subtransactions it is of (the
         // server gives the top-level one's number), so one that was rolled back to a savepoint could not be told. Sent at its
         // commit, a transaction has only what counts.
-        let streams = options.streaming && flow.ddl.is_none();
+        let says = flow.ddl.is_some() || flow.conflicts.as_ref().is_some_and(Conflicts::need_versions);
+        let streams = options.streaming && !says;
         source.streaming = if streams { Streaming::On } else { Streaming::Off };
         source.site = self.active_passive().contains(&flow.database.as_str()).then(|| flow.from.clone());
         source.binary = options.binary;

@@ -391,6 +391,26 @@ fn a_file_that_is_not_there_is_said_with_what_makes_one() {
 }
 
 #[test]
+fn what_goes_by_messages_is_not_streamed_before_its_commit() {
+    use irongate_capture::pgoutput::Streaming::{Off, On};
+
+    for (section, streaming) in [
+        ("", On),
+        ("[flows.f.extract]\nstreaming = false\n", Off),
+        ("[flows.f.conflicts]\npolicy = \"latest\"\n", On),
+        ("[flows.f.conflicts]\npolicy = \"queue\"\n", Off),
+        ("[flows.f.conflicts]\npolicy = \"site\"\nsite = \"b\"\n", Off),
+        ("[flows.f.conflicts]\npolicy = \"site\"\nsite = \"a\"\n", On),
+        ("[flows.f.conflicts]\n[[flows.f.conflicts.table]]\ntable = \"s.t\"\npolicy = \"keep\"\n", Off),
+        ("[flows.f.ddl]\n", Off),
+    ] {
+        let configuration = parse(&format!("{SOUND}{section}")).unwrap();
+        let settings = configuration.extract_settings(configuration.flow("f").unwrap()).unwrap();
+        assert_eq!(settings.source.streaming, streaming, "{section}");
+    }
+}
+
+#[test]
 fn the_policies_of_conflicts_are_read_per_flow_table_and_column() {
     use irongate_apply::{ColumnRule, Rule};
 
