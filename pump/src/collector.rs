@@ -3,9 +3,9 @@
 //! It believes a pump nothing that it can check: who it is (certificate), that the flow is meant for this site, and that
 //! what it sends goes on where the trail here ends. What it acknowledges is durable here.
 
-mod admission;
-mod lane;
-mod room;
+pub(crate) mod admission;
+pub(crate) mod lane;
+pub(crate) mod room;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -282,7 +282,7 @@ fn connection(connected: usize, missing: &[&Flow]) -> String {
     }
 }
 
-fn fill(status: &mut Status, counts: &Counts, bytes: u64) {
+pub(crate) fn fill(status: &mut Status, counts: &Counts, bytes: u64) {
     status.counters.transactions = counts.transactions;
     status.counters.rows_inserted = counts.inserts;
     status.counters.rows_updated = counts.updates;

@@ -178,6 +178,28 @@ pub enum Error {
         /// The trail.
         trail: PathBuf,
     },
+    /// Kafka refuses, or does not answer.
+    #[error("{doing}: {reason}")]
+    Kafka {
+        /// What was tried, and with whom.
+        doing: String,
+        /// What it says.
+        reason: String,
+        /// Whether trying again can help.
+        transient: bool,
+        /// What to do.
+        hint: String,
+    },
+    /// A topic that cannot hold a trail.
+    #[error("topic \"{topic}\" {reason}")]
+    Topic {
+        /// Its name.
+        topic: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The trail.
     #[error(transparent)]
     Trail(#[from] irongate_trail::Error),
@@ -200,6 +222,7 @@ impl Error {
             | Self::Parted { .. }
             | Self::Malformed { .. } => true,
             Self::Tls { reason, .. } => reason.is_transient(),
+            Self::Kafka { transient, .. } => *transient,
             Self::Refused { refused, .. } | Self::Refusing { refused } => refused.transient,
             Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
             // The next connection begins with the new history.
@@ -227,6 +250,8 @@ impl Error {
                 "is the other side running, and does a firewall let this connection through?".to_owned()
             }
             Self::Tls { reason, .. } => reason.hint().to_owned(),
+            Self::Kafka { hint, .. } => return Some(hint.clone()).filter(|hint| !hint.is_empty()),
+            Self::Topic { remedy, .. } => remedy.clone(),
             Self::Refused { refused, .. } | Self::Refusing { refused } => {
                 return Some(refused.remedy.clone()).filter(|remedy| !remedy.is_empty());
             }

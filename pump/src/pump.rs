@@ -4,8 +4,8 @@
 //! the mark that holds back purge here moves by what the collector has acknowledged as durable, and by nothing else. So a
 //! pump can be killed, moved or forgotten at any time.
 
-mod own;
-mod session;
+pub(crate) mod own;
+pub(crate) mod session;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -209,7 +209,7 @@ async fn wait_for_collector(
 /// What `info` and `stats` see.
 #[derive(Debug)]
 pub(crate) struct Shown {
-    publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// Of the connections before this one.
     before: Sent,
     pub(crate) sent: Sent,
@@ -218,11 +218,11 @@ pub(crate) struct Shown {
     /// Where the trail here is durable.
     pub(crate) durable: Mark,
     pub(crate) round_trip: Option<Duration>,
-    connected: Option<Instant>,
+    pub(crate) connected: Option<Instant>,
 }
 
 impl Shown {
-    fn new(publisher: Publisher) -> Self {
+    pub(crate) fn new(publisher: Publisher) -> Self {
         Self {
             publisher,
             before: Sent::default(),
@@ -234,16 +234,16 @@ impl Shown {
         }
     }
 
-    fn stopped(&self) -> Stopped {
+    pub(crate) fn stopped(&self) -> Stopped {
         Stopped { acknowledged: self.acknowledged, sent: self.before.plus(self.sent) }
     }
 
-    fn next_connection(&mut self) {
+    pub(crate) fn next_connection(&mut self) {
         self.before = self.before.plus(self.sent);
         self.sent = Sent::default();
     }
 
-    fn trouble(&self, error: &Error, pause: Duration) {
+    pub(crate) fn trouble(&self, error: &Error, pause: Duration) {
         let failure = failure(error);
         self.publisher.update(|status| {
             status.doing = format!("trying again in {} s: {error}", pause.as_secs_f32().ceil());

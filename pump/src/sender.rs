@@ -150,6 +150,12 @@ impl Sender {
         (self.progress, self.message) = (Some(self.accepted.place.resume), Some(self.accepted.last_message));
     }
 
+    /// Whoever reads on from here need not have read what was sent before: every table is described anew.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn forget_tables(&mut self) {
+        self.known.clear();
+    }
+
     fn something_new(&mut self) {
         (self.progress, self.message, self.held) = (None, None, None);
     }

@@ -75,6 +75,8 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "kafka")]
+pub(crate) use bytes::{Put, Take};
 pub use digest::Content;
 pub use frame::{Ack, Decoder, Encoder, Frame};
 pub use hello::{Accepted, Code, Greeting, Held, Hello, History, Place, Refused};

@@ -30,6 +30,20 @@ impl Watchdog {
         )
     }
 
+    /// Kills the processes whose ids stand in files `pid` two directories below `base`, and removes `base`.
+    pub(crate) fn over_cluster(base: &Path) -> Self {
+        Self::spawn(
+            r#"for file in "$1"/*/*/pid; do
+                pid=$(cat "$file" 2>/dev/null)
+                if [ -n "$pid" ] && grep -q "$1" "/proc/$pid/cmdline" 2>/dev/null; then
+                    kill -KILL "$pid" 2>/dev/null
+                fi
+            done
+            [ -n "$IRONGATE_TEST_KEEP" ] || rm -rf "$1""#,
+            &[base.as_os_str()],
+        )
+    }
+
     /// Kills the process `pid`, which must be a child of this one that is not waited for before the watchdog is called off.
     pub(crate) fn over_process(pid: u32) -> Self {
         Self::spawn(r#"kill -KILL "$1" 2>/dev/null"#, &[pid.to_string().as_ref()])

@@ -10,10 +10,10 @@ use crate::wire::{Code, Hello, History, Place, Refused};
 
 /// The flow's trail at this site.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Own {
-    pub(super) lineage: Lineage,
-    pub(super) epoch: u64,
-    pub(super) place: Place,
+pub(crate) struct Own {
+    pub(crate) lineage: Lineage,
+    pub(crate) epoch: u64,
+    pub(crate) place: Place,
 }
 
 fn refused(code: Code, transient: bool, message: String, remedy: impl Into<String>) -> Refused {
@@ -22,7 +22,7 @@ fn refused(code: Code, transient: bool, message: String, remedy: impl Into<Strin
 
 /// Whether the pump belongs here: deployment, flow, site and epoch. `certified` says whether its certificate bears the name
 /// of a site.
-pub(super) fn who<'a>(
+pub(crate) fn who<'a>(
     hello: &Hello,
     deployment: &str,
     flows: &'a [AcceptedFlow],
@@ -90,7 +90,7 @@ const INSTANTIATE: &str = "instantiate the flow again";
 /// A history of a later slot of the same cluster is let in from its very beginning, and returned: the flow was instantiated
 /// again, and the trail here holds one behind the other as the pump's does. No reader can slip from one to the other: it
 /// is bound to the history that its target was loaded from, and stops where that ends.
-pub(super) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused> {
+pub(crate) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused> {
     let flow = &hello.flow;
     let Some(first) = hello.histories.first() else {
         let message = format!("the pump's trail of flow \"{flow}\" is empty");
@@ -173,7 +173,7 @@ pub(super) fn place(hello: &Hello, own: Option<&Own>) -> Result<History, Refused
 }
 
 /// Another pump has the flow.
-pub(super) fn busy(flow: &str, holder: &str) -> Refused {
+pub(crate) fn busy(flow: &str, holder: &str) -> Refused {
     refused(
         Code::Busy,
         true,

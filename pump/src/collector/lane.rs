@@ -17,7 +17,7 @@ use crate::wire::{Accepted, Content, Found, Held, Hello, History, Place, Record}
 
 /// Why a record cannot be taken.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The trail cannot be written.
     Trail(irongate_trail::Error),
     /// It cannot stand there.
@@ -38,7 +38,7 @@ fn misplaced<T>(what: &'static str) -> Result<T, Trouble> {
 
 /// What became of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Applied {
+pub(crate) enum Applied {
     /// It is part of a transaction, or a description.
     Inside,
     /// It ends something that is acknowledged once it is durable.
@@ -47,18 +47,18 @@ pub(super) enum Applied {
 
 /// What has been written since the lane was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(super) struct Counts {
-    pub(super) transactions: u64,
-    pub(super) inserts: u64,
-    pub(super) updates: u64,
-    pub(super) deletes: u64,
-    pub(super) truncates: u64,
-    pub(super) messages: u64,
+pub(crate) struct Counts {
+    pub(crate) transactions: u64,
+    pub(crate) inserts: u64,
+    pub(crate) updates: u64,
+    pub(crate) deletes: u64,
+    pub(crate) truncates: u64,
+    pub(crate) messages: u64,
 }
 
 /// Tables that the pump has described on this connection, each with the checksum of its description.
 #[derive(Default, Debug)]
-pub(super) struct Tables(FxHashMap<u32, (Arc<Relation>, u32)>);
+pub(crate) struct Tables(FxHashMap<u32, (Arc<Relation>, u32)>);
 
 /// A transaction that has begun and not ended.
 #[derive(Debug)]
@@ -70,23 +70,23 @@ struct Open {
 
 /// A trail that is open for writing.
 #[derive(Debug)]
-pub(super) struct Trail {
-    pub(super) writer: Writer,
+pub(crate) struct Trail {
+    pub(crate) writer: Writer,
     open: Option<Open>,
     /// The last message outside a transaction behind the last commit or progress.
     last_message: Lsn,
-    pub(super) counts: Counts,
+    pub(crate) counts: Counts,
 }
 
 /// A flow's trail, open or not.
 #[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) trail: Option<Trail>,
+pub(crate) struct Lane {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) trail: Option<Trail>,
 }
 
 /// Opens the trail, if there is one. Blocks.
-pub(super) fn open(
+pub(crate) fn open(
     storage: &Arc<dyn Storage>,
     flow: &str,
     file_size: u64,
@@ -134,7 +134,7 @@ fn last_message(storage: &Arc<dyn Storage>, writer: &Writer) -> Result<Lsn, iron
 }
 
 /// Makes a new trail that begins as the pump's does. Blocks.
-pub(super) fn create(
+pub(crate) fn create(
     storage: &Arc<dyn Storage>,
     hello: &Hello,
     from: &History,
@@ -152,13 +152,13 @@ pub(super) fn create(
 
 impl Trail {
     /// What the admission of a pump looks at.
-    pub(super) fn own(&self) -> Own {
+    pub(crate) fn own(&self) -> Own {
         let Mark { commit_lsn: commit, resume_lsn: resume, .. } = self.writer.appended();
         Own { lineage: self.writer.lineage(), epoch: self.writer.epoch(), place: Place { commit, resume } }
     }
 
     /// What the pump is told.
-    pub(super) fn accepted(&self) -> Accepted {
+    pub(crate) fn accepted(&self) -> Accepted {
         let Own { lineage, epoch, place } = self.own();
         let held = self.open.as_ref().map(|open| Held {
             commit: open.commit,
@@ -169,7 +169,7 @@ impl Trail {
     }
 
     /// Goes on with another history, from its beginning. Durable on return. Blocks.
-    pub(super) fn begin_anew(
+    pub(crate) fn begin_anew(
         &mut self,
         from: &History,
         server_version: u32,
@@ -183,13 +183,13 @@ impl Trail {
     }
 
     /// Takes back the unfinished transaction, if there is one.
-    pub(super) fn rollback(&mut self) -> Result<(), irongate_trail::Error> {
+    pub(crate) fn rollback(&mut self) -> Result<(), irongate_trail::Error> {
         self.open = None;
         self.writer.rollback()
     }
 
     /// Appends a record.
-    pub(super) fn apply(&mut self, tables: &mut Tables, found: &Found<'_>) -> Result<Applied, Trouble> {
+    pub(crate) fn apply(&mut self, tables: &mut Tables, found: &Found<'_>) -> Result<Applied, Trouble> {
         match &found.record {
             Record::Row { relation, operation, tuples } => {
                 self.change(tables, std::slice::from_ref(relation), found)?;

@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use irongate_checkpoint::Failure;
+
 /// Shortest time between two looks while bytes come in slowly.
 const LOOK: Duration = Duration::from_millis(100);
 /// So many bytes are taken in at most between two looks.
 const TAKEN: u64 = 4 << 20;
 
 /// Tells the free bytes of the disk of a directory.
-pub(super) type FreeBytes = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
+pub(crate) type FreeBytes = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
 /// As the file system says it, for this user.
-pub(super) fn of_disk(directory: &Path) -> io::Result<u64> {
+pub(crate) fn of_disk(directory: &Path) -> io::Result<u64> {
     let mut place = directory.to_owned();
     // Before the first trail there is a disk, and no directory yet.
     while !place.exists() && place.pop() {}
@@ -29,7 +31,7 @@ pub(super) fn of_disk(directory: &Path) -> io::Result<u64> {
 
 /// What is decided of what was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// There is room.
     Take,
     /// There is too little: so many free bytes, and as many are needed to go on.
@@ -37,14 +39,32 @@ pub(super) enum Verdict {
 }
 
 /// The decision, without the disk: `free` bytes, of which `keep` are kept free, after it was holding or not.
-pub(super) fn decide(free: u64, keep: u64, was_holding: bool) -> Verdict {
+pub(crate) fn decide(free: u64, keep: u64, was_holding: bool) -> Verdict {
     let needed = keep.saturating_add(keep / 5);
     let limit = if was_holding { needed } else { keep };
     if free < limit { Verdict::Hold { free, needed } } else { Verdict::Take }
 }
 
+/// Says that the disk has too little room, or enough again.
+pub(crate) fn told(verdict: Verdict, peer: &str) -> Option<Failure> {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let Verdict::Hold { free, needed } = verdict else {
+        tracing::info!(peer, "the disk has room again; going on");
+        return None;
+    };
+    let message = format!(
+        "the disk of the trail has {:.1} MiB free; it goes on by itself when there are {:.1} MiB",
+        mib(free),
+        mib(needed)
+    );
+    tracing::error!(peer, message, "nothing more is taken");
+    let hint =
+        "make room on the disk of the trail; \"irongate trail purge\" removes what every reader has passed";
+    Some(Failure { message, hint: Some(hint.to_owned()), transient: true })
+}
+
 /// The room of one trail.
-pub(super) struct Room {
+pub(crate) struct Room {
     directory: PathBuf,
     keep: Option<u64>,
     free: FreeBytes,
@@ -53,12 +73,12 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(directory: PathBuf, keep: Option<u64>, free: FreeBytes) -> Self {
+    pub(crate) fn new(directory: PathBuf, keep: Option<u64>, free: FreeBytes) -> Self {
         Self { directory, keep, free, is_holding: false, looked: None }
     }
 
     /// Looks, if it is time; `received` counts the bytes of the link. `None` where nothing has changed.
-    pub(super) fn look(&mut self, received: u64) -> Option<Verdict> {
+    pub(crate) fn look(&mut self, received: u64) -> Option<Verdict> {
         let keep = self.keep?;
         if let Some((at, bytes)) = self.looked
             && at.elapsed() < LOOK
@@ -80,7 +100,7 @@ impl Room {
         (is_holding != was_holding).then_some(verdict)
     }
 
-    pub(super) fn is_holding(&self) -> bool {
+    pub(crate) fn is_holding(&self) -> bool {
         self.is_holding
     }
 }

@@ -7,14 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::Failure;
 use irongate_trail::{Malformed, Mark, SyncJob, Timestamp};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::lane::{self, Applied, Lane, Tables, Trail, Trouble};
-use super::room::{Room, Verdict};
+use super::room::{self, Room, Verdict};
 use super::{Flow, Site, admission};
 use crate::error::Error;
 use crate::link::{self, Link, Outbox, Receiving, Sending, peer_name};
@@ -359,23 +358,7 @@ impl Holding<'_> {
 
     /// Says that the disk has too little room, or enough again.
     fn hold_back(&self, verdict: Verdict, peer: &str) {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let why = match verdict {
-            Verdict::Take => {
-                tracing::info!(peer, "the disk has room again; going on");
-                None
-            }
-            Verdict::Hold { free, needed } => {
-                let message = format!(
-                    "the disk of the trail has {:.1} MiB free; it goes on by itself when there are {:.1} MiB",
-                    mib(free),
-                    mib(needed)
-                );
-                tracing::error!(peer, message, "nothing more is taken");
-                let hint = "make room on the disk of the trail; \"irongate trail purge\" removes what every reader has passed";
-                Some(Failure { message, hint: Some(hint.to_owned()), transient: true })
-            }
-        };
+        let why = room::told(verdict, peer);
         self.flow.hold_back(why, peer);
     }
 

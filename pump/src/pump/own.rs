@@ -10,15 +10,15 @@ use crate::wire::{History, Place};
 
 /// The trail of this site.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// Stretches that go on from each other, up to the end.
-    pub(super) histories: Vec<History>,
-    pub(super) end: Mark,
-    pub(super) server_version: u32,
+    pub(crate) histories: Vec<History>,
+    pub(crate) end: Mark,
+    pub(crate) server_version: u32,
 }
 
 impl Facts {
-    pub(super) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         Place { commit: self.end.commit_lsn, resume: self.end.resume_lsn }
     }
 }
@@ -28,7 +28,7 @@ impl Facts {
 /// # Errors
 /// Those of [`irongate_trail::list`] and [`Reader::open`]; [`irongate_trail::Error::Epoch`] when another site has taken over
 /// since `epoch`.
-pub(super) fn facts(storage: &Arc<dyn Storage>, epoch: u64) -> Result<Facts, Error> {
+pub(crate) fn facts(storage: &Arc<dyn Storage>, epoch: u64) -> Result<Facts, Error> {
     let listing = irongate_trail::list(&**storage)?;
     let Some(end) = listing.durable.filter(|_| !listing.files.is_empty()) else {
         let directory = storage.path("");
@@ -72,7 +72,7 @@ fn histories(headers: &[FileHeader]) -> Vec<History> {
 }
 
 /// What the file says of itself that is read at present.
-pub(super) fn header(storage: &dyn Storage, seqno: u64) -> Result<Option<FileHeader>, Error> {
+pub(crate) fn header(storage: &dyn Storage, seqno: u64) -> Result<Option<FileHeader>, Error> {
     let listing = irongate_trail::list(storage)?;
     Ok(listing.files.into_iter().find(|file| file.seqno == seqno).and_then(|file| file.header))
 }

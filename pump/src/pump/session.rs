@@ -5,7 +5,7 @@
 //! end, so the distance costs no throughput: what is under way is in the socket, and when the collector does not read, the
 //! socket is full and nothing more is read from the trail. Memory is one batch, or the longest row.
 
-mod carrier;
+pub(crate) mod carrier;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
             %peer, commit = %accepted.place.commit, resume = %accepted.place.resume, held = ?accepted.held,
             "the collector goes on"
         );
-        let follower = match open_trail(settings, &accepted, &peer) {
+        let follower = match open_trail(&settings.trail, &accepted, &peer) {
             Ok(follower) => follower,
             Err(error) => {
                 part_with(&mut sending, &mut receiving, &error).await;

@@ -2,11 +2,11 @@
 
 use irongate_trail::{Lineage, Lsn, Malformed};
 
-pub(super) const SHORT: Malformed = Malformed("it ends early");
+pub(crate) const SHORT: Malformed = Malformed("it ends early");
 
 /// Takes values off the front of bytes that came from outside.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Take<'a>(pub(super) &'a [u8]);
+pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Take<'a> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
@@ -15,35 +15,35 @@ impl<'a> Take<'a> {
         Ok(*front)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, Malformed> {
+    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_be_bytes)
     }
 
-    pub(super) fn i32(&mut self) -> Result<i32, Malformed> {
+    pub(crate) fn i32(&mut self) -> Result<i32, Malformed> {
         self.array().map(i32::from_be_bytes)
     }
 
-    pub(super) fn i64(&mut self) -> Result<i64, Malformed> {
+    pub(crate) fn i64(&mut self) -> Result<i64, Malformed> {
         self.array().map(i64::from_be_bytes)
     }
 
-    pub(super) fn lsn(&mut self) -> Result<Lsn, Malformed> {
+    pub(crate) fn lsn(&mut self) -> Result<Lsn, Malformed> {
         self.u64().map(Lsn)
     }
 
-    pub(super) fn flag(&mut self) -> Result<bool, Malformed> {
+    pub(crate) fn flag(&mut self) -> Result<bool, Malformed> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -51,29 +51,29 @@ impl<'a> Take<'a> {
         }
     }
 
-    pub(super) fn text(&mut self) -> Result<&'a str, Malformed> {
+    pub(crate) fn text(&mut self) -> Result<&'a str, Malformed> {
         let length = self.u32()? as usize;
         let (text, rest) = self.0.split_at_checked(length).ok_or(SHORT)?;
         self.0 = rest;
         std::str::from_utf8(text).map_err(|_| Malformed("a text is not UTF-8"))
     }
 
-    pub(super) fn string(&mut self) -> Result<String, Malformed> {
+    pub(crate) fn string(&mut self) -> Result<String, Malformed> {
         self.text().map(ToOwned::to_owned)
     }
 
-    pub(super) fn lineage(&mut self) -> Result<Lineage, Malformed> {
+    pub(crate) fn lineage(&mut self) -> Result<Lineage, Malformed> {
         Ok(Lineage { system_identifier: self.u64()?, timeline: self.u32()?, slot_incarnation: self.lsn()? })
     }
 
     /// Everything must have been taken.
-    pub(super) fn end(self) -> Result<(), Malformed> {
+    pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed("it is followed by stray bytes")) }
     }
 }
 
 /// Appends values.
-pub(super) trait Put {
+pub(crate) trait Put {
     fn u8(&mut self, value: u8);
     fn u16(&mut self, value: u16);
     fn u32(&mut self, value: u32);

@@ -168,7 +168,7 @@ impl fmt::Display for Refused {
 }
 
 impl Hello {
-    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         for text in [&self.deployment, &self.flow, &self.site, &self.group] {
             into.text(text);
         }
@@ -186,7 +186,7 @@ impl Hello {
         into.u64(self.end.resume.0.0);
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut take = Take(bytes);
         let mut hello = Self {
             deployment: take.string()?,
@@ -217,13 +217,13 @@ impl Hello {
 }
 
 impl Greeting {
-    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         for text in [&self.deployment, &self.site, &self.group] {
             into.text(text);
         }
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut take = Take(bytes);
         let greeting = Self { deployment: take.string()?, site: take.string()?, group: take.string()? };
         take.end()?;
@@ -232,7 +232,7 @@ impl Greeting {
 }
 
 impl Accepted {
-    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         into.lineage(&self.lineage);
         into.u64(self.epoch);
         into.u64(self.place.commit.0.0);
@@ -246,7 +246,7 @@ impl Accepted {
         }
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut take = Take(bytes);
         let mut accepted = Self {
             lineage: take.lineage()?,
@@ -265,14 +265,14 @@ impl Accepted {
 }
 
 impl Refused {
-    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
         into.u16(self.code as u16);
         into.u8(u8::from(self.transient));
         into.text(&self.message);
         into.text(&self.remedy);
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut take = Take(bytes);
         let refused = Self {
             code: Code::read(take.u16()?),

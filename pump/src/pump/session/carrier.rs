@@ -2,8 +2,9 @@
 //!
 //! Nothing is read while the last batch is on its way, so memory is one batch, or the longest row.
 
-mod between;
+pub(crate) mod between;
 
+use std::path::Path;
 use std::time::Duration;
 
 use irongate_checkpoint::Stop;
@@ -16,7 +17,6 @@ use crate::error::Error;
 use crate::link::Sending;
 use crate::pump::own;
 use crate::sender::{Fed, Sender, Sent};
-use crate::settings::PumpSettings;
 use crate::wire::{Accepted, BATCH, Code, Encoder, Frame, Place, Refused};
 use between::Between;
 
@@ -41,13 +41,9 @@ enum Filled {
 }
 
 /// Opens the trail where the collector wants it to go on.
-pub(super) fn open_trail(
-    settings: &PumpSettings,
-    accepted: &Accepted,
-    peer: &str,
-) -> Result<Follower, Error> {
+pub(crate) fn open_trail(trail: &Path, accepted: &Accepted, peer: &str) -> Result<Follower, Error> {
     let (lineage, Place { commit, resume }) = (accepted.lineage, accepted.place);
-    let open = |commit| Follower::open(&settings.trail, Begins::After { lineage, commit, resume });
+    let open = |commit| Follower::open(trail, Begins::After { lineage, commit, resume });
     // Asked to begin after a commit, the reader begins with the last file that follows it, and messages may stand in files
     // between. One byte before, no commit ends: it begins with the file of the commit itself, and passes that over by its
     // LSN. Where purge has taken that file, messages in it were acknowledged.
@@ -58,17 +54,15 @@ pub(super) fn open_trail(
             other => other,
         },
     };
-    opened.map_err(|error| of_trail(error, settings, accepted, peer))
+    opened.map_err(|error| of_trail(error, trail, accepted, peer))
 }
 
 /// The collector has been told where the trail here begins, and stands behind that: a commit that is not there is a fork.
-fn of_trail(error: irongate_trail::Error, settings: &PumpSettings, accepted: &Accepted, peer: &str) -> Error {
+pub(crate) fn of_trail(error: irongate_trail::Error, trail: &Path, accepted: &Accepted, peer: &str) -> Error {
     match error {
-        irongate_trail::Error::NotInTrail { .. } => Error::Fork {
-            peer: peer.to_owned(),
-            commit: accepted.place.commit,
-            trail: settings.trail.clone(),
-        },
+        irongate_trail::Error::NotInTrail { .. } => {
+            Error::Fork { peer: peer.to_owned(), commit: accepted.place.commit, trail: trail.to_owned() }
+        }
         error => Error::Trail(error),
     }
 }
@@ -138,7 +132,7 @@ impl<'a> Carrier<'a> {
             match (filled, stopping) {
                 (Filled::Again, _) => {
                     tracing::info!(peer = %self.peer, "the unfinished transaction is sent from its begin");
-                    self.follower = open_trail(self.talk.settings, self.accepted, &self.peer)?;
+                    self.follower = open_trail(&self.talk.settings.trail, self.accepted, &self.peer)?;
                     self.sender.again();
                 }
                 (Filled::Between, _) => return self.part(sending).await,
@@ -179,7 +173,7 @@ impl<'a> Carrier<'a> {
     #[inline]
     fn step(&mut self) -> Result<Option<Fed>, Error> {
         let Self { follower, sender, batch, talk, accepted, peer, .. } = self;
-        let next = follower.next().map_err(|error| of_trail(error, talk.settings, accepted, peer))?;
+        let next = follower.next().map_err(|error| of_trail(error, &talk.settings.trail, accepted, peer))?;
         if sender.is_within_transaction() {
             let Some(item) = next else { return Ok(None) };
             let fed = sender.feed(&item, batch);

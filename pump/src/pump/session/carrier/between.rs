@@ -3,7 +3,7 @@
 use irongate_trail::{Begin, CommitLsn, Item, Lsn, Message, Progress, ResumeLsn, Timestamp};
 
 /// An item that does not hold on to the trail.
-pub(super) enum Between {
+pub(crate) enum Between {
     Begin(Begin),
     Progress(Progress),
     Message {
@@ -32,7 +32,7 @@ impl From<Item<'_>> for Between {
 }
 
 impl Between {
-    pub(super) fn item(&self) -> Item<'_> {
+    pub(crate) fn item(&self) -> Item<'_> {
         match self {
             Self::Begin(begin) => Item::Begin(begin.clone()),
             Self::Progress(progress) => Item::Progress(*progress),
@@ -49,7 +49,7 @@ impl Between {
     }
 
     /// Where the source goes on at the latest, if nothing better is known.
-    pub(super) fn place(&self) -> ResumeLsn {
+    pub(crate) fn place(&self) -> ResumeLsn {
         match self {
             Self::Begin(begin) => ResumeLsn(begin.commit_lsn.0),
             Self::Progress(progress) => progress.resume_lsn,

@@ -1,0 +1,164 @@
+//! Talking to Kafka: a client's configuration, and what its errors mean.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Rd};
+use rdkafka::{ClientContext, consumer::ConsumerContext};
+
+use super::settings::{KafkaSettings, SaslMechanism};
+use crate::error::Error;
+
+/// What the library says of itself goes to our log, and its last complaint stays at hand: "timed out" alone says little.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Context {
+    complaint: Arc<Mutex<Option<(Rd, String)>>>,
+}
+
+impl Context {
+    fn complain(&self, code: Rd, reason: &str) {
+        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        *complaint = Some((code, reason.to_owned()));
+    }
+
+    /// What it complained about last, since the last call.
+    pub(crate) fn complaint(&self) -> Option<(Rd, String)> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(facility, message, "librdkafka");
+            }
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                tracing::warn!(facility, message, "librdkafka");
+            }
+            _ => tracing::debug!(facility, message, "librdkafka"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+        if let Some(code) = error.rdkafka_error_code() {
+            self.complain(code, reason);
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// A client's configuration, without what is a producer's or a consumer's.
+///
+/// # Errors
+/// [`Error::File`] for a password that cannot be read.
+pub(crate) fn configuration(settings: &KafkaSettings, name: &str) -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", settings.brokers.join(","));
+    config.set("client.id", format!("irongate-{name}"));
+    config.set("allow.auto.create.topics", "false");
+    config.set("socket.keepalive.enable", "true");
+    config.set("reconnect.backoff.max.ms", "1000");
+    config.set("socket.timeout.ms", millis(settings.timeout.max(Duration::from_secs(1))));
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config.set(
+        "security.protocol",
+        match (settings.tls, settings.sasl.is_some()) {
+            (false, false) => "PLAINTEXT",
+            (true, false) => "SSL",
+            (false, true) => "SASL_PLAINTEXT",
+            (true, true) => "SASL_SSL",
+        },
+    );
+    if settings.tls {
+        config.set("enable.ssl.certificate.verification", "true");
+        config.set("ssl.endpoint.identification.algorithm", "https");
+        if let Some(authority) = &settings.authority {
+            config.set("ssl.ca.location", authority.to_string_lossy());
+        }
+        if let Some((certificate, key)) = &settings.certificate {
+            config.set("ssl.certificate.location", certificate.to_string_lossy());
+            config.set("ssl.key.location", key.to_string_lossy());
+        }
+    }
+    if let Some(sasl) = &settings.sasl {
+        if sasl.mechanism == SaslMechanism::Plain && !settings.tls {
+            let reason = "the mechanism PLAIN would send the password as it is: use TLS, or SCRAM".to_owned();
+            return Err(Error::Setting { setting: "the security of Kafka", reason });
+        }
+        let password = std::fs::read_to_string(&sasl.password_file)
+            .map_err(|error| Error::File { path: sasl.password_file.clone(), reason: error.to_string() })?;
+        config.set("sasl.mechanism", sasl.mechanism.name());
+        config.set("sasl.username", &sasl.user);
+        config.set("sasl.password", password.trim_end());
+    }
+    Ok(config)
+}
+
+pub(crate) fn millis(time: Duration) -> String {
+    time.as_millis().to_string()
+}
+
+/// What an error of the library means to us. `doing` says what was tried.
+pub(crate) fn failed(settings: &KafkaSettings, doing: &str, error: &KafkaError, context: &Context) -> Error {
+    let code = error.rdkafka_error_code();
+    let complaint = context.complaint();
+    // Behind a time limit stands what kept it from answering.
+    let told = match (code, complaint) {
+        (
+            Some(
+                Rd::OperationTimedOut | Rd::MessageTimedOut | Rd::BrokerTransportFailure | Rd::AllBrokersDown,
+            ),
+            Some(told),
+        ) => Some(told),
+        _ => None,
+    };
+    let (code, reason) = match told {
+        Some((code, reason)) => (Some(code), reason),
+        None => (code, code.map_or_else(|| error.to_string(), |code| code.to_string())),
+    };
+    let (transient, hint) = meaning(code);
+    Error::Kafka {
+        doing: format!("Kafka at {}: {doing}", settings.place()),
+        reason,
+        transient,
+        hint: hint.to_owned(),
+    }
+}
+
+/// Whether trying again can help, and what else does.
+fn meaning(code: Option<Rd>) -> (bool, &'static str) {
+    match code {
+        Some(Rd::Authentication | Rd::SaslAuthenticationFailed) => {
+            (false, "look at the user's name and the password's file in [kafka], and at the user in Kafka")
+        }
+        Some(Rd::SSL) => (
+            true,
+            "is [kafka] authority the certificate of who signed the brokers', do their names match, and do they speak TLS at this port?",
+        ),
+        Some(
+            Rd::TopicAuthorizationFailed | Rd::ClusterAuthorizationFailed | Rd::GroupAuthorizationFailed,
+        ) => (
+            false,
+            "the user needs the rights to describe, read and write the topic (and to create it, for \"irongate setup\")",
+        ),
+        Some(Rd::UnknownTopic | Rd::UnknownTopicOrPartition | Rd::UnknownPartition) => {
+            (false, "\"irongate setup\" makes the topic; is its name right?")
+        }
+        Some(Rd::MessageSizeTooLarge | Rd::InvalidMessageSize) => {
+            (false, "raise max.message.bytes of the topic, or lower record_size in [kafka]")
+        }
+        Some(Rd::NotEnoughReplicas | Rd::NotEnoughReplicasAfterAppend) => (
+            true,
+            "fewer brokers have the topic than its min.insync.replicas: start the others; nothing is lost meanwhile",
+        ),
+        Some(Rd::InvalidConfig | Rd::InvalidArgument | Rd::PolicyViolation) => (false, "look at [kafka]"),
+        _ => (
+            true,
+            "are the brokers running, and do their addresses (also advertised.listeners) lead to them from here?",
+        ),
+    }
+}

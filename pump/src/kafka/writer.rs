@@ -1,0 +1,143 @@
+//! The pump into a topic: reads the trail of this site as far as it is durable and writes it into Kafka.
+//!
+//! Like the pump to a collector it keeps no place of its own: where to go on is what the topic says, read anew with each
+//! start, and the mark that holds back purge here moves by what the brokers have acknowledged, at all in-sync copies, and the
+//! ledger counts. What was not acknowledged when a session ended is written again by the next one, if it did not arrive.
+
+mod carrier;
+mod session;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use irongate_checkpoint::{BackOff, GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_trail::{Directory, Mark, Storage, register_reader};
+use tokio::time::Instant;
+
+use super::settings::KafkaPumpSettings;
+use crate::error::Error;
+use crate::pump::{Shown, Stopped, failure, own};
+use carrier::Carrier;
+use session::Session;
+
+/// A session that stood so long does not count as a failed attempt.
+const LONG: Duration = Duration::from_secs(60);
+/// The least that a record may hold, in bytes.
+const LEAST_RECORD: usize = 16 << 10;
+
+/// One pump into a topic. Needs a multi-threaded tokio runtime: reading the trail may block.
+#[derive(Debug)]
+pub struct KafkaPump {
+    settings: KafkaPumpSettings,
+}
+
+impl KafkaPump {
+    /// A pump that is not running yet.
+    pub fn new(settings: KafkaPumpSettings) -> Self {
+        Self { settings }
+    }
+
+    /// Runs until `shutdown` is ready or something fails that cannot pass by itself. Stops at the end of a transaction,
+    /// if that comes soon, with everything written acknowledged, if that comes soon.
+    ///
+    /// When the call is dropped, the topic has what it has, and the next start goes on from there.
+    ///
+    /// # Errors
+    /// Any [`Error`] that is not transient; it stands in the group's status as well. [`Error::Checkpoint`] when the group
+    /// runs already.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
+        let settings = &self.settings;
+        check(settings)?;
+        let lock = GroupLock::acquire(&settings.state_directory, &settings.group)?;
+        let status = Status::starting(&settings.group, &settings.flow, Program::Pump);
+        let publisher = Publisher::start(&settings.state_directory, status)?;
+        let mut shown = Shown::new(publisher);
+        let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
+        match &outcome {
+            Ok(_) => shown.publisher.state(State::Stopped, "stopped as asked"),
+            Err(error) => {
+                tracing::error!(group = %self.settings.group, %error, hint = error.hint(), "abended");
+                shown.publisher.abended(failure(error));
+            }
+        }
+        // The last status is written before the lock goes, so that a reader can tell an end from a kill.
+        drop(shown);
+        drop(lock);
+        outcome
+    }
+
+    async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
+        let settings = &self.settings;
+        let storage: Arc<dyn Storage> = Arc::new(Directory::new(&settings.trail));
+        let mut back_off = BackOff::new(settings.kafka.retry_first, settings.kafka.retry_longest);
+        loop {
+            let before = shown.acknowledged;
+            let attempt = self.attempt(&storage, shown, &mut stop).await;
+            shown.next_connection();
+            let error = match attempt {
+                Ok(()) => return Ok(shown.stopped()),
+                Err(error) => error,
+            };
+            let lasted = shown.connected.take().is_some_and(|since| since.elapsed() > LONG);
+            if shown.acknowledged.position != before.position || lasted {
+                back_off.reset();
+            }
+            if !error.is_transient() {
+                return Err(error);
+            }
+            let pause = back_off.next();
+            tracing::warn!(
+                group = %settings.group, %error, hint = error.hint(), pause_seconds = pause.as_secs_f32(),
+                "trying again"
+            );
+            shown.trouble(&error, pause);
+            if stop.or(tokio::time::sleep(pause)).await.is_none() {
+                return Ok(shown.stopped());
+            }
+        }
+    }
+
+    /// One session, from its claim to its end.
+    async fn attempt(
+        &self,
+        storage: &Arc<dyn Storage>,
+        shown: &mut Shown,
+        stop: &mut Stop,
+    ) -> Result<(), Error> {
+        let settings = &self.settings;
+        // What the topic does not have yet must not be purged, from the first moment on.
+        let readers = irongate_trail::readers(&**storage)?;
+        match readers.into_iter().find(|(name, _)| *name == settings.group) {
+            Some((_, mark)) if mark.position >= shown.acknowledged.position => shown.acknowledged = mark,
+            Some(_) => {}
+            None => {
+                own::facts(storage, settings.epoch)?;
+                register_reader(&**storage, &settings.group, &Mark::default())?;
+            }
+        }
+        shown.publisher.doing(&format!("connecting to Kafka at {}", settings.kafka.place()));
+        let opening = Session::open(settings, storage, shown.acknowledged);
+        let Some(session) = stop.or(opening).await.transpose()? else { return Ok(()) };
+        shown.connected = Some(Instant::now());
+        shown.publisher.state(State::Running, "writing the trail into Kafka");
+        let mut carrier = Carrier::new(settings, storage, session)?;
+        let carried = carrier.carry(shown, stop).await;
+        // What was acknowledged is put down in every case.
+        let settled = carrier.settle(shown);
+        shown.show();
+        carried.and(settled)
+    }
+}
+
+fn check(settings: &KafkaPumpSettings) -> Result<(), Error> {
+    if settings.compression.is_some_and(|level| !(1..=22).contains(&level)) {
+        let reason = "zstd has the levels 1 to 22".to_owned();
+        return Err(Error::Setting { setting: "compression", reason });
+    }
+    if settings.record_size < LEAST_RECORD {
+        let reason = format!("a record must be able to hold {LEAST_RECORD} bytes");
+        return Err(Error::Setting { setting: "record_size", reason });
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! The distributed trail, through a real broker of Apache Kafka.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says what it did and by its panic what is wrong"
+)]
+
+#[path = "kafka/carried.rs"]
+mod carried;
+#[path = "kafka/fenced.rs"]
+mod fenced;
+#[path = "kafka/support.rs"]
+mod support;
+#[path = "../pump/tests/suite/trail.rs"]
+#[allow(dead_code, reason = "the pump's own tests use all of it")]
+mod trail;
