@@ -12,7 +12,7 @@ use irongate_deployment::{Configuration, Instantiate, Setup, instantiate, setup}
 use irongate_tests::{Server, Settings, TempDir};
 
 use crate::Options;
-use crate::report::Report;
+use crate::report::{Goal, Line, Report};
 
 /// As many sessions side by side, either way.
 const PARALLEL: usize = 2;
@@ -86,7 +86,8 @@ pub(crate) async fn load(options: &Options) -> anyhow::Result<()> {
             ensure!(target.scalar(database, &sums).await == sum, "rows differ in \"{database}\"");
         }
         let work = format!("initial load, {tables} tables of {rows} rows");
-        report.add(major, &work, "rows/s", (by_pipe, ours), "0.9 of psql pipes", String::new());
+        let line = Line::new(major, &work, "rows/s", (by_pipe, ours));
+        report.add(line.against("pipes of psql").goal(Goal::AtLeast(0.9)));
     }
     report.print(options.json);
     Ok(())

@@ -8,20 +8,25 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own that prints its figures")]
 
 mod child;
+mod growth;
 mod load;
+mod mixed;
+mod page;
 mod pair;
 mod processes;
 mod report;
 mod wan;
 mod work;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pair::Pair;
 use report::Report;
 
-const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N] [--only catchup|bulk|latency|extract] [--synchronous-commit]
+const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N] [--only WORK[,WORK]] [--synchronous-commit]
+             [--page FILE]
        bench --wan [--quick] [--json] [--runs N]
        bench --load [--quick] [--json] [--majors 15,17] [--runs N]
 
@@ -29,7 +34,8 @@ const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N]
   --json     one JSON document on standard output
   --majors   versions of the servers (15,17)
   --runs     turns of each work (5, with --wan and --load 3; 1 with --quick)
-  --only     one kind of work
+  --only     some kinds of work: catchup, mixed, bulk, latency, extract, growth
+  --page     writes the figures as a page with charts, too
   --synchronous-commit   both appliers commit durably at the target (default: neither, as native's default is)
   --wan      a pump over a line of 5 MB/s at round trips of 0, 10, 50 and 100 ms (needs the right to make network
              namespaces); about 3 minutes a turn, 90 s with --quick
@@ -42,7 +48,8 @@ pub(crate) struct Options {
     json: bool,
     majors: Vec<u32>,
     runs: usize,
-    only: Option<String>,
+    only: Vec<String>,
+    page: Option<PathBuf>,
     synchronous_commit: bool,
     wan: bool,
     load: bool,
@@ -55,7 +62,8 @@ impl Options {
             json: false,
             majors: vec![15, 17],
             runs: 0,
-            only: None,
+            only: Vec::new(),
+            page: None,
             synchronous_commit: false,
             wan: false,
             load: false,
@@ -74,7 +82,8 @@ impl Options {
                     options.majors = majors.context("--majors takes numbers with commas between")?;
                 }
                 "--runs" => options.runs = value()?.parse().context("--runs takes a number")?,
-                "--only" => options.only = Some(value()?.clone()),
+                "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
+                "--page" => options.page = Some(value()?.into()),
                 other => bail!("unknown argument \"{other}\""),
             }
         }
@@ -88,17 +97,15 @@ impl Options {
                 (false, false) => 5,
             };
         }
-        let known = ["catchup", "bulk", "latency", "extract"];
-        if let Some(only) = &options.only
-            && !known.contains(&only.as_str())
-        {
-            bail!("--only takes one of {}", known.join(", "));
+        let known = ["catchup", "mixed", "bulk", "latency", "extract", "growth"];
+        if !options.only.iter().all(|only| known.contains(&only.as_str())) {
+            bail!("--only takes some of {}", known.join(", "));
         }
         Ok(options)
     }
 
     fn wants(&self, work: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == work)
+        self.only.is_empty() || self.only.iter().any(|only| only == work)
     }
 }
 
@@ -146,6 +153,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             let transactions = if options.quick { 20_000 } else { 100_000 };
             work::catch_up(&pair, transactions, options.runs, &mut report).await?;
         }
+        if options.wants("mixed") {
+            let transactions = if options.quick { 20_000 } else { 100_000 };
+            mixed::mixed(&pair, transactions, options.runs, &mut report).await?;
+        }
         if options.wants("bulk") {
             let rows = if options.quick { 100_000 } else { 1_000_000 };
             work::bulk(&pair, rows, options.runs.min(3), &mut report).await?;
@@ -158,7 +169,18 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             let transactions = if options.quick { 20_000 } else { 100_000 };
             work::extract_alone(&pair, transactions, options.runs, &mut report).await?;
         }
+        if options.wants("growth") {
+            let most: &[u32] = if options.quick { &[] } else { &[10_000_000] };
+            let sizes = [&[10_000, 100_000, 1_000_000], most].concat();
+            growth::by_size(&pair, &sizes, options.runs.min(3), &mut report).await?;
+            // Last: this flow's markers would meet those of the other.
+            growth::by_tables(&pair, &[1, 100, 2000], &mut report).await?;
+        }
+        report.memory(major);
     }
     report.print(options.json);
+    if let Some(path) = &options.page {
+        page::write(&report, path)?;
+    }
     Ok(())
 }

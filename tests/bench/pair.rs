@@ -1,6 +1,6 @@
 //! A source and a target server, and the two ways between them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +72,8 @@ impl Pair {
             .set("full_page_writes", "on")
             .set("synchronous_commit", "on")
             .set("autovacuum", "on")
+            // Or the launcher makes native wait up to 5 s when it is enabled again.
+            .set("wal_retrieve_retry_interval", "1ms")
             .set("max_worker_processes", 16);
         let (source, target) = Server::start_two((major, major), &settings).await;
         source.create_database("bench").await;
@@ -82,7 +84,8 @@ impl Pair {
              INSERT INTO pgbench_tellers SELECT g, 1 + (g - 1) / 10, 0, '' FROM generate_series(1, {scale} * 10) g;
              INSERT INTO pgbench_accounts SELECT g, 1 + (g - 1) / 100000, 0, '' FROM generate_series(1, {scale} * 100000) g;"
         );
-        let fill = format!("{SCHEMA}{rows}VACUUM ANALYZE;");
+        let mixed = crate::mixed::schema();
+        let fill = format!("{SCHEMA}{rows}{mixed}VACUUM ANALYZE;");
         let (schema, vacuum) = fill.split_at(fill.len() - "VACUUM ANALYZE;".len());
         for (server, database) in [(&source, "bench"), (&target, "native"), (&target, "ours")] {
             server.batch_in(database, schema).await;
@@ -104,8 +107,10 @@ impl Pair {
     }
 
     async fn set_up(&self) -> anyhow::Result<()> {
-        let tables =
-            "pgbench_accounts, pgbench_tellers, pgbench_branches, pgbench_history, bulk, tick, marker";
+        let tables = format!(
+            "pgbench_accounts, pgbench_tellers, pgbench_branches, pgbench_history, bulk, tick, marker, {}",
+            crate::mixed::tables()
+        );
         self.source.batch_in("bench", &format!("CREATE PUBLICATION all_of_it FOR TABLE {tables}")).await;
         self.source
             .batch_in("bench", "SELECT pg_create_logical_replication_slot('native', 'pgoutput')")
@@ -154,6 +159,17 @@ impl Pair {
 
     /// Starts Extract, Replicat or both for a flow.
     pub(crate) fn start_ours(&self, flow: &str, extract: bool, replicat: bool) -> anyhow::Result<Ours> {
+        self.start_publication(flow, "all_of_it", extract, replicat)
+    }
+
+    /// The same, of another publication.
+    pub(crate) fn start_publication(
+        &self,
+        flow: &str,
+        publication: &str,
+        extract: bool,
+        replicat: bool,
+    ) -> anyhow::Result<Ours> {
         let (trail, state) = (self.trail(flow), self.dir.path().join(format!("state-{flow}")));
         let spawn = |arguments: &[&str]| -> anyhow::Result<Child> {
             let mut command = Command::new(std::env::current_exe()?);
@@ -165,7 +181,7 @@ impl Pair {
         let target = self.target.uri("postgres", "ours");
         let commit = if self.synchronous_commit { "on" } else { "off" };
         let extract =
-            extract.then(|| spawn(&["extract", &source, flow, "all_of_it", &trail, &state])).transpose()?;
+            extract.then(|| spawn(&["extract", &source, flow, publication, &trail, &state])).transpose()?;
         let replicat =
             replicat.then(|| spawn(&["replicat", &target, flow, &trail, &state, commit])).transpose()?;
         Ok(Ours { extract, replicat })
@@ -269,13 +285,28 @@ impl Pair {
         Ok(())
     }
 
+    /// A file of the run's own, which vanishes with it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// Runs pgbench's simple updates at the source: so many transactions, quickly.
     pub(crate) fn pgbench(&self, transactions: u32) -> anyhow::Result<()> {
+        self.pgbench_as(&["-N"], transactions)
+    }
+
+    /// The same with a script of our own.
+    pub(crate) fn pgbench_script(&self, script: &Path, transactions: u32) -> anyhow::Result<()> {
+        self.pgbench_as(&["-f", &script.to_string_lossy()], transactions)
+    }
+
+    fn pgbench_as(&self, what: &[&str], transactions: u32) -> anyhow::Result<()> {
         let own = self.source.binaries().program("pgbench");
         let debian = PathBuf::from("/usr/lib/postgresql/15/bin/pgbench");
         let program = [own, debian, "pgbench".into()].into_iter().find(|path| path.is_file());
         let status = Command::new(program.context("pgbench is not installed")?)
-            .args(["-n", "-N", "-c", "4", "-j", "2", "-h"])
+            .args(what)
+            .args(["-n", "-c", "4", "-j", "2", "-h"])
             .arg(self.source.socket_dir())
             .args(["-p", &self.source.port().to_string(), "-U", "postgres"])
             .args(["-t", &(transactions / 4).to_string(), "bench"])

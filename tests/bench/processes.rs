@@ -14,13 +14,12 @@ pub(crate) struct Used {
 /// What process `pid` has used so far; zero once it has ended.
 pub(crate) fn used(pid: u32) -> Used {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name can hold anything; the numbers follow its closing parenthesis.
-    let numbers: Vec<u64> = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest.split_whitespace().filter_map(|word| word.parse().ok()).collect())
-        .unwrap_or_default();
-    // After the state: utime and stime are the 11th and 12th, in ticks of 1/100 s (sysconf(_SC_CLK_TCK) on Linux).
-    let ticks = numbers.get(10).copied().unwrap_or(0) + numbers.get(11).copied().unwrap_or(0);
+    // The name can hold anything; the fields follow its closing parenthesis. Some of them can be negative.
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    // utime and stime are the 12th and 13th, in ticks of 1/100 s (sysconf(_SC_CLK_TCK) on Linux).
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    let ticks = number(11) + number(12);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes: f64 =
@@ -34,4 +33,10 @@ pub(crate) fn machine() -> String {
     let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let count = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{count} × {}", name.trim_start_matches([' ', '\t', ':']))
+}
+
+/// The load average of the last minute: whether the machine was busy with something else.
+pub(crate) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)
 }

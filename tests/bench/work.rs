@@ -7,21 +7,21 @@ use anyhow::{Context, ensure};
 
 use crate::pair::{Pair, Way};
 use crate::processes::{Used, used};
-use crate::report::{Report, median, percentile};
+use crate::report::{Goal, Line, Report, median, percentile};
 
 /// Numbers for markers, never used twice.
 static NEXT: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(1);
 
-fn next() -> i64 {
+pub(crate) fn next() -> i64 {
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// Who goes first changes from turn to turn.
-fn order(turn: usize) -> [Way; 2] {
+pub(crate) fn order(turn: usize) -> [Way; 2] {
     if turn.is_multiple_of(2) { [Way::Native, Way::Ours] } else { [Way::Ours, Way::Native] }
 }
 
-fn push(way: Way, value: f64, figures: &mut (Vec<f64>, Vec<f64>)) {
+pub(crate) fn push(way: Way, value: f64, figures: &mut (Vec<f64>, Vec<f64>)) {
     match way {
         Way::Native => figures.0.push(value),
         Way::Ours => figures.1.push(value),
@@ -45,7 +45,10 @@ pub(crate) async fn catch_up(
 ) -> anyhow::Result<()> {
     let mut rates = (Vec::new(), Vec::new());
     let mut from_trail = (Vec::new(), Vec::new());
-    let (mut note, mut native_note) = (String::new(), String::new());
+    let mut cpu = (Vec::new(), Vec::new());
+    // Each changes a row and inserts one.
+    let millions = f64::from(transactions) * 2.0 / 1e6;
+    let (mut note, mut native_note, mut trail_note) = (String::new(), String::new(), String::new());
     for turn in 0..turns {
         pair.pgbench(transactions)?;
         let n = next();
@@ -60,6 +63,7 @@ pub(crate) async fn catch_up(
                     native_note =
                         format!("native CPU s: walsender {:.2}, worker {:.2}", sender.cpu, worker.cpu);
                     pair.enable_native(false).await?;
+                    push(way, worker.cpu / millions, &mut cpu);
                     push(way, f64::from(transactions) / seconds, &mut rates);
                 }
                 Way::Ours => {
@@ -68,6 +72,8 @@ pub(crate) async fn catch_up(
                     let (sender, backend) = pair.ours_backends_used("ours").await?;
                     let (extract, replicat) = pair.stop_ours(ours)?;
                     note = format!("{}; {native_note}", usage(extract, replicat, sender, backend));
+                    report.peak(extract, replicat);
+                    push(way, (extract.cpu + replicat.cpu) / millions, &mut cpu);
                     push(way, f64::from(transactions) / seconds, &mut rates);
                 }
             }
@@ -78,26 +84,40 @@ pub(crate) async fn catch_up(
         pair.mark(n).await?;
         let extract = pair.start_ours("ours", true, false)?;
         wait_for_extract(pair, "ours").await?;
-        let start = Instant::now();
-        pair.enable_native(true).await?;
-        let seconds = pair.await_marker(Way::Native, n, start).await?;
-        from_trail.0.push(f64::from(transactions) / seconds);
-        pair.enable_native(false).await?;
-        let start = Instant::now();
-        let replicat = pair.start_ours("ours", false, true)?;
-        let seconds = pair.await_marker(Way::Ours, n, start).await?;
-        from_trail.1.push(f64::from(transactions) / seconds);
+        for way in order(turn) {
+            let start = Instant::now();
+            let seconds = match way {
+                Way::Native => {
+                    pair.enable_native(true).await?;
+                    let seconds = pair.await_marker(way, n, start).await?;
+                    pair.enable_native(false).await?;
+                    seconds
+                }
+                Way::Ours => {
+                    let replicat = pair.start_ours("ours", false, true)?;
+                    let seconds = pair.await_marker(way, n, start).await?;
+                    let (_, backend) = pair.ours_backends_used("ours").await?;
+                    let (_, replicat) = pair.stop_ours(replicat)?;
+                    trail_note = format!("CPU s: replicat {:.2}, backend {:.2}", replicat.cpu, backend.cpu);
+                    report.peak(Used::default(), replicat);
+                    seconds
+                }
+            };
+            push(way, f64::from(transactions) / seconds, &mut from_trail);
+        }
         pair.stop_ours(extract)?;
-        pair.stop_ours(replicat)?;
     }
     let major = pair.major();
-    report.add(major, "catch-up from the slot", "transactions/s", rates, "≥ 1.0", note);
-    report.add(major, "catch-up, standby was down", "transactions/s", from_trail, "≥ 1.0", String::new());
+    let line = |work, figures, goal| Line::new(major, work, "transactions/s", figures).goal(goal);
+    report.add(line("catch-up from the slot", rates, Goal::AtLeast(1.4)).note(note));
+    report.add(line("catch-up, standby was down", from_trail, Goal::AtLeast(3.0)).note(trail_note));
+    let cpu = Line::new(major, "CPU of own processes per million rows", "s", cpu);
+    report.add(cpu.against("the apply worker").goal(Goal::AtMost(0.5)));
     Ok(())
 }
 
 /// Waits until Extract has confirmed everything there is.
-async fn wait_for_extract(pair: &Pair, flow: &str) -> anyhow::Result<()> {
+pub(crate) async fn wait_for_extract(pair: &Pair, flow: &str) -> anyhow::Result<()> {
     let end = pair.source.scalar("bench", "SELECT pg_current_wal_lsn()::text").await;
     let sql = format!(
         "SELECT (confirmed_flush_lsn >= '{end}')::text FROM pg_replication_slots WHERE slot_name = '{flow}'"
@@ -143,20 +163,24 @@ pub(crate) async fn bulk(pair: &Pair, rows: u32, turns: usize, report: &mut Repo
                     let (sender, backend) = pair.ours_backends_used("ours").await?;
                     let (extract, replicat) = pair.stop_ours(ours)?;
                     note = usage(extract, replicat, sender, backend);
+                    report.peak(extract, replicat);
                 }
             }
         }
     }
     let [inserts, updates] = figures;
-    let goal = if pair.major() < 16 { "≤ 1.0" } else { "(printed)" };
-    let work = |what: &str| format!("lag after commit of {rows} {what}");
-    report.add(pair.major(), &work("inserts"), "s", inserts, goal, note);
-    report.add(pair.major(), &work("updates"), "s", updates, goal, String::new());
+    let is_parallel = pair.major() >= 16;
+    let line = |what: &str, figures, goal| {
+        let work = format!("lag after commit of {rows} {what}");
+        Line::new(pair.major(), &work, "s", figures).goal(Goal::AtMost(goal))
+    };
+    report.add(line("inserts", inserts, if is_parallel { 0.9 } else { 0.35 }).note(note));
+    report.add(line("updates", updates, if is_parallel { 0.8 } else { 0.5 }));
     Ok(())
 }
 
 /// Waits until a way has nothing left to do.
-async fn settle(pair: &Pair, way: Way) -> anyhow::Result<()> {
+pub(crate) async fn settle(pair: &Pair, way: Way) -> anyhow::Result<()> {
     let n = next();
     pair.mark(n).await?;
     pair.await_marker(way, n, Instant::now()).await?;
@@ -196,12 +220,14 @@ pub(crate) async fn latency(
             }
         }
     }
-    for (share, name, goal) in [(0.5, "p50", "≤ 2.0"), (0.95, "p95", ""), (0.99, "p99", "")] {
+    let goals =
+        [(0.5, "p50", Goal::AtMost(1.3)), (0.95, "p95", Goal::Shown), (0.99, "p99", Goal::AtMost(1.2))];
+    for (share, name, goal) in goals {
         let figures = (vec![percentile(&all.0, share)], vec![percentile(&all.1, share)]);
         let work = format!("latency at 100 transactions/s, {name}");
         let note =
             format!("{} samples; the source's own commit {:.2}", all.1.len(), percentile(&commits, share));
-        report.add(pair.major(), &work, "ms", figures, goal, note);
+        report.add(Line::new(pair.major(), &work, "ms", figures).goal(goal).note(note));
     }
     Ok(())
 }
@@ -286,14 +312,8 @@ pub(crate) async fn extract_alone(
         }
     }
     ensure!(median(&rates.1) > 0.0, "Extract has done nothing");
-    report.add(
-        pair.major(),
-        "Extract alone, against pg_recvlogical",
-        "transactions/s",
-        rates,
-        "≥ 0.85",
-        note,
-    );
+    let line = Line::new(pair.major(), "Extract alone", "transactions/s", rates);
+    report.add(line.against("pg_recvlogical to nowhere").goal(Goal::AtLeast(0.95)).note(note));
     Ok(())
 }
 
