@@ -17,7 +17,7 @@ use futures_util::future::try_join_all;
 use irongate_trail::Timestamp;
 
 use crate::bucket::Cut;
-use crate::confirm::{Sides, Waiting, settle};
+use crate::confirm::{Sides, Waiting, settle, settle_at_rest};
 use crate::difference::{Difference, Kind};
 use crate::error::Error;
 use crate::fetch::{self, halved, portions, unlike};
@@ -129,8 +129,49 @@ pub async fn compare(
     wanted: &[Wanted<'_>],
     observer: &dyn Observer,
 ) -> Result<Comparison, Error> {
+    comparing(flow, options, wanted, observer, None).await
+}
+
+/// Compares all tables of a flow whose target nobody writes, as they were at its source at one moment: under a snapshot
+/// that somebody has exported there and keeps until this is over.
+///
+/// Nothing is on its way then, and nothing is waited for: what is not the same is a difference. A row of the target that
+/// changes under its eyes counts as unsettled.
+///
+/// # Errors
+/// As [`compare`].
+///
+/// Dropping the call ends its sessions; the servers give up what they are at within seconds.
+pub async fn compare_at_rest(
+    flow: &Flow,
+    snapshot: &str,
+    options: &Comparing,
+    observer: &dyn Observer,
+) -> Result<Comparison, Error> {
+    comparing(flow, options, &[], observer, Some(snapshot)).await
+}
+
+/// The tables of a flow that cannot be compared, and why. Only the catalogs are looked at.
+///
+/// # Errors
+/// [`Error::NothingPublished`], [`Error::Database`].
+///
+/// Cancel-safe.
+pub async fn not_comparable(flow: &Flow) -> Result<Vec<Table>, Error> {
+    let mut sides = new_sides(flow, &Comparing::default(), None);
+    let planned = planned(flow, &mut sides, &|_| true).await?;
+    Ok(planned.iter().filter_map(|(name, plan)| Some(troubled(name, plan.as_ref().err()?))).collect())
+}
+
+async fn comparing(
+    flow: &Flow,
+    options: &Comparing,
+    wanted: &[Wanted<'_>],
+    observer: &dyn Observer,
+    snapshot: Option<&str>,
+) -> Result<Comparison, Error> {
     let (started, begun) = (Timestamp::now().to_string(), Instant::now());
-    let mut sides = new_sides(flow, options);
+    let mut sides = new_sides(flow, options, snapshot);
     let is_wanted = |name: &Name| wanted.is_empty() || wanted.iter().any(|wanted| (wanted.fits)(name));
     let planned = planned(flow, &mut sides, &is_wanted).await?;
     for pattern in wanted {
@@ -151,6 +192,7 @@ pub async fn compare(
         flow,
         options,
         observer,
+        is_at_rest: snapshot.is_some(),
         pace: Pace::new(options.bytes_a_second),
         waiting: Waiting::new(flow, options.settle),
         account: Mutex::new(Account::new(&plans)),
@@ -158,17 +200,19 @@ pub async fn compare(
     };
     let mut workers = vec![work.through(sides)];
     for _ in 1..options.parallel.max(1) {
-        workers.push(work.through(new_sides(flow, options)));
+        workers.push(work.through(new_sides(flow, options, snapshot)));
     }
+    let at_rest = "rows of the target were changed while they were compared";
     tables.extend(try_join_all(workers).await?.into_iter().flatten());
     work.tell(true, |_| ());
     tables.sort_by(|one, other| one.name.cmp(&other.name));
-    let total = |of: fn(&Table) -> u64| tables.iter().map(of).sum();
+    let total = |of: fn(&Table) -> u64| -> u64 { tables.iter().map(of).sum() };
+    let changed = snapshot.is_some() && total(|table| table.unsettled) > 0;
     Ok(Comparison {
         flow: flow.name.clone(),
         differences: total(|table| table.differences),
         unsettled: total(|table| table.unsettled),
-        unsettled_because: work.waiting.stuck(),
+        unsettled_because: if changed { Some(at_rest.to_owned()) } else { work.waiting.stuck() },
         complete: wanted.is_empty(),
         tables,
         started,
@@ -176,10 +220,10 @@ pub async fn compare(
     })
 }
 
-pub(crate) fn new_sides(flow: &Flow, options: &Comparing) -> Sides {
+pub(crate) fn new_sides(flow: &Flow, options: &Comparing, snapshot: Option<&str>) -> Sides {
     let side = |end| Side::new(end, options.statement_limit);
     let arrived = flow.reverse.as_ref().map(|(_, end)| side(end));
-    Sides { source: side(&flow.source), target: side(&flow.target), arrived }
+    Sides { source: side(&flow.source).under(snapshot), target: side(&flow.target), arrived }
 }
 
 /// The tables of the flow. As often as it takes, like any other question.
@@ -254,6 +298,8 @@ struct Work<'a> {
     flow: &'a Flow,
     options: &'a Comparing,
     observer: &'a dyn Observer,
+    /// The source is one state and nobody writes the target.
+    is_at_rest: bool,
     pace: Pace,
     waiting: Waiting<'a>,
     account: Mutex<Account>,
@@ -294,6 +340,10 @@ impl Work<'_> {
                 (table.problem, table.hint) = (Some(error.to_string()), error.hint());
             }
             done.push(table);
+            if self.is_at_rest {
+                // What a transaction has read it keeps a lock on, and somebody may want to alter that.
+                sides.source.forget();
+            }
             self.tell(false, |progress| progress.tables_done += 1);
         }
         Ok(done)
@@ -372,7 +422,11 @@ impl Work<'_> {
         if members.is_empty() {
             return Ok(());
         }
-        let settled = settle(sides, plan, members, &self.waiting, self.options.images).await?;
+        let settled = if self.is_at_rest {
+            settle_at_rest(sides, plan, members, self.options.images).await?
+        } else {
+            settle(sides, plan, members, &self.waiting, self.options.images).await?
+        };
         table.unsettled += settled.unsettled;
         for difference in settled.differences {
             let rows = difference.rows;

@@ -177,6 +177,27 @@ pub(crate) async fn settle(
     Ok(settled)
 }
 
+/// The same where the source is read as of one moment and nobody writes the target: one look tells. Rows that are not what
+/// they were a moment ago are unsettled.
+pub(crate) async fn settle_at_rest(
+    sides: &mut Sides,
+    plan: &Plan,
+    members: Vec<Member>,
+    images: bool,
+) -> Result<Settled, Error> {
+    let looked = look(sides, plan, &members).await?;
+    let different = members
+        .into_iter()
+        .zip(looked)
+        .filter(|(_, seen)| judge(None, seen, false) != Verdict::Same)
+        .map(|(member, seen)| Different { member, seen })
+        .collect();
+    let mut settled = Settled::default();
+    settled.unsettled =
+        confirmed(sides, plan, different, images, &mut settled.differences).await?.len() as u64;
+    Ok(settled)
+}
+
 /// Reads rows at the target, then at the source.
 pub(crate) async fn look(sides: &mut Sides, plan: &Plan, members: &[Member]) -> Result<Vec<Both>, Error> {
     let target = seen(&mut sides.target, Sql { plan, which: Which::Target }, members).await?;
@@ -184,7 +205,8 @@ pub(crate) async fn look(sides: &mut Sides, plan: &Plan, members: &[Member]) -> 
     Ok(target.into_iter().zip(source).map(|(target, source)| Both { target, source }).collect())
 }
 
-async fn seen(side: &mut Side, sql: Sql<'_>, members: &[Member]) -> Result<Vec<Seen>, Error> {
+/// Reads rows at one side.
+pub(crate) async fn seen(side: &mut Side, sql: Sql<'_>, members: &[Member]) -> Result<Vec<Seen>, Error> {
     let doing = format!("look at rows of table {} again", sql.plan.name(sql.which));
     let mut found = vec![Seen::default(); members.len()];
     if sql.plan.key.is_empty() {

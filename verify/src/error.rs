@@ -60,6 +60,14 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// A row that was to be at rest is not what the compare saw, nor what it is to be.
+    #[error("{end}: a row of table {table} has changed since it was compared: somebody writes there")]
+    Moved {
+        /// Which database.
+        end: String,
+        /// The table.
+        table: String,
+    },
     /// The file of differences cannot be read or written.
     #[error("file \"{}\": {source}", file.display())]
     File {
@@ -110,7 +118,7 @@ impl Error {
         match self {
             Self::Database { source, .. } => source.is_transient(),
             Self::Checkpoint(source) => source.is_transient(),
-            Self::Altered { .. } | Self::Busy { .. } => true,
+            Self::Altered { .. } | Self::Busy { .. } | Self::Moved { .. } => true,
             _ => false,
         }
     }
@@ -129,6 +137,9 @@ impl Error {
                 Some("irongate check names everything in which the two databases are not alike".into())
             }
             Self::Altered { .. } => Some("compare it again when both sides have been altered".into()),
+            Self::Moved { .. } => {
+                Some("find out who writes there and keep him out, then compare again".into())
+            }
             Self::Busy { .. } => {
                 Some("try again when less is written, or stop the flow's Replicat meanwhile".into())
             }

@@ -32,9 +32,9 @@ mod side;
 mod sql;
 mod table;
 
-pub use compare::{Comparing, Observer, Progress, Wanted, compare};
+pub use compare::{Comparing, Observer, Progress, Wanted, compare, compare_at_rest, not_comparable};
 pub use difference::{Difference, Image, Kind, Reader, Writer};
 pub use error::Error;
 pub use flow::{End, Flow, Name};
-pub use repair::{Applied, Differences, Direction, Repair, Repairing};
+pub use repair::{Applied, Differences, Direction, Repair, Repairing, Righted};
 pub use report::{Comparison, Table};

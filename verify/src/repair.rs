@@ -10,11 +10,13 @@
 //! All is written under an origin of its own (`irongate_<flow>/0`), because Replicat holds that of the flow. So neither
 //! Extract of the two sites captures it: what is repaired at one site is not sent to the other.
 //!
+//! Where nobody writes the target and nothing is on its way, it is made what the source was at one moment: [`rest`].
 //! What may still be on its way through the flow is the matter of [`apply`]. A script cannot wait for it: it takes the
 //! locks, so that Replicat does not come in between, and checks what it finds at the side that it writes. It cannot
 //! know that the other side has changed the row since, so it is to be run soon after the compare.
 
 mod apply;
+mod rest;
 mod statement;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +36,7 @@ use crate::side::{PRINTING, Which};
 use crate::table::Plan;
 
 pub use apply::Applied;
+pub use rest::Righted;
 
 /// The number of the origin's session among those of the flow.
 const WORKER: u32 = 0;
@@ -101,7 +104,7 @@ impl<'a> Repair<'a> {
         for difference in differences()? {
             tables.insert(difference?.table);
         }
-        let mut sides = new_sides(flow, &Comparing::default());
+        let mut sides = new_sides(flow, &Comparing::default(), None);
         let mut plans = BTreeMap::new();
         if !tables.is_empty() {
             for (name, plan) in planned(flow, &mut sides, &|name| tables.contains(name)).await? {

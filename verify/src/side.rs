@@ -4,10 +4,14 @@
 //! is compared. A connection that is cut, a server that restarts, a statement that takes too long: the question is asked
 //! again over a new session, for as long as [`PATIENCE`] lasts. A question that is asked again has changed nothing before,
 //! and its answer is taken only when it is whole.
+//!
+//! A side can be read as of a snapshot that somebody else has exported and keeps: then every question, over whichever
+//! session, is asked of that one state.
 
 use std::time::{Duration, Instant};
 
 use irongate_postgres::Session;
+use irongate_postgres::sql::quote_literal;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::Error;
@@ -19,6 +23,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 /// A snapshot is kept no longer than this: it keeps the server from clearing away dead rows.
 const SNAPSHOT: Duration = Duration::from_secs(300);
+/// How a snapshot begins.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// How much longer than the server's own limit an answer may take.
 const LINE: Duration = Duration::from_secs(15);
 
@@ -45,13 +51,21 @@ pub(crate) struct Side {
     session: Option<Session>,
     /// When the open snapshot was taken.
     snapshot: Option<Instant>,
+    /// The snapshot of somebody else that everything is read under.
+    kept: Option<String>,
     /// The longest that the server may take over one statement.
     limit: Duration,
 }
 
 impl Side {
     pub(crate) fn new(end: &End, limit: Duration) -> Self {
-        Self { end: end.clone(), session: None, snapshot: None, limit }
+        Self { end: end.clone(), session: None, snapshot: None, kept: None, limit }
+    }
+
+    /// The same, read under a snapshot that somebody keeps.
+    pub(crate) fn under(mut self, snapshot: Option<&str>) -> Self {
+        self.kept = snapshot.map(str::to_owned);
+        self
     }
 
     pub(crate) fn failed(&self, doing: &str, source: irongate_postgres::Error) -> Error {
@@ -65,6 +79,11 @@ impl Side {
             self.session = None;
             let session = Session::connect(&self.end.endpoint, "irongate compare").await?;
             session.batch_execute(&settings(self.limit)).await?;
+            if let Some(snapshot) = &self.kept {
+                let name = quote_literal(snapshot);
+                let import = format!("{BEGIN}; SET TRANSACTION SNAPSHOT {name}");
+                session.batch_execute(&import).await?;
+            }
             self.session = Some(session);
         }
         // It was just made, if it was not there.
@@ -114,10 +133,10 @@ impl Side {
         if self.snapshot.is_some() && (scope == Scope::Now || expired) {
             self.release().await?;
         }
-        let mut taken = self.snapshot;
+        let (mut taken, is_kept) = (self.snapshot, self.kept.is_some());
         let session = self.session().await?;
-        if scope == Scope::Snapshot && taken.is_none() {
-            session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        if scope == Scope::Snapshot && taken.is_none() && !is_kept {
+            session.batch_execute(BEGIN).await?;
             taken = Some(Instant::now());
         }
         let asked = async {

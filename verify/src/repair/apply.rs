@@ -52,9 +52,9 @@ pub struct Applied {
 }
 
 /// The session that writes.
-struct Hand {
-    session: Session,
-    origin: OriginSession,
+pub(super) struct Hand {
+    pub(super) session: Session,
+    pub(super) origin: OriginSession,
 }
 
 impl Repair<'_> {
@@ -99,12 +99,12 @@ impl Repair<'_> {
         Ok(applied)
     }
 
-    fn failed(&self, doing: &str, source: impl Into<irongate_postgres::Error>) -> Error {
+    pub(super) fn failed(&self, doing: &str, source: impl Into<irongate_postgres::Error>) -> Error {
         let end = self.options.writer.label.clone();
         Error::Database { end, doing: doing.to_owned(), source: Box::new(source.into()) }
     }
 
-    async fn hand(&self) -> Result<Hand, Error> {
+    pub(super) async fn hand(&self) -> Result<Hand, Error> {
         let session = Session::connect(&self.options.writer.endpoint, "irongate repair")
             .await
             .map_err(|error| self.failed("connect", error))?;
@@ -173,7 +173,7 @@ impl Repair<'_> {
         }
     }
 
-    async fn roll_back(&self, hand: &Hand) -> Result<(), Error> {
+    pub(super) async fn roll_back(&self, hand: &Hand) -> Result<(), Error> {
         let done = hand.session.batch_execute("ROLLBACK").await;
         done.map_err(|error| self.failed("roll back", error))?;
         Ok(hand.origin.reset(&hand.session).await?)
@@ -214,7 +214,7 @@ impl Repair<'_> {
         Ok(repaired)
     }
 
-    fn no_right(&self, name: &Name) -> Error {
+    pub(super) fn no_right(&self, name: &Name) -> Error {
         let user = self.options.writer.endpoint.user();
         Error::Rights {
             end: self.options.writer.label.clone(),

@@ -56,6 +56,32 @@ pub(super) fn of(plan: &Plan, which: Which, kind: Kind, difference: &Difference)
     }
 }
 
+/// So many more copies of a row without a key, where nobody else writes.
+pub(super) fn put_copies(plan: &Plan, which: Which, wanted: &Image, copies: u64) -> String {
+    let sql = Statements { sql: Sql { plan, which }, plan, which };
+    format!("{} FROM pg_catalog.generate_series(1, {copies})", sql.values(wanted))
+}
+
+/// So many fewer copies of rows without a key, each known by its hashes, where nobody else writes. The table is gone through
+/// once for all of them.
+pub(super) fn take_all(plan: &Plan, which: Which, rows: &[((i64, i64), u64)]) -> String {
+    let sql = Statements { sql: Sql { plan, which }, plan, which };
+    let (from, row) = (sql.from(), sql.sql.row());
+    let wanted: Vec<String> = rows
+        .iter()
+        .map(|((first, second), copies)| format!("('{first}'::int8, '{second}'::int8, {copies})"))
+        .collect();
+    format!(
+        "DELETE FROM {from} y USING (
+           SELECT r.part, r.place, w.copies, pg_catalog.row_number() OVER (PARTITION BY r.first, r.second) AS number
+             FROM (SELECT x.tableoid AS part, x.ctid AS place, pg_catalog.hashtextextended({row}, 0) AS first,
+                          pg_catalog.hashtextextended({row}, 1) AS second FROM {from} x) r
+             JOIN (VALUES {}) w (first, second, copies) ON w.first = r.first AND w.second = r.second) t
+          WHERE y.tableoid = t.part AND y.ctid = t.place AND t.number <= t.copies",
+        wanted.join(", ")
+    )
+}
+
 struct Statements<'a> {
     sql: Sql<'a>,
     plan: &'a Plan,
