@@ -38,7 +38,7 @@ pub use lag::{Lag, Stage, lag};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};
 pub use sequence::{Raised, Secured, SequencePoll, secure_sequences};
 pub use setup::{
-    Event, Progress as Listener, Report, Setup, begin_anew, begin_capture, plan, setup, teardown,
-    teardown_plan,
+    Event, FlowSnapshot, FlowStart, Progress as Listener, Rejoining, Report, Setup, begin_anew,
+    begin_at_snapshot, begin_capture, plan, setup, teardown, teardown_plan,
 };
 pub use statement::{Statement, script};

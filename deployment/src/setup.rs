@@ -9,6 +9,7 @@
 pub(crate) mod conflicts;
 pub(crate) mod ddl;
 pub(crate) mod publication;
+mod rejoin;
 pub(crate) mod rights;
 mod run;
 mod start;
@@ -20,6 +21,7 @@ use irongate_postgres::sql::quote_literal;
 use irongate_postgres::{Session, catalog};
 use tokio_postgres::Client;
 
+pub use rejoin::{FlowSnapshot, FlowStart, Rejoining, begin_at_snapshot};
 pub use run::{Report, Setup, begin_anew, begin_capture, setup};
 pub(crate) use run::{Sessions, has_rows, import_snapshot, patience};
 pub(crate) use start::{
