@@ -33,6 +33,8 @@ mod position;
 mod readme;
 #[path = "commands/refused.rs"]
 mod refused;
+#[path = "commands/reinstate.rs"]
+mod reinstate;
 #[path = "commands/runbooks.rs"]
 mod runbooks;
 #[path = "commands/sequences.rs"]

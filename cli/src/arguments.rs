@@ -128,7 +128,8 @@ pub(crate) enum Command {
     Switchback(Switchback),
     /// Take over from a site that is lost
     Failover(Failover),
-    /// Make a site that was lost a standby again, by a fresh copy of the site that writes
+    /// Make a site that was lost a standby again, by putting right what differs from the site that writes, or by a fresh
+    /// copy of it
     Reinstate(Reinstate),
     /// Show the runs of this site, or one of them
     Runs {

@@ -14,6 +14,25 @@ pub enum Error {
     /// The configuration does not have it.
     #[error(transparent)]
     Deployment(#[from] irongate_deployment::Error),
+    /// The rows of two sites cannot be compared, or one not be made like the other.
+    #[error(transparent)]
+    Verify(#[from] irongate_verify::Error),
+    /// A site cannot be made a copy by repair.
+    #[error("\"{end}\" cannot be repaired: {}", reasons.join("; "))]
+    NotRepairable {
+        /// The database and its site.
+        end: String,
+        /// Why, for each table.
+        reasons: Vec<String>,
+    },
+    /// What a compare has found cannot be kept, or not be read again.
+    #[error("cannot use file \"{}\": {source}", path.display())]
+    Found {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A fence is an administrator's work.
     #[error("database \"{end}\" has no address for its administrator")]
     NoAdmin {
@@ -399,6 +418,7 @@ impl Error {
             Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } | Self::Busy { .. } => true,
             Self::Unfinished { source, .. } => source.is_transient(),
             Self::Manager { source, .. } => source.is_transient(),
+            Self::Verify(source) => source.is_transient(),
             Self::Salvage(problem) => problem.is_transient(),
             _ => false,
         }
@@ -461,6 +481,11 @@ impl Error {
             Self::Held { .. } => "ask who has it; a run is gone on with or taken back where it began".to_owned(),
             Self::Roles { .. } => "irongate runs shows what was done; compare table irongate.role at both sites".to_owned(),
             Self::Manager { source, .. } => return source.hint(),
+            Self::Verify(source) => return source.hint(),
+            Self::NotRepairable { .. } => {
+                "--resume --by copy makes it a copy anew; irongate check names where the two databases are not alike".to_owned()
+            }
+            Self::Found { .. } => "see to the disk and its rights, and go on with --resume; --by copy needs no such file".to_owned(),
             Self::Group { group, .. } => format!("irongate report {group}"),
             Self::NotDrained { .. } => "irongate lag shows where it hangs".to_owned(),
             Self::Breach { .. } => {

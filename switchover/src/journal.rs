@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::plan::By;
 
 /// Subdirectory of the state directory.
-const DIRECTORY: &str = "runs";
+pub(crate) const DIRECTORY: &str = "runs";
 /// Extension of a journal.
 const EXTENSION: &str = "jsonl";
 
@@ -45,6 +46,9 @@ pub struct Heading {
     /// The run that the other site was lost in the middle of, which a failover goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<String>,
+    /// How a site that comes back is made a copy.
+    #[serde(default, skip_serializing_if = "By::is_copy")]
+    pub by: By,
 }
 
 /// What an entry says.
@@ -78,6 +82,11 @@ pub enum What {
         /// What shows it, such as what a hook has printed.
         #[serde(default, skip_serializing_if = "Value::is_null")]
         evidence: Value,
+    },
+    /// A site that comes back is to be made a copy in another way than before.
+    Chosen {
+        /// How.
+        by: By,
     },
     /// A step is being taken back.
     Undo {
@@ -296,6 +305,7 @@ mod tests {
             accept_loss: false,
             force: false,
             supersedes: None,
+            by: By::Copy,
         }
     }
 

@@ -3,9 +3,11 @@
 //! A run belongs to the site that writes when it is over: that is where its journal lies and where its groups are begun,
 //! and the site that will be there afterwards.
 
+mod by;
 mod capture;
 mod drain;
 mod drill;
+mod estimate;
 mod evidence;
 mod failover;
 mod groups;
@@ -14,6 +16,7 @@ mod kind;
 mod peek;
 mod precheck;
 mod reinstate;
+mod repair;
 mod roles;
 mod switchover;
 
@@ -30,6 +33,7 @@ use crate::error::Error;
 use crate::journal::{Heading, Journal, What};
 use crate::place::Place;
 pub use crate::report::{Report, StepReport, report};
+pub use by::By;
 pub use kind::Kind;
 pub(crate) use roles::{prepare, role_of, tell};
 
@@ -94,6 +98,9 @@ pub struct Request<'a> {
     pub accept_loss: bool,
     /// A site that answers is taken over nevertheless.
     pub force: bool,
+    /// How a site that comes back is made a copy, of [`Kind::Reinstate`]; of a run that is gone on with: from now on, if
+    /// it is not [`By::Either`].
+    pub by: By,
 }
 
 /// Says what is happening: the step, and a sentence.
@@ -224,8 +231,19 @@ pub async fn run(
         }
         _ => Journal::open(state, &heading.run)?,
     };
-    if let Next::Over(outcome) = next(&run.steps(), journal.entries(), way) {
+    if let Next::Over(outcome) = next(&run.steps(journal.entries()), journal.entries(), way) {
         return Err(Error::IsOver { run: run.heading.run, outcome });
+    }
+    if kind == Kind::Reinstate && way == Way::Forward {
+        let is_asked = matches!(order, Order::Resume(_)) && request.by != By::Either;
+        if is_asked && by::chosen(&run.heading, journal.entries()) != request.by {
+            journal.note(What::Chosen { by: request.by })?;
+        }
+        let last = journal.entries().iter().rev().find_map(|entry| match entry.what {
+            What::Chosen { by } => Some(by),
+            _ => None,
+        });
+        run.heading.by = last.unwrap_or(run.heading.by);
     }
     run.drive(&mut journal, way, progress).await?;
     let astray = journal.entries().iter().find_map(|entry| match &entry.what {
@@ -245,8 +263,12 @@ impl Run<'_> {
         way: Way,
         progress: &mut Progress<'_>,
     ) -> Result<(), Error> {
-        let steps = self.steps();
         loop {
+            // A step that finds out how it is to go on changes what is left; taken back is everything that was begun.
+            let steps = match way {
+                Way::Forward => self.steps(journal.entries()),
+                Way::Back => self.all_steps(),
+            };
             match next(&steps, journal.entries(), way) {
                 Next::Do(place) => {
                     let Step { name, .. } = steps[place];
@@ -367,5 +389,6 @@ fn new_heading(configuration: &Configuration, request: &Request<'_>) -> Result<H
         accept_loss: request.accept_loss,
         force: request.force,
         supersedes: None,
+        by: if plan == Kind::Reinstate { request.by } else { By::Copy },
     })
 }

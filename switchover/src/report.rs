@@ -291,7 +291,7 @@ fn tries(entries: &[Entry]) -> Vec<Try> {
                     last.evidence = evidence.clone();
                 }
             }
-            What::Begun(_) | What::Ended { .. } => {}
+            What::Begun(_) | What::Ended { .. } | What::Chosen { .. } => {}
         }
     }
     tries

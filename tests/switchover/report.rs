@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use irongate_switchover::journal::{Entry, Heading, Journal, Outcome, What};
+use irongate_switchover::plan::By;
 use irongate_switchover::report::{Report, html, report};
 use irongate_tests::{Browser, TempDir};
 use serde_json::{Value, json};
@@ -41,6 +42,7 @@ impl Made {
             accept_loss: plan == "failover",
             force: false,
             supersedes: None,
+            by: By::Copy,
         };
         let mut made = Self { heading, at: 0.0, entries: Vec::new() };
         made.note(What::Begun(made.heading.clone()));

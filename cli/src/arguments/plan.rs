@@ -1,6 +1,6 @@
 //! The arguments of the plans that change which site writes.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// What all of them take.
 #[derive(Args, Clone, Debug)]
@@ -77,7 +77,20 @@ pub(crate) struct Reinstate {
     pub(crate) back: String,
     #[command(flatten)]
     pub(crate) plan: Plan,
+    /// Make it a copy by carrying over only what differs, or by copying everything; without, whichever costs less. With
+    /// --resume: from now on
+    #[arg(long, value_name = "WAY", conflicts_with = "abort")]
+    pub(crate) by: Option<Way>,
     /// Accept that what the site had committed alone is lost, salvaged or not
     #[arg(long)]
     pub(crate) accept_loss: bool,
+}
+
+/// How a site that was lost is made a copy.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Compare both sites, and put right what differs
+    Repair,
+    /// Empty its tables and fill them again
+    Copy,
 }

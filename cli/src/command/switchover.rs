@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use irongate_switchover::plan::{self, Kind, Limits, Order, Request};
+use irongate_switchover::plan::{self, By, Kind, Limits, Order, Request};
 
 use super::{Here, runs};
 use crate::arguments::Global;
-use crate::arguments::plan::{Failover, Plan, Reinstate, Switchback, Switchover};
+use crate::arguments::plan::{Failover, Plan, Reinstate, Switchback, Switchover, Way};
 use crate::output;
 
 /// What all plans take, as the library does.
@@ -17,7 +17,15 @@ fn request<'a>(kind: Kind, site: &'a str, plan: &'a Plan) -> Request<'a> {
         _ if plan.dry_run => Order::DryRun,
         _ => Order::Begin,
     };
-    Request { plan: kind, site, databases: &plan.database, order, accept_loss: false, force: false }
+    Request {
+        plan: kind,
+        site,
+        databases: &plan.database,
+        order,
+        accept_loss: false,
+        force: false,
+        by: By::Either,
+    }
 }
 
 fn limits(plan: &Plan) -> Limits {
@@ -60,6 +68,11 @@ pub(crate) async fn failover(global: &Global, options: &Failover) -> anyhow::Res
 pub(crate) async fn reinstate(global: &Global, options: &Reinstate) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let request = request(Kind::Reinstate, &options.back, &options.plan);
-    let request = Request { accept_loss: options.accept_loss, ..request };
+    let by = match options.by {
+        None => By::Either,
+        Some(Way::Repair) => By::Repair,
+        Some(Way::Copy) => By::Copy,
+    };
+    let request = Request { accept_loss: options.accept_loss, by, ..request };
     run(global, &here, &request, &limits(&options.plan)).await
 }

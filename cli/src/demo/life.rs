@@ -10,7 +10,7 @@ use irongate_checkpoint::Program;
 use irongate_deployment::groups::group_name;
 use irongate_manager::Control;
 use irongate_manager::supervisor::Word;
-use irongate_switchover::plan::{self, Kind, Limits, Order, Request};
+use irongate_switchover::plan::{self, By, Kind, Limits, Order, Request};
 use irongate_switchover::report::Report as Run;
 use irongate_switchover::{Place, fence, salvage};
 
@@ -81,7 +81,15 @@ async fn close(site: &Site) -> anyhow::Result<((), String)> {
 }
 
 async fn run(plan: Kind, site: &str, at: &Site, accept_loss: bool) -> anyhow::Result<Run> {
-    let request = Request { plan, site, databases: &[], order: Order::Begin, accept_loss, force: false };
+    let request = Request {
+        plan,
+        site,
+        databases: &[],
+        order: Order::Begin,
+        accept_loss,
+        force: false,
+        by: By::Either,
+    };
     Ok(plan::run(&at.configuration, &request, &Limits::default(), &mut |_, _| {}).await?)
 }
 
@@ -197,13 +205,27 @@ async fn salvage(business: &Business, servers: &Sites, main: &Site) -> anyhow::R
 
 async fn reinstate(sites: &[Site; 2]) -> anyhow::Result<((), String)> {
     let run = run(Kind::Reinstate, SITES[MAIN], &sites[SECONDARY], false).await?;
-    let copy = run.steps.iter().find(|step| step.name == "copy").context("a reinstatement copies")?;
-    let copied = &copy.evidence["copied"][0];
-    let evidence = format!(
-        "main is a copy of secondary again ({} rows in {:.1} s), closed, and follows",
-        output::count(copied["rows"].as_u64().unwrap_or(0)),
-        copy.seconds
-    );
+    let done = |name: &str| run.steps.iter().find(|step| step.name == name);
+    let evidence = match (done("repair"), done("copy")) {
+        (Some(repair), _) => {
+            let righted = &repair.evidence["righted"][0];
+            let count = |key: &str| output::count(righted[key].as_u64().unwrap_or(0));
+            format!(
+                "main is a copy of secondary again ({} of {} rows differed), closed, and follows",
+                count("rows"),
+                count("compared_rows")
+            )
+        }
+        (None, copy) => {
+            let copy = copy.context("a reinstatement repairs or copies")?;
+            let copied = &copy.evidence["copied"][0];
+            format!(
+                "main is a copy of secondary again ({} rows in {:.1} s), closed, and follows",
+                output::count(copied["rows"].as_u64().unwrap_or(0)),
+                copy.seconds
+            )
+        }
+    };
     Ok(((), evidence))
 }
 

@@ -74,6 +74,9 @@ impl Run<'_> {
     /// Lets the site that wrote before follow: the rest of the reverse groups is started, and the forward slot, which
     /// nobody reads any more and which would keep the log for ever, is dropped.
     pub(super) async fn follow(&self) -> Result<Value, Error> {
+        if self.kind == Kind::Reinstate {
+            self.forget_found()?;
+        }
         let mut slots = Vec::new();
         for unit in &self.units {
             // Once more before what would show it is gone, and before what comes from the other site is in that log too.

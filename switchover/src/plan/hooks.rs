@@ -7,10 +7,11 @@ use irongate_manager::Control;
 use irongate_manager::hook::{Context, HookReport, HookResult};
 use serde_json::{Value, json};
 
-use super::{Kind, Progress, Run};
+use super::{Kind, Progress, Run, by};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::hook::{self, Failure, Hooked, NOTIFY, POINT_NAME, QUIET_LOST, Side};
+use crate::journal::Entry;
 use crate::names::{self, Move};
 
 /// Whether what fails is noted and does not stop the run.
@@ -29,8 +30,16 @@ fn is_busy(asked: &Result<Option<HookReport>, Error>) -> bool {
 }
 
 impl Run<'_> {
-    /// The steps of this run.
-    pub(super) fn steps(&self) -> Vec<Step> {
+    /// The steps of this run, as far as its journal has decided which.
+    pub(super) fn steps(&self, entries: &[Entry]) -> Vec<Step> {
+        match self.kind {
+            Kind::Reinstate => by::steps(self.all_steps(), by::chosen(&self.heading, entries), entries),
+            _ => self.all_steps(),
+        }
+    }
+
+    /// All steps that a run of its plan may have.
+    pub(super) fn all_steps(&self) -> Vec<Step> {
         self.steps_of(self.kind)
     }
 
@@ -218,7 +227,7 @@ impl Run<'_> {
     /// What is wrong with hooks and names, in sentences, and what was looked at. Nothing is run and nothing changed.
     pub(super) async fn check_hooks(&self, complaints: &mut Vec<String>) -> Result<Value, Error> {
         // A drill runs none of them, and finds out whether they could be run.
-        let steps = if self.kind == Kind::Drill { self.steps_of(Kind::Switchover) } else { self.steps() };
+        let steps = if self.kind == Kind::Drill { self.steps_of(Kind::Switchover) } else { self.all_steps() };
         let mut evidence = json!({});
         let mut hooks = Vec::new();
         for site in [&self.heading.from, &self.heading.to] {

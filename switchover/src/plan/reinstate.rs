@@ -1,8 +1,9 @@
 //! Reinstatement: a site that was lost, or was cut off and taken over, becomes a standby again.
 //!
 //! It is closed first, and shown to be. What it had committed and never sent is salvage's, and must have been decided
-//! before: then its tables are emptied and filled again from a snapshot of the site that writes, whose stream goes on
-//! where the snapshot ends. One transaction does both, so that a reader there sees the old rows or the new ones.
+//! before. Then it is made what the site that writes is at a snapshot, where that one's stream goes on: by carrying over only
+//! what differs ([`super::repair`] argues how), or by emptying its tables and filling them again. Which of both is decided in
+//! [`super::by`].
 
 use irongate_checkpoint::Program;
 use irongate_deployment::groups::group_name;
@@ -11,6 +12,7 @@ use irongate_manager::supervisor::Word;
 use irongate_trail::Lsn;
 use serde_json::{Value, json};
 
+use super::by::{By, COMPARE, COPY, REPAIR};
 use super::peek::{self, Shown};
 use super::roles::role_of;
 use super::{Progress, Run, Unit};
@@ -22,14 +24,16 @@ const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
 }
 
-/// In their order. From the copy on the rows that the site had alone are gone.
-pub(super) const STEPS: [Step; 7] = [
+/// In their order. From the repair or the copy on the rows that the site had alone are gone; a run does one of them.
+pub(super) const STEPS: [Step; 9] = [
     step("prechecks"),
     step("lock"),
     step("fence"),
     step("nothing-new"),
     step("stop-groups"),
-    Step { name: "copy", no_return: true },
+    step(COMPARE),
+    Step { name: REPAIR, no_return: true },
+    Step { name: COPY, no_return: true },
     step("follow"),
 ];
 
@@ -42,6 +46,8 @@ impl Run<'_> {
         match name {
             "nothing-new" => self.nothing_new().await,
             "stop-groups" => self.stop_groups().await,
+            COMPARE => self.compare_lost(progress).await,
+            REPAIR => self.repair_lost(progress).await,
             _ => self.copy(progress).await,
         }
     }
@@ -89,14 +95,49 @@ impl Run<'_> {
             }
         }
         let reach = self.check_hooks(&mut complaints).await?;
+        let choice = self.choice(&salvaged, &mut complaints).await?;
         if !complaints.is_empty() {
             return Err(Error::Refused { complaints });
         }
         let checked: Vec<_> = self.units.iter().map(|unit| unit.to.to_string()).collect();
         let loss_accepted = self.heading.accept_loss;
-        Ok(
-            json!({ "checked": checked, "salvaged": salvaged, "loss_accepted": loss_accepted, "reach": reach }),
-        )
+        let mut evidence = json!({
+            "checked": checked, "salvaged": salvaged, "loss_accepted": loss_accepted, "reach": reach,
+        });
+        if let (Some(evidence), Value::Object(choice)) = (evidence.as_object_mut(), choice) {
+            evidence.extend(choice);
+        }
+        Ok(evidence)
+    }
+
+    /// How the site is to be made a copy, by what was asked for and by what can be told before anything is compared. What
+    /// stands against a repair that was asked for is a complaint.
+    async fn choice(&self, salvaged: &[Value], complaints: &mut Vec<String>) -> Result<Value, Error> {
+        if self.heading.by == By::Copy {
+            return Ok(json!({ "by": By::Copy, "because": "as was asked for" }));
+        }
+        let mut estimates = Vec::new();
+        for (place, unit) in self.units.iter().enumerate() {
+            let lost = salvaged.get(place).and_then(|signed| signed["transactions"].as_u64());
+            estimates.push(self.estimate(unit, lost).await?);
+        }
+        let advised: Vec<(By, String)> = estimates.iter().map(|estimate| estimate.recommended()).collect();
+        let against = advised.iter().find(|(by, _)| *by == By::Copy);
+        let (by, because) = match (self.heading.by, against) {
+            (By::Either, Some((_, because))) => (By::Copy, because.clone()),
+            (_, Some((_, because))) => {
+                let hinder = estimates.iter().flat_map(|estimate| &estimate.not_comparable);
+                complaints.extend(hinder.map(|reason| {
+                    format!("{} cannot be repaired: {reason}; --by copy copies it anew", self.heading.from)
+                }));
+                (By::Repair, format!("as was asked for, although --by copy may cost less: {because}"))
+            }
+            (_, None) => {
+                let all: Vec<String> = advised.into_iter().map(|(_, because)| because).collect();
+                (By::Repair, all.join("; "))
+            }
+        };
+        Ok(json!({ "by": by, "because": because, "estimates": estimates }))
     }
 
     /// What was signed for of the transactions behind the place where the sites have parted.
@@ -109,7 +150,7 @@ impl Run<'_> {
     }
 
     /// Behind the fence: the site has committed nothing since somebody looked into what it had alone.
-    async fn nothing_new(&self) -> Result<Value, Error> {
+    pub(super) async fn nothing_new(&self) -> Result<Value, Error> {
         if self.heading.accept_loss {
             return Ok(json!({ "loss_accepted": true }));
         }
@@ -196,6 +237,12 @@ impl Run<'_> {
                 "from": done.consistent_point.to_string(),
             }));
         }
+        let slots = self.is_copy_again().await?;
+        Ok(json!({ "copied": copied, "dropped_slots": slots }))
+    }
+
+    /// Takes the marks away, and the slots of the flow that led from the site. Which these were.
+    pub(super) async fn is_copy_again(&self) -> Result<Vec<String>, Error> {
         for unit in &self.units {
             strayed::clear(unit.from()?).await?;
         }
@@ -206,7 +253,7 @@ impl Run<'_> {
                 slots.push(unit.pair.into.slot.clone());
             }
         }
-        Ok(json!({ "copied": copied, "dropped_slots": slots }))
+        Ok(slots)
     }
 }
 

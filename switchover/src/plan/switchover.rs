@@ -72,7 +72,10 @@ impl Run<'_> {
             // A site that comes back stays closed, whatever becomes of its reinstatement.
             FENCE if self.kind == Kind::Reinstate => Ok(Value::Null),
             FENCE => self.reopen().await,
-            "stop-groups" => self.start_reverse().await,
+            "stop-groups" => {
+                self.forget_found()?;
+                self.start_reverse().await
+            }
             "stop-forward" => self.start_forward().await,
             _ if self.kind == Kind::Failover => self.failover_undo(name).await,
             _ if self.kind == Kind::Drill => self.drill_undo(name).await,

@@ -14,6 +14,7 @@ fn heading(plan: &str, accept_loss: bool) -> Heading {
         accept_loss,
         force: false,
         supersedes: None,
+        by: crate::plan::By::Copy,
     }
 }
 

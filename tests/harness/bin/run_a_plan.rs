@@ -3,13 +3,14 @@
 //! `run-a-plan FILE HERE PLAN SITE ORDER STEP PLACE`, where ORDER is `begin`, `resume` or `abort`, and PLACE is `begins`
 //! (its beginning is journalled, nothing is done), `done` (everything is done, nothing of that is journalled), `undone`
 //! (its taking back is journalled, nothing is taken back), or a number of milliseconds behind its beginning.
+//! `IRONGATE_TEST_BY` says how a site is reinstated.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use irongate_deployment::Configuration;
-use irongate_switchover::plan::{self, Kind, Limits, Order, Request};
+use irongate_switchover::plan::{self, By, Kind, Limits, Order, Request};
 use rustix::process::{Signal, getpid, kill_process};
 
 fn die() {
@@ -27,7 +28,12 @@ async fn main() -> anyhow::Result<()> {
         _ => Order::Abort(None),
     };
     let plan = Kind::of(kind).context("a plan")?;
-    let request = Request { plan, site, databases: &[], order, accept_loss: true, force: false };
+    let by = match std::env::var("IRONGATE_TEST_BY").as_deref() {
+        Ok("copy") => By::Copy,
+        Ok("repair") => By::Repair,
+        _ => By::Either,
+    };
+    let request = Request { plan, site, databases: &[], order, accept_loss: true, force: false, by };
     let mut tell = |step: &str, what: &str| {
         let what = what.split(' ').next().unwrap_or_default();
         match (place.as_str(), what) {
