@@ -3,18 +3,24 @@
 //! Rows of one table that were changed in the same way are gathered into a set, which one statement applies. What must
 //! hold: the rows are in the end what they would be had each change been applied in its turn. Three rules keep it so.
 //!
-//! 1. *Same row.* Two changes of the same key never stand in sets that could be applied in the wrong order: before the
-//!    second, the table's sets are closed and later ones come after them. One exception costs nothing: an update that
-//!    carries the whole new row simply takes the place of the insert or update before it.
+//! 1. *Same row.* Two changes of the same key never stand in sets that could be applied in the wrong order: the second
+//!    goes into a set behind that of the first, of its kind, or begins one. So the sets of a table are as many as one
+//!    row has changes, and not as many as there are rows that were changed twice. One exception costs nothing: an update
+//!    that carries the whole new row simply takes the place of the insert or update before it.
 //! 2. *Same table, other constraint.* Where a unique index besides the key could object to an order, sets are closed
-//!    whenever the kind of change changes, so that the statements keep the source's order.
+//!    whenever the kind of change changes or a row comes again, so that the statements keep the source's order.
 //! 3. *Somebody watches.* A table with triggers or rules that act is changed row by row, with everything before it
 //!    applied before and everything behind it after.
+//!
+//! Rows of a set have different keys, so that any order of them gives the same. Where rule 2 does not ask for the source's,
+//! updated and deleted rows stand in the order of their keys: the server then finds them in neighbouring pages.
 //!
 //! Foreign keys need no rule: they are not checked in replica role. Keys are compared by their bytes. Two spellings of
 //! what the index takes for one key can therefore meet in one set; then fewer rows are changed than the set has, or the
 //! index objects, and the caller falls back to the exact order. So the rules decide speed, and the row counts decide
 //! correctness.
+
+mod place;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -146,7 +152,13 @@ impl<'a> Compiler<'a> {
                 seen.row = index;
                 return;
             }
-            self.close(table);
+            if plan.ordered {
+                self.close(table);
+            } else {
+                (seen.set, seen.at) = push(&mut open.sets, seen.set as usize + 1, kind, index);
+                seen.row = index;
+                return;
+            }
         }
         if plan.ordered
             && self.open[table].as_ref().is_some_and(|open| open.sets.last().is_some_and(|set| set.0 != kind))
@@ -158,18 +170,9 @@ impl<'a> Compiler<'a> {
             sets: Vec::new(),
             keys: HashTable::new(),
         });
-        let set = match open.sets.iter().position(|(known, _)| *known == kind) {
-            Some(set) => set,
-            None => {
-                open.sets.push((kind, Vec::new()));
-                open.sets.len() - 1
-            }
-        };
-        let rows = &mut open.sets[set].1;
-        rows.push(index);
+        let (set, at) = push(&mut open.sets, 0, kind, index);
         if keyed {
-            let seen = Seen { hash, row: index, set: set as u32, at: (rows.len() - 1) as u32 };
-            open.keys.insert_unique(hash, seen, |seen| seen.hash);
+            open.keys.insert_unique(hash, Seen { hash, row: index, set, at }, |seen| seen.hash);
         }
     }
 
@@ -220,13 +223,32 @@ impl<'a> Compiler<'a> {
     fn close(&mut self, table: usize) {
         if let Some(open) = self.open[table].take() {
             let plan = open.plan;
-            self.steps.extend(open.sets.into_iter().map(|(kind, rows)| Step::Set { plan, kind, rows }));
+            for (kind, mut rows) in open.sets {
+                if kind != SetKind::Insert && !self.plans[plan].ordered {
+                    place::sort(self.batch, &self.plans[plan], &mut rows);
+                }
+                self.steps.push(Step::Set { plan, kind, rows });
+            }
         }
     }
 
     fn close_all(&mut self) {
         (0..self.open.len()).for_each(|table| self.close(table));
     }
+}
+
+/// Puts a row into the first set of its kind from `from` on: which, and where in it.
+fn push(sets: &mut Vec<(SetKind, Vec<u32>)>, from: usize, kind: SetKind, row: u32) -> (u32, u32) {
+    let set = match sets.iter().skip(from).position(|(known, _)| *known == kind) {
+        Some(set) => from + set,
+        None => {
+            sets.push((kind, Vec::new()));
+            sets.len() - 1
+        }
+    };
+    let rows = &mut sets[set].1;
+    rows.push(row);
+    (set as u32, (rows.len() - 1) as u32)
 }
 
 fn key_values<'a>(plan: &'a Plan, row: Row<'a>) -> impl Iterator<Item = Value<'a>> {
@@ -243,3 +265,6 @@ fn same_key(plan: &Plan, batch: &Batch, seen: u32, row: Row<'_>) -> bool {
         Change::Truncate { .. } => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
