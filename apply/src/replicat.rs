@@ -10,7 +10,8 @@
 //!            ┌────────── refused ─────────┐
 //!            ▼                            │
 //! load ─▶ open source ─▶ fill ─▶ apply grouped ─▶ fill …
-//!            │             exact: one transaction at a time, up to the one that was refused;
+//!            │             in small groups, if the refused one was large, up to its end;
+//!            │             exact: one transaction at a time, up to the end of a small group that was refused;
 //!            │             queue: that transaction into the error queue
 //!            └── lost: the caller waits and calls again
 //! ```
@@ -32,6 +33,10 @@ use crate::settings::Grouping;
 use crate::target::{Failure, Mode, Outcome, Target};
 
 pub use run::{Replicat, Stopped};
+
+/// Changes in a group where a larger one was refused: what is applied change by change then is not much more than what is
+/// to blame.
+const SMALL: usize = 2000;
 
 /// Opens a source of transactions anew.
 pub trait Open: Send {
@@ -105,6 +110,8 @@ pub struct Applier<O: Open, T> {
     applied: Applied,
     /// Where the source stood behind `batch`.
     high: Mark,
+    /// Up to this commit groups are small: a large one was refused, and most of it is sound.
+    small_until: Option<CommitLsn>,
     /// Up to this commit each transaction is applied by itself, change by change.
     exact_until: Option<CommitLsn>,
     /// This transaction goes to the error queue.
@@ -153,6 +160,7 @@ impl<O: Open, T: Target> Applier<O, T> {
             broken: None,
             applied: Applied::default(),
             high: Mark::default(),
+            small_until: None,
             exact_until: None,
             queue: None,
             totals: Totals::default(),
@@ -224,6 +232,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         if self.source.is_none() {
             self.begin().await?;
         }
+        let grouping = self.grouping_in_force();
         let Some(source) = &mut self.source else { return Ok(Step::Idle) };
         if !std::mem::take(&mut self.prefetched)
             && let Some(error) = self.broken.take()
@@ -233,7 +242,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         if self.broken.is_none() {
             // What was read ahead is what was durable then; by now it may be more, and larger groups cost less.
             let single = self.exact_until.is_some() || self.queue.is_some();
-            fill(&mut self.batch, source, &self.grouping, single, &mut self.broken)?;
+            fill(&mut self.batch, source, &grouping, single, &mut self.broken)?;
         }
         let end = self.batch.end().map(|commit| Applied {
             lineage: source.lineage(),
@@ -254,8 +263,8 @@ impl<O: Open, T: Target> Applier<O, T> {
         let mode = mode(&self.batch, self.queue, self.exact_until);
         self.next.follow(&self.batch);
         let (result, filled) = if mode == Mode::Grouped && self.broken.is_none() {
-            let (next, grouping, broken) = (&mut self.next, &self.grouping, &mut self.broken);
-            let ahead = async { fill(next, source, grouping, false, broken) };
+            let (next, broken) = (&mut self.next, &mut self.broken);
+            let ahead = async { fill(next, source, &grouping, false, broken) };
             tokio::join!(self.target.apply(&self.batch, mode, end.as_ref()), ahead)
         } else {
             (self.target.apply(&self.batch, mode, end.as_ref()).await, Ok(false))
@@ -269,6 +278,12 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.batch.stop_skipping_behind(self.applied.end_lsn);
         self.prefetched = filled?;
         Ok(Step::Applied)
+    }
+
+    fn grouping_in_force(&self) -> Grouping {
+        let most = if self.small_until.is_some() { SMALL } else { usize::MAX };
+        let Grouping { changes, bytes, transactions } = self.grouping;
+        Grouping { changes: changes.min(most), bytes, transactions: transactions.min(most as u64) }
     }
 
     /// Notes that the source has been passed up to `position`, if nothing is held back. The LSN stays the last
@@ -296,6 +311,9 @@ impl<O: Open, T: Target> Applier<O, T> {
         }
         if let Some(end) = end {
             self.applied = end;
+            if self.small_until.is_some_and(|until| end.commit_lsn >= until) {
+                self.small_until = None;
+            }
             if self.exact_until.is_some_and(|until| end.commit_lsn >= until) {
                 self.exact_until = None;
             }
@@ -339,7 +357,12 @@ impl<O: Open, T: Target> Applier<O, T> {
         // The last transaction that has a change here; a batch that ends open goes up to the one that is open.
         let last = self.batch.place(self.batch.len().saturating_sub(1)).map(|(begin, _)| begin.commit_lsn);
         let until = self.batch.end().map(|commit| commit.commit_lsn).max(last);
+        let is_large = self.small_until.is_none() && self.batch.len() > SMALL;
         match (failure, mode) {
+            (Failure::Refused(error), Mode::Grouped) if is_large && until.is_some() => {
+                tracing::info!(%error, "large group refused, applying in small ones");
+                self.small_until = until;
+            }
             (Failure::Refused(error), Mode::Grouped) => {
                 tracing::info!(%error, "group refused, applying change by change");
                 self.totals.refused += 1;
@@ -377,3 +400,6 @@ impl<O: Open, T: Target> Applier<O, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
