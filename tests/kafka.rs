@@ -10,6 +10,8 @@
 mod carried;
 #[path = "kafka/fenced.rs"]
 mod fenced;
+#[path = "kafka/killed.rs"]
+mod killed;
 #[path = "kafka/support.rs"]
 mod support;
 #[path = "../pump/tests/suite/trail.rs"]

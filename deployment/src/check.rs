@@ -15,6 +15,7 @@ mod encoding;
 mod extension;
 mod finding;
 mod identity;
+mod kafka;
 mod link;
 mod origins;
 mod others;
@@ -65,6 +66,7 @@ struct Side<'a> {
 pub async fn check(configuration: &Configuration, flows: &[&Flow]) -> Result<Vec<Finding>, Error> {
     let mut findings = Findings::default();
     link::certificates(configuration, flows, &mut findings);
+    kafka::topics(configuration, flows, &mut findings).await;
     programs::here(configuration, &mut findings);
     passfile::of_flows(configuration, flows, &mut findings);
     for flow in flows {

@@ -12,6 +12,7 @@ mod ddl;
 mod dns;
 mod flow;
 mod hooks;
+mod kafka;
 mod keys;
 mod link;
 mod load;
@@ -36,8 +37,9 @@ pub use ddl::DdlOptions;
 pub use dns::{NameServer, Record, RecordType, Zone};
 pub use flow::{ExtractOptions, Flow, Partitions, PurgeOptions, Rename, SkipOrigins};
 pub use hooks::{HookName, HookOptions};
+pub use kafka::KafkaOptions;
 pub use keys::{Concern, Concerns};
-pub use link::{LinkOptions, PumpOptions, SiteOptions};
+pub use link::{LinkOptions, PumpOptions, SiteOptions, Via};
 pub use load::LoadOptions;
 pub use manager::{AlarmOptions, Limits, ManagerOptions, RestartOptions};
 pub use pair::Pair;
@@ -53,6 +55,7 @@ use database::AddressSection;
 use dns::ZoneSection;
 use flow::{Context, FlowSection, Spans};
 use hooks::HookSection;
+use kafka::KafkaSection;
 use link::{LinkSection, SiteSection};
 use manager::ManagerSection;
 use problem::Problems;
@@ -71,6 +74,7 @@ struct Document {
     #[serde(default)]
     flows: BTreeMap<Spanned<String>, FlowSection>,
     link: Option<LinkSection>,
+    kafka: Option<KafkaSection>,
     #[serde(default)]
     access: BTreeMap<Spanned<String>, AccessSection>,
     #[serde(default)]
@@ -108,6 +112,8 @@ pub struct Configuration {
     pub site_options: BTreeMap<String, SiteOptions>,
     /// The link between the sites, where flows have pumps.
     pub link: Option<LinkOptions>,
+    /// The Kafka cluster, where flows go through one.
+    pub kafka: Option<KafkaOptions>,
     /// What managers do at every site.
     pub manager: ManagerOptions,
     /// What the file says, key by key, as it is written there: `flows.csp.extract.retry_delay` is `"1s"`.
@@ -275,6 +281,7 @@ impl Document {
         }
         let sites: BTreeSet<String> = site_options.keys().cloned().collect();
         let link = self.link.map(|link| link.review(directory, problems));
+        let kafka = self.kafka.map(|kafka| kafka.review(name.get_ref(), directory, problems));
         if let Some(site) = self.site.as_ref().filter(|site| !sites.contains(site.get_ref())) {
             unknown_site(problems, site.get_ref(), site.span(), &sites);
         }
@@ -301,6 +308,7 @@ impl Document {
             sites: &sites,
             site_options: &site_options,
             has_link: link.is_some(),
+            has_kafka: kafka.is_some(),
             databases: &addressed,
         };
         let names = review_zones(self.names, directory, &context, problems);
@@ -342,6 +350,7 @@ impl Document {
             sites,
             site_options,
             link,
+            kafka,
             manager: self.manager.review(problems),
             written: BTreeMap::new(),
             databases,

@@ -220,6 +220,9 @@ pub enum Error {
     /// The trail.
     #[error(transparent)]
     Trail(#[from] irongate_trail::Error),
+    /// Kafka, asked for a topic.
+    #[error(transparent)]
+    Pump(#[from] irongate_pump::Error),
     /// A checkpoint cannot be moved there.
     #[error("the checkpoint of group \"{group}\" cannot be moved: {reason}")]
     Position {
@@ -242,6 +245,7 @@ impl Error {
             Self::Database { source, .. } | Self::Copy { source, .. } => source.is_transient(),
             Self::Checkpoint(error) => error.is_transient(),
             Self::Trail(error) => error.is_transient(),
+            Self::Pump(error) => error.is_transient(),
             Self::Blocked { .. } | Self::SnapshotLost { .. } | Self::Overtaken { .. } => true,
             Self::Unreadable { .. }
             | Self::Configuration(_)
@@ -344,6 +348,7 @@ impl Error {
             }
             Self::Checkpoint(error) => error.hint(),
             Self::Trail(error) => error.hint(),
+            Self::Pump(error) => error.hint(),
             Self::Position { remedy, .. } => Some(remedy.clone()),
             Self::Internal(_) => None,
         }

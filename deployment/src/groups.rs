@@ -7,17 +7,19 @@ use irongate_capture::machine::SkipOrigins as Skip;
 use irongate_capture::pgoutput::Streaming;
 use irongate_capture::{Settings as ExtractSettings, Source};
 use irongate_checkpoint::{FIRST_EPOCH, Program};
+use irongate_pump::kafka::{KafkaPumpSettings, KafkaReaderSettings, TopicSettings};
 use irongate_pump::{AcceptedFlow, CollectorSettings, Credentials, LinkSettings, Meeting, PumpSettings};
 
-use crate::configuration::{Configuration, Flow, Rename, SkipOrigins};
+use crate::configuration::{Configuration, Flow, KafkaOptions, Rename, SkipOrigins};
 use crate::error::Error;
 
 /// One configured process.
 #[derive(Clone, Debug)]
 pub struct Group<'a> {
-    /// Its name: `<flow>-extract`, `<flow>-pump`, `<flow>-replicat` or `<site>-collector`.
+    /// Its name: `<flow>-extract`, `<flow>-pump`, `<flow>-replicat`, `<site>-collector`, and for a flow that comes through
+    /// Kafka `<flow>-collector`.
     pub name: String,
-    /// Its flow; a collector receives all that come to its site.
+    /// Its flow; a collector receives all that come to its site over the link.
     pub flow: Option<&'a Flow>,
     /// What it runs.
     pub program: Program,
@@ -52,9 +54,10 @@ pub fn group_name(flow: &str, program: Program) -> String {
 impl Configuration {
     /// All groups, by flow and in the order in which rows pass through them; with `site`, those that run there.
     pub fn groups(&self, site: Option<&str>) -> Vec<Group<'_>> {
-        fn of_flow(flow: &Flow) -> [Option<Group<'_>>; 3] {
+        fn of_flow(flow: &Flow) -> [Option<Group<'_>>; 4] {
             let pump = flow.pump.is_some().then(|| group(flow, Program::Pump));
-            [Some(group(flow, Program::Extract)), pump, Some(group(flow, Program::Replicat))]
+            let reader = flow.is_through_kafka().then(|| group(flow, Program::Collector));
+            [Some(group(flow, Program::Extract)), pump, reader, Some(group(flow, Program::Replicat))]
         }
         let collectors = self.sites.iter().filter(|site| self.collected(site).next().is_some());
         let collectors = collectors.map(|site| Group {
@@ -67,9 +70,11 @@ impl Configuration {
         groups.filter(|group| site.is_none_or(|site| group.site == site)).collect()
     }
 
-    /// The flows whose trail a site's collector receives.
+    /// The flows whose trail a site's collector receives over the link.
     fn collected<'a>(&'a self, site: &'a str) -> impl Iterator<Item = &'a Flow> {
-        self.flows.values().filter(move |flow| flow.pump.is_some() && flow.to == *site)
+        self.flows
+            .values()
+            .filter(move |flow| flow.pump.is_some() && !flow.is_through_kafka() && flow.to == *site)
     }
 
     /// The group of a name.
@@ -200,6 +205,69 @@ impl Configuration {
         })
     }
 
+    fn kafka_options(&self) -> Result<&KafkaOptions, Error> {
+        let unknown = || Error::Unknown { what: "section", name: "kafka".to_owned(), known: Vec::new() };
+        self.kafka.as_ref().ok_or_else(unknown)
+    }
+
+    /// The topic that a flow's trail goes through.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] where the configuration has no Kafka.
+    pub fn topic_settings(&self, flow: &Flow) -> Result<TopicSettings, Error> {
+        let kafka = self.kafka_options()?;
+        Ok(TopicSettings {
+            name: format!("{}{}", kafka.topic_prefix, flow.name),
+            replication: kafka.replication,
+            min_in_sync: kafka.min_in_sync,
+            retention: kafka.retention,
+            record_size: kafka.record_size,
+        })
+    }
+
+    /// What a flow's pump into Kafka needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a flow that has no pump, or where the configuration has no Kafka.
+    pub fn kafka_pump_settings(&self, flow: &Flow) -> Result<KafkaPumpSettings, Error> {
+        let unknown = || Error::Unknown { what: "pump of flow", name: flow.name.clone(), known: Vec::new() };
+        let pump = flow.pump.as_ref().ok_or_else(unknown)?;
+        let kafka = self.kafka_options()?;
+        Ok(KafkaPumpSettings {
+            group: group_name(&flow.name, Program::Pump),
+            deployment: self.name.clone(),
+            flow: flow.name.clone(),
+            site: flow.at.clone(),
+            kafka: kafka.client.clone(),
+            topic: self.topic_settings(flow)?.name,
+            record_size: kafka.record_size,
+            epoch: trail_epoch(&self.trail(flow)),
+            trail: self.trail(flow),
+            state_directory: self.state_directory.clone(),
+            compression: pump.compression,
+        })
+    }
+
+    /// What the reader of a flow that comes through Kafka needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] where the configuration has no Kafka.
+    pub fn kafka_reader_settings(&self, flow: &Flow) -> Result<KafkaReaderSettings, Error> {
+        Ok(KafkaReaderSettings {
+            group: group_name(&flow.name, Program::Collector),
+            deployment: self.name.clone(),
+            flow: flow.name.clone(),
+            from: flow.at.clone(),
+            kafka: self.kafka_options()?.client.clone(),
+            topic: self.topic_settings(flow)?.name,
+            epoch: epoch_floor(&self.trail(flow)),
+            trail: self.trail(flow),
+            state_directory: self.state_directory.clone(),
+            file_size: flow.extract.file_size,
+            keep_free: self.manager.alarms.trail_free.critical,
+        })
+    }
+
     /// What a site's collector needs to know.
     ///
     /// # Errors
@@ -287,7 +355,8 @@ fn epoch_floor(directory: &std::path::Path) -> u64 {
 }
 
 fn group(flow: &Flow, program: Program) -> Group<'_> {
-    let site = if program == Program::Replicat && flow.pump.is_some() { &flow.to } else { &flow.at };
+    let is_there = matches!(program, Program::Replicat | Program::Collector) && flow.pump.is_some();
+    let site = if is_there { &flow.to } else { &flow.at };
     Group { name: group_name(&flow.name, program), flow: Some(flow), program, site }
 }
 

@@ -21,6 +21,8 @@ name = "test"
 state_directory = "state"
 [link]
 certificates = "certs"
+[kafka]
+brokers = ["k1:9092"]
 [sites.a]
 listen = "0.0.0.0:1"
 address = "a:1"

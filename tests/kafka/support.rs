@@ -1,7 +1,7 @@
 //! Two sites, or three, and a broker between them.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{Program, Status, read_status};
@@ -102,35 +102,48 @@ impl World {
     }
 
     pub(crate) fn pump_settings(&self) -> KafkaPumpSettings {
-        KafkaPumpSettings {
+        Self::settings_of(self.dir.path(), &self.kafka, &self.topic).0
+    }
+
+    pub(crate) fn reader_settings(&self, site: &str) -> KafkaReaderSettings {
+        let settings = Self::settings_of(self.dir.path(), &self.kafka, &self.topic).1;
+        let state_directory = self.dir.path().join(site).join("state");
+        KafkaReaderSettings { trail: self.far(site), state_directory, ..settings }
+    }
+
+    /// What pump and reader need to know, the reader at the second site.
+    pub(crate) fn settings_of(
+        dir: &Path,
+        kafka: &KafkaSettings,
+        topic: &str,
+    ) -> (KafkaPumpSettings, KafkaReaderSettings) {
+        let pump = KafkaPumpSettings {
             group: "csp-pump".to_owned(),
             deployment: "shop".to_owned(),
             flow: "csp".to_owned(),
             site: "main".to_owned(),
-            kafka: self.kafka.clone(),
-            topic: self.topic.clone(),
+            kafka: kafka.clone(),
+            topic: topic.to_owned(),
             record_size: 20_000,
-            trail: self.near(),
-            state_directory: self.dir.path().join("main/state"),
+            trail: dir.join("main/trail/csp"),
+            state_directory: dir.join("main/state"),
             epoch: 1,
             compression: None,
-        }
-    }
-
-    pub(crate) fn reader_settings(&self, site: &str) -> KafkaReaderSettings {
-        KafkaReaderSettings {
+        };
+        let reader = KafkaReaderSettings {
             group: "csp-reader".to_owned(),
             deployment: "shop".to_owned(),
             flow: "csp".to_owned(),
             from: "main".to_owned(),
-            kafka: self.kafka.clone(),
-            topic: self.topic.clone(),
-            trail: self.far(site),
-            state_directory: self.dir.path().join(site).join("state"),
+            kafka: kafka.clone(),
+            topic: topic.to_owned(),
+            trail: dir.join("secondary/trail/csp"),
+            state_directory: dir.join("secondary/state"),
             epoch: 1,
             file_size: 30_000,
             keep_free: None,
-        }
+        };
+        (pump, reader)
     }
 
     pub(crate) fn pump_status(&self) -> Status {

@@ -3,6 +3,7 @@
 use irongate_apply::Replicat;
 use irongate_capture::Extract;
 use irongate_checkpoint::Program;
+use irongate_pump::kafka::{KafkaPump, KafkaReader};
 use irongate_pump::{Collector, Pump};
 
 use super::Here;
@@ -40,10 +41,20 @@ pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
                 transactions = stopped.applied.transactions, "stopped"
             );
         }
+        Program::Pump if group.only_flow()?.is_through_kafka() => {
+            let settings = here.configuration.kafka_pump_settings(group.only_flow()?)?;
+            let stopped = tokio::spawn(KafkaPump::new(settings).run(stop)).await??;
+            tracing::info!(group = group.name, transactions = stopped.sent.transactions, "stopped");
+        }
         Program::Pump => {
             let settings = here.configuration.pump_settings(group.only_flow()?)?;
             let stopped = tokio::spawn(Pump::new(settings).run(stop)).await??;
             tracing::info!(group = group.name, transactions = stopped.sent.transactions, "stopped");
+        }
+        Program::Collector if group.flow.is_some() => {
+            let settings = here.configuration.kafka_reader_settings(group.only_flow()?)?;
+            let durable = tokio::spawn(KafkaReader::new(settings).run(stop)).await??;
+            tracing::info!(group = group.name, position = %durable.position, "stopped");
         }
         Program::Collector => {
             let settings = here.configuration.collector_settings(group.site)?;

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::conflicts::{ConflictSection, Ends};
 use super::ddl::{DdlOptions, DdlSection};
-use super::link::{PumpOptions, PumpSection, SiteOptions};
+use super::link::{PumpOptions, PumpSection, SiteOptions, Via};
 use super::load::{LoadOptions, LoadSection};
 use super::names;
 use super::problem::Problems;
@@ -282,6 +282,11 @@ impl Flow {
             && !self.exclude.iter().any(|pattern| pattern.matches(schema, name))
     }
 
+    /// Whether its trail goes through a topic of Kafka.
+    pub fn is_through_kafka(&self) -> bool {
+        self.pump.as_ref().is_some_and(|pump| pump.via == Via::Kafka)
+    }
+
     /// What a source table is called at the target. A table's own rename goes before its schema's.
     pub fn target_of(&self, source: &TableName) -> TableName {
         let own = self.renames.iter().find_map(|rename| match rename {
@@ -307,6 +312,8 @@ pub(super) struct Context<'a> {
     pub(super) site_options: &'a BTreeMap<String, SiteOptions>,
     /// The file has `[link]`.
     pub(super) has_link: bool,
+    /// The file has `[kafka]`.
+    pub(super) has_kafka: bool,
     /// The sites at which each database has an address.
     pub(super) databases: &'a BTreeMap<String, BTreeSet<String>>,
 }
@@ -325,7 +332,7 @@ impl FlowSection {
         problems: &mut Problems<'_>,
     ) -> (Flow, Spans) {
         names::review_name(problems, name, "flow", names::LONGEST_FLOW);
-        self.review_ends(context, problems);
+        self.review_ends(name.get_ref(), context, problems);
         let tables = patterns(self.tables.get_ref(), problems);
         if self.tables.get_ref().is_empty() {
             problems.add(
@@ -383,7 +390,7 @@ impl FlowSection {
         (flow, spans)
     }
 
-    fn review_ends(&self, context: &Context<'_>, problems: &mut Problems<'_>) {
+    fn review_ends(&self, name: &str, context: &Context<'_>, problems: &mut Problems<'_>) {
         let known = |names: Vec<&str>| match names.as_slice() {
             [] => None,
             names => Some(format!("known are: {}", names.join(", "))),
@@ -416,6 +423,15 @@ impl FlowSection {
         }
         if let Some(pump) = &self.pump {
             self.review_pump(pump, context, problems);
+            if pump.get_ref().is_through_kafka() && context.sites.contains(name) {
+                problems.add(
+                    pump.span(),
+                    format!(
+                        "flow \"{name}\" has the name of a site: both would have a group \"{name}-collector\""
+                    ),
+                    Some("give the flow another name".into()),
+                );
+            }
         }
         if self.from == self.to {
             problems.add(self.to.span(), "the flow begins and ends at the same site", None);
@@ -425,7 +441,12 @@ impl FlowSection {
 
 impl FlowSection {
     fn review_pump(&self, pump: &Spanned<PumpSection>, context: &Context<'_>, problems: &mut Problems<'_>) {
-        if !context.has_link {
+        if pump.get_ref().is_through_kafka() {
+            if !context.has_kafka {
+                let remedy = "add [kafka] with brokers = [\"host:9092\"]";
+                problems.add(pump.span(), "a pump into Kafka needs a cluster", Some(remedy.into()));
+            }
+        } else if !context.has_link {
             let remedy = "add [link] with certificates = \"certs\" (\"irongate certs certs\" makes them)";
             problems.add(pump.span(), "a pump needs a link between the sites", Some(remedy.into()));
         }
@@ -433,6 +454,9 @@ impl FlowSection {
             let remedy =
                 "leave one of them away: where Extract reaches the source from there, no pump is needed";
             problems.add(at.span(), "a pump to the site where the trail is already", Some(remedy.into()));
+        }
+        if pump.get_ref().is_through_kafka() {
+            return;
         }
         let to = self.to.get_ref();
         let Some(options) = context.site_options.get(to) else { return };

@@ -47,6 +47,8 @@ pub(super) struct SiteSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PumpSection {
+    #[serde(default)]
+    via: Via,
     bandwidth: Option<Spanned<Bytes>>,
     compression: Option<Spanned<i32>>,
     listen: Option<Spanned<String>>,
@@ -91,9 +93,22 @@ pub struct SiteOptions {
     pub notify: Option<PathBuf>,
 }
 
+/// What carries a flow's trail to the other site.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// A connection of its own, to the site's collector.
+    #[default]
+    Link,
+    /// A topic of Kafka.
+    Kafka,
+}
+
 /// How a flow's trail is carried from the site of its Extract to that of its Replicat.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PumpOptions {
+    /// What carries it.
+    pub via: Via,
     /// Bytes a second that are sent at most.
     pub bandwidth: Option<u64>,
     /// Level of zstd; `None` sends records as they are.
@@ -191,6 +206,11 @@ impl SiteSection {
 }
 
 impl PumpSection {
+    /// Whether it writes into a topic.
+    pub(super) fn is_through_kafka(&self) -> bool {
+        self.via == Via::Kafka
+    }
+
     /// Whether the collector is to open the connection.
     pub(super) fn listens(&self) -> bool {
         self.listen.is_some()
@@ -211,6 +231,16 @@ impl PumpSection {
                 Some("use 1 to 22, or 0 for none".into()),
             );
         }
+        if self.via == Via::Kafka {
+            let spans = [
+                self.bandwidth.as_ref().map(Spanned::span),
+                self.listen.as_ref().map(Spanned::span),
+                self.address.as_ref().map(Spanned::span),
+            ];
+            for span in spans.into_iter().flatten() {
+                problems.add(span, "a pump into Kafka has no link of its own", Some("leave it away".into()));
+            }
+        }
         let target_initiated = match (self.listen, self.address) {
             (None, None) => None,
             (Some(listens), Some(reached)) => Some((listen(listens, problems), address(reached, problems))),
@@ -224,6 +254,7 @@ impl PumpSection {
             }
         };
         PumpOptions {
+            via: self.via,
             bandwidth: self.bandwidth.map(|bytes| bytes.into_inner().0),
             compression: Some(self.compression.map_or(COMPRESSION, Spanned::into_inner))
                 .filter(|level| *level > 0),

@@ -66,6 +66,7 @@ pub async fn setup(
         report.statements.push(statement);
     }
     drop(sessions);
+    topics(configuration, flows, progress).await?;
     for flow in flows {
         if let Some(site) = options.site.as_ref().or(configuration.site.as_ref())
             && flow.at != *site
@@ -86,6 +87,23 @@ pub async fn setup(
         begin(configuration, flow, options, progress, &mut report).await?;
     }
     Ok(report)
+}
+
+/// Makes the topics that flows go through, as far as they are not there.
+async fn topics(
+    configuration: &Configuration,
+    flows: &[&Flow],
+    progress: &mut Progress<'_>,
+) -> Result<(), Error> {
+    let Some(kafka) = &configuration.kafka else { return Ok(()) };
+    for flow in flows.iter().filter(|flow| flow.is_through_kafka()) {
+        let topic = configuration.topic_settings(flow)?;
+        if irongate_pump::kafka::create_topic(&kafka.client, &topic).await? {
+            let (name, copies) = (&topic.name, topic.replication);
+            progress(Event::Note(format!("topic \"{name}\" was made, copies: {copies}")));
+        }
+    }
+    Ok(())
 }
 
 /// What is there of a flow's beginning.
