@@ -493,7 +493,7 @@ impl Error {
             }
             Self::Unsalvaged { .. } => {
                 "take the run back with --abort and salvage again, now that the site is closed; --accept-loss at a new run gives it \
-                 up".to_owned()
+                 up. Where a repair has begun, salvage again and go on with --resume".to_owned()
             }
             Self::Astray { .. } => {
                 "the standby is no longer a copy: find out who wrote, and instantiate the flow again".to_owned()

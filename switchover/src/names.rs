@@ -209,6 +209,26 @@ pub async fn show(configuration: &Configuration, databases: &[String]) -> Result
     Ok(views)
 }
 
+/// What does not lead to a site, a sentence for each record at each name server.
+pub(crate) fn not_at(zones: &[ZoneView], site: &str) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for server in zones.iter().flat_map(|zone| &zone.servers) {
+        if let Some(problem) = &server.problem {
+            sentences.push(format!("name server {}: {problem}", server.server));
+        }
+        for record in server.records.iter().filter(|record| record.site.as_deref() != Some(site)) {
+            let says: Vec<&str> = record.values.iter().map(String::as_str).collect();
+            let (name, kind) = (&record.name, record.kind);
+            sentences.push(format!(
+                "{name} {kind} does not lead to site \"{site}\" at {}: it says {}",
+                server.server,
+                says.join(", ")
+            ));
+        }
+    }
+    sentences
+}
+
 /// The site that all records stand for at all servers.
 fn common_site(servers: &[ServerView]) -> Option<String> {
     let mut common: Option<&String> = None;

@@ -213,6 +213,27 @@ async fn a_switchover_takes_names_applications_and_jobs_with_it() {
         "secondary start-applications stop-applications yes",
     ];
     assert_eq!(hooks.calls(), expected);
+    // The names have never led elsewhere, and the run looks.
+    let at_main = async || {
+        let runs = reference.json("main", &["runs"]).await;
+        let last = runs["runs"].as_array().unwrap().last().unwrap()["run"].as_str().unwrap().to_owned();
+        reference.json("main", &["runs", &last]).await
+    };
+    let aborted = at_main().await;
+    let left = &step(&aborted, "lock")["evidence"]["names"];
+    assert_eq!((&aborted["result"], &left["site"]), (&"aborted".into(), &"secondary".into()), "{aborted}");
+    assert_eq!(left["astray"], serde_json::json!([]), "{aborted}");
+    assert_eq!((name(0), name(1)), ("192.0.2.2".into(), "192.0.2.2".into()));
+    // Somebody has pointed one elsewhere meanwhile: that is said, and what to type.
+    reference.expect("main", 4, &["switchback"]).await;
+    bind.edit("update delete db.shop.example A\nupdate add db.shop.example 30 A 192.0.2.1");
+    let said = reference.expect("main", 0, &["switchback", "--abort"]).await.stderr;
+    assert!(said.contains("db.shop.example A does not lead to site \"secondary\""), "{said}");
+    let aborted = at_main().await;
+    assert!(aborted["next"].to_string().contains("irongate name point --to secondary"), "{aborted}");
+    assert_eq!(name(0), "192.0.2.1", "what somebody did is left to him");
+    reference.expect("secondary", 0, &["name", "point", "--to", "secondary"]).await;
+    hooks.calls();
     hooks.broken("secondary-fence", false);
     assert_eq!(name(0), "192.0.2.2");
 

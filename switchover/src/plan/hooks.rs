@@ -132,6 +132,28 @@ impl Run<'_> {
         Some(Ok(json!({ "hooks": reports })))
     }
 
+    /// Where the names lead once a run was taken back. No plan moves them before its point of no return; somebody else may
+    /// have done it meanwhile, by hand or by a hook of his own. That is said, and left to him: it is not the run's doing.
+    pub(super) async fn names_left(&self, progress: &mut Progress<'_>) -> Value {
+        let databases = &self.heading.databases;
+        let live = match self.kind {
+            Kind::Reinstate => &self.heading.to,
+            _ => &self.heading.from,
+        };
+        if !names::is_configured(self.configuration, databases) {
+            return Value::Null;
+        }
+        let zones = match names::show(self.configuration, databases).await {
+            Ok(zones) => zones,
+            Err(error) => return json!({ "names": { "site": live, "unknown": error.to_string() } }),
+        };
+        let astray = names::not_at(&zones, live);
+        for sentence in &astray {
+            progress("lock", sentence);
+        }
+        json!({ "names": { "site": live, "astray": astray } })
+    }
+
     /// The manager of a site; one that may be lost has little time.
     fn hook_runner(&self, site: &str) -> Result<Control, Error> {
         let control = self.manager(site)?;

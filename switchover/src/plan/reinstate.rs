@@ -82,9 +82,11 @@ impl Run<'_> {
                 complaints.push(error.to_string());
             }
         }
-        let mut salvaged = Vec::new();
+        let (mut salvaged, mut lost) = (Vec::new(), Vec::new());
         for unit in &self.units {
-            match self.salvaged(unit).await? {
+            let signed = self.salvaged(unit).await?;
+            lost.push(signed.as_ref().map(|signed| signed.transactions));
+            match signed {
                 Some(signed) => salvaged.push(json!(signed)),
                 None if self.heading.accept_loss => {}
                 None => complaints.push(format!(
@@ -95,7 +97,7 @@ impl Run<'_> {
             }
         }
         let reach = self.check_hooks(&mut complaints).await?;
-        let choice = self.choice(&salvaged, &mut complaints).await?;
+        let choice = self.choice(&lost, &mut complaints).await?;
         if !complaints.is_empty() {
             return Err(Error::Refused { complaints });
         }
@@ -112,14 +114,13 @@ impl Run<'_> {
 
     /// How the site is to be made a copy, by what was asked for and by what can be told before anything is compared. What
     /// stands against a repair that was asked for is a complaint.
-    async fn choice(&self, salvaged: &[Value], complaints: &mut Vec<String>) -> Result<Value, Error> {
+    async fn choice(&self, lost: &[Option<u64>], complaints: &mut Vec<String>) -> Result<Value, Error> {
         if self.heading.by == By::Copy {
             return Ok(json!({ "by": By::Copy, "because": "as was asked for" }));
         }
         let mut estimates = Vec::new();
-        for (place, unit) in self.units.iter().enumerate() {
-            let lost = salvaged.get(place).and_then(|signed| signed["transactions"].as_u64());
-            estimates.push(self.estimate(unit, lost).await?);
+        for (unit, lost) in self.units.iter().zip(lost) {
+            estimates.push(self.estimate(unit, *lost).await?);
         }
         let advised: Vec<(By, String)> = estimates.iter().map(|estimate| estimate.recommended()).collect();
         let against = advised.iter().find(|(by, _)| *by == By::Copy);

@@ -66,7 +66,10 @@ impl Run<'_> {
             return undone;
         }
         match name {
-            "lock" => self.unlock().await,
+            "lock" => {
+                self.unlock().await?;
+                Ok(self.names_left(progress).await)
+            }
             "reverse-capture" if self.kind == Kind::Drill => self.end_drill().await,
             "reverse-capture" => self.end_reverse().await,
             // A site that comes back stays closed, whatever becomes of its reinstatement.

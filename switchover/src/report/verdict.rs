@@ -147,6 +147,18 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
             }
             advice
         }
+        ("aborted", _) => {
+            let left = tries.iter().rev().find_map(|attempt| attempt.evidence.get("names"));
+            let astray = left.and_then(|left| left["astray"].as_array()).filter(|astray| !astray.is_empty());
+            let Some(astray) = astray else { return Vec::new() };
+            let live = left.and_then(|left| left["site"].as_str()).unwrap_or(from);
+            let said: Vec<&str> = astray.iter().filter_map(Value::as_str).collect();
+            let what = format!(
+                "names do not lead to the site that writes, which this run did not change: {}",
+                said.join("; ")
+            );
+            vec![at(live, &what, format!("irongate name point --to {live}"))]
+        }
         ("done", REINSTATE) => {
             vec![at(from, "when it is time to return", "irongate switchback".to_owned())]
         }
@@ -191,7 +203,14 @@ impl Report {
             ("done", "switchover" | "switchback" | FAILOVER) => {
                 format!("site \"{to}\" writes, and no longer \"{from}\"")
             }
-            ("done", REINSTATE) => format!("site \"{from}\" is a standby again"),
+            ("done", REINSTATE) => {
+                let repaired = self.steps.iter().find_map(|step| step.evidence["righted"].as_array());
+                let how = repaired.map(|all| {
+                    let rows: u64 = all.iter().filter_map(|one| one["rows"].as_u64()).sum();
+                    format!(", by repair: {rows} rows were put right")
+                });
+                format!("site \"{from}\" is a standby again{}", how.unwrap_or_default())
+            }
             ("done", "drill") => format!("site \"{to}\" could write, and everything was put back"),
             ("done", _) => "every step is done".to_owned(),
             ("aborted", _) => "every step that was begun was taken back".to_owned(),
