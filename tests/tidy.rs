@@ -320,7 +320,7 @@ fn some_crates_are_for_some_folders_only() {
 fn every_test_file_is_a_test() {
     // The tests' package has no tests/ folder of its own in which cargo would look by itself.
     let manifest = manifest("tests");
-    let targets: Vec<_> = ["test", "bin"]
+    let targets: Vec<_> = ["test", "bin", "bench"]
         .into_iter()
         .flat_map(|kind| manifest[kind].as_array().unwrap())
         .map(|target| target["path"].as_str().unwrap())

@@ -31,4 +31,4 @@ pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirector
 pub use sequence::{Reading, SEQUENCE_PREFIX, ahead as sequence_ahead, encode as encode_sequences};
 pub use settings::{Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};
 pub use table::{TargetColumn, TargetTable};
-pub use target::{Failure, Mode, Outcome, PostgresTarget, Target};
+pub use target::{Failure, Mode, Outcome, PostgresTarget, Rehearsal, Target, rehearse};

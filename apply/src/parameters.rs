@@ -13,6 +13,15 @@ use crate::statement::{Parameter, key_tuple};
 #[derive(Debug)]
 pub(crate) struct Single<'a>(pub(crate) Value<'a>);
 
+impl Single<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self.0 {
+            Value::Text(bytes) | Value::Binary(bytes) => bytes.len(),
+            Value::Null | Value::Unchanged => 0,
+        }
+    }
+}
+
 impl ToSql for Single<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         match self.0 {
@@ -54,6 +63,10 @@ impl Column {
         bytes.put_i32(i32::try_from(rows).unwrap_or(i32::MAX));
         bytes.put_i32(1);
         Self { bytes }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     #[inline]

@@ -5,6 +5,7 @@ mod exact;
 mod held;
 mod postgres;
 mod ready;
+mod rehearsal;
 mod resolve;
 mod sequences;
 mod structure;
@@ -18,6 +19,7 @@ use crate::error::Error;
 
 pub use postgres::PostgresTarget;
 pub(crate) use postgres::{Connection, connection_for_replay};
+pub use rehearsal::{Rehearsal, rehearse};
 
 /// How carefully a batch is applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -68,6 +68,7 @@ impl Options {
             wan: false,
             load: false,
         };
+        let named = arguments.iter().any(|argument| argument == "--majors");
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
@@ -87,7 +88,7 @@ impl Options {
                 other => bail!("unknown argument \"{other}\""),
             }
         }
-        if options.quick && !arguments_name(&options) {
+        if options.quick && !named {
             options.majors.truncate(1);
         }
         if options.runs == 0 {
@@ -107,11 +108,6 @@ impl Options {
     fn wants(&self, work: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == work)
     }
-}
-
-/// Whether majors were named, rather than left at their default.
-fn arguments_name(options: &Options) -> bool {
-    options.majors != [15, 17]
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]

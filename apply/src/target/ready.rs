@@ -129,6 +129,28 @@ impl Ready {
         self.count(sink.as_mut().finish().await)
     }
 
+    /// Makes what fills the statement, and says how many bytes it is.
+    pub(super) fn fill(&self, batch: &Batch) -> usize {
+        let parameters = &self.statement.parameters;
+        if self.by_copy {
+            let mut data = BytesMut::with_capacity(2 * COPY_PIECE);
+            parameters::copy_rows(batch, &self.rows, parameters, &mut data);
+            return data.len();
+        }
+        if self.is_set {
+            return parameters::columns(batch, &self.rows, parameters)
+                .iter()
+                .map(parameters::Column::len)
+                .sum();
+        }
+        match batch.change(self.rows[0] as usize) {
+            Change::Row { row, .. } => {
+                parameters::values(row, parameters).iter().map(parameters::Single::len).sum()
+            }
+            Change::Truncate { .. } => 0,
+        }
+    }
+
     fn count(&self, answer: Answer) -> Result<(), Failure> {
         let rows = answer.map_err(sort)?;
         if self.expected.is_none_or(|expected| rows == expected) {
