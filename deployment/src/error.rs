@@ -327,7 +327,7 @@ impl Error {
                 })
             }
             Self::NotEmpty { .. } => {
-                Some("--truncate empties them before the load; or empty them yourself".into())
+                Some("--truncate empties them before the load; or empty them yourself, with TRUNCATE ONLY where others inherit from them".into())
             }
             Self::SnapshotLost { .. } => {
                 Some("instantiate again: what is finished stays, the rest begins under another one".into())

@@ -14,6 +14,8 @@ mod conflicts;
 mod faults;
 #[path = "servers/instantiate.rs"]
 mod instantiate;
+#[path = "servers/instantiate_again.rs"]
+mod instantiate_again;
 #[path = "servers/operation.rs"]
 mod operation;
 #[path = "servers/server.rs"]

@@ -16,7 +16,7 @@ use super::tables::Copied;
 use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
-use crate::setup::{has_rows, patience};
+use crate::setup::patience;
 
 /// How long a claim is waited for that a Replicat may hold, which looks every other second whether the load is done.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);
@@ -171,7 +171,7 @@ impl<'a> Target<'a> {
 
     /// One statement for all tables, so that foreign keys among them do not stand in the way.
     async fn truncate(&self, tables: &[&Copied]) -> Result<(), Error> {
-        let mut names: Vec<_> = tables.iter().map(|table| table.target.quoted()).collect();
+        let mut names: Vec<_> = tables.iter().map(|table| table.target_alone()).collect();
         names.sort();
         names.dedup();
         let sql = format!("TRUNCATE {}", names.join(", "));
@@ -226,8 +226,10 @@ pub(super) async fn refuse_writer(
 pub(super) async fn refuse_rows(end: &End<'_>, session: &Session, tables: &[&Copied]) -> Result<(), Error> {
     let mut with_rows = Vec::new();
     for table in tables {
-        let rows = has_rows(session, &table.target).await;
-        if rows.map_err(|error| end.failed("look for rows", error))? {
+        // Rows of tables that inherit from it are another table's.
+        let sql = format!("SELECT EXISTS (SELECT FROM {})", table.target_alone());
+        let found = session.query_one(&sql, &[]).await.and_then(|row| row.try_get(0));
+        if found.map_err(|error| end.failed("look for rows", error))? {
             with_rows.push(table.target.to_string());
         }
     }

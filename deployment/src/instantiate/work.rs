@@ -181,9 +181,9 @@ async fn one(
 /// the target a later vacuum of all of them.
 async fn make_empty(at_target: &Session, copied: &Copied, target: &End<'_>) -> Result<(), Error> {
     let failed = |error: tokio_postgres::Error| target.failed("empty the table", error);
-    let (alone, name) = (copied.target_alone(), copied.target.quoted());
+    let alone = copied.target_alone();
     at_target.batch_execute(&format!("LOCK TABLE {alone} IN ACCESS EXCLUSIVE MODE")).await.map_err(failed)?;
-    let found = at_target.simple_query(&format!("SELECT FROM {name} LIMIT 1")).await.map_err(failed)?;
+    let found = at_target.simple_query(&format!("SELECT FROM {alone} LIMIT 1")).await.map_err(failed)?;
     if found.iter().any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))) {
         return Err(Error::NotEmpty { end: target.to_string(), tables: vec![copied.target.to_string()] });
     }

@@ -210,7 +210,7 @@ pub(crate) fn patience(limit: Duration) -> String {
 }
 
 /// Whether a table has a row.
-pub(crate) async fn has_rows(session: &Session, table: &TableName) -> Result<bool, irongate_postgres::Error> {
+async fn has_rows(session: &Session, table: &TableName) -> Result<bool, irongate_postgres::Error> {
     let sql = format!("SELECT EXISTS (SELECT FROM {})", table.quoted());
     Ok(session.query_one(&sql, &[]).await?.try_get(0)?)
 }

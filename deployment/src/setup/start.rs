@@ -84,8 +84,15 @@ pub(crate) async fn start(
     let mut connection = ReplicationConnection::connect(&source.own_login().endpoint, "irongate start")
         .await
         .map_err(|error| failed("connect for replication", error))?;
+    // The administrator may see others' statements.
+    let admin = match source.address.admin {
+        Some(_) => source.connect(As::Admin, "irongate start").await.ok(),
+        None => None,
+    };
+    let watch = admin.as_ref().unwrap_or(&own);
     if let Some(slot) = slot {
         refuse_foreign(&source, flow, &slot)?;
+        probe(&source, &mut connection, watch, limit, progress).await?;
         connection
             .drop_slot(&flow.slot, false)
             .await
@@ -93,12 +100,6 @@ pub(crate) async fn start(
     }
     let identity =
         connection.identify_system().await.map_err(|error| failed("identify the server", error))?;
-    // The administrator may see others' statements.
-    let admin = match source.address.admin {
-        Some(_) => source.connect(As::Admin, "irongate start").await.ok(),
-        None => None,
-    };
-    let watch = admin.as_ref().unwrap_or(&own);
     let failover = flow.failover_slot && connection.server_version_num() >= FAILOVER_SLOTS;
     let options = SlotOptions { snapshot: SnapshotOption::Export, failover, ..SlotOptions::default() };
     let created =
@@ -147,6 +148,28 @@ pub(crate) fn refuse_foreign(source: &End<'_>, flow: &Flow, slot: &catalog::Slot
         return refuse("it belongs to another database".to_owned());
     }
     Ok(())
+}
+
+/// Finds out, with a slot that vanishes, whether another one can be made in time: before the one that there is goes.
+async fn probe(
+    source: &End<'_>,
+    connection: &mut ReplicationConnection,
+    watch: &Session,
+    limit: Duration,
+    progress: &mut Progress<'_>,
+) -> Result<(), Error> {
+    let name = format!("irongate_probe_{}", connection.process_id());
+    let options =
+        SlotOptions { temporary: true, snapshot: SnapshotOption::Nothing, ..SlotOptions::default() };
+    match create_slot(source, (&name, options), connection, watch, limit, progress).await {
+        Ok(_) => connection
+            .drop_slot(&name, false)
+            .await
+            .map_err(|error| source.failed("drop the slot of the trial", error)),
+        // All slots are taken: only the one that goes makes room.
+        Err(Error::Database { source: error, .. }) if error.code() == Some("53400") => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Creates a slot, watching who holds it up, and gives up after the limit.
