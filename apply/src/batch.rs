@@ -17,8 +17,16 @@ use crate::conflict::{Base, Bases, VERSION_PREFIX};
 use crate::sequence::{self, Reading, SEQUENCE_PREFIX};
 use crate::settings::Grouping;
 
-/// A piece of a large transaction is handed over when it has so many times the changes of a group.
+/// A piece of a large transaction is handed over when it has so many times the changes of a group, where groups are small.
 const PIECE: usize = 4;
+
+/// Of a large group, only so many of its changes count for that: more in one statement makes a row no cheaper.
+const MORE: usize = 2000;
+
+/// Changes of a piece, by those of a group.
+fn piece(changes: usize) -> usize {
+    changes.saturating_add(changes.min(MORE) * (PIECE - 1))
+}
 
 /// One change, in order.
 #[derive(Clone, Debug)]
@@ -209,7 +217,7 @@ impl Batch {
         let mut read = false;
         let lineage = source.lineage();
         // What is left out takes no memory, but others wait too while it is read.
-        let most_skipped = self.skipping.count.saturating_add(most_changes.saturating_mul(PIECE) as u64);
+        let most_skipped = self.skipping.count.saturating_add(piece(most_changes) as u64);
         loop {
             // Under the new structure, and behind its commit, is another batch.
             if self.structure.is_some() || self.restructured {
@@ -219,7 +227,7 @@ impl Batch {
             let stop = if self.open.is_none() {
                 full || self.commits >= most_commits
             } else {
-                self.changes.len() >= most_changes.saturating_mul(PIECE) || self.arena.len() >= limits.bytes
+                self.changes.len() >= piece(most_changes) || self.arena.len() >= limits.bytes
             };
             if stop || self.skipping.count >= most_skipped {
                 return Ok(read);

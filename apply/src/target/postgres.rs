@@ -42,10 +42,10 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 const RENEW_EVERY: Duration = Duration::from_secs(60);
 
 /// Settings of the session. The planner's are there because a set always finds its rows by an index: an estimate of the
-/// set's size must not tempt it to read the table. Time limits of the role or the database are not for Replicat, nor is
+/// set's size must not tempt it to read the table. The rows of a set, some MiB, stay in memory and need no temporary file. Time limits of the role or the database are not for Replicat, nor is
 /// what keeps others from writing to a standby by default.
 const SETTINGS: &str = "SET session_replication_role = replica; SET plan_cache_mode = force_generic_plan; \
-     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; \
+     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; SET work_mem = '32MB'; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
      SET idle_session_timeout = 0; \
      SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'; \
