@@ -6,12 +6,18 @@
     reason = "a test says what it did and by its panic what is wrong"
 )]
 
+#[path = "kafka/brokers.rs"]
+mod brokers;
 #[path = "kafka/carried.rs"]
 mod carried;
 #[path = "kafka/fenced.rs"]
 mod fenced;
 #[path = "kafka/killed.rs"]
 mod killed;
+#[path = "kafka/large.rs"]
+mod large;
+#[path = "kafka/sites.rs"]
+mod sites;
 #[path = "kafka/support.rs"]
 mod support;
 #[path = "../pump/tests/suite/trail.rs"]

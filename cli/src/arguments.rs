@@ -450,6 +450,9 @@ pub(crate) enum Trail {
 pub(crate) struct Dump {
     #[command(flatten)]
     pub(crate) which: WhichTrail,
+    /// What the flow's topic holds at present, instead of the trail here
+    #[arg(long, conflicts_with = "directory")]
+    pub(crate) kafka: bool,
     /// Begin with this file
     #[arg(long, value_name = "SEQNO")]
     pub(crate) from: Option<u64>,

@@ -234,7 +234,7 @@ fn build() -> PathBuf {
     // target/debug/deps/test → target/debug
     let profile_dir = test.ancestors().nth(2).expect("a test lies two directories below its profile");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "irongate", "--bin", "irongate"]);
+    cargo.args(["build", "--quiet", "--package", "irongate", "--bin", "irongate", "--features", "kafka"]);
     if profile_dir.ends_with("release") {
         cargo.arg("--release");
     }

@@ -17,45 +17,66 @@ const ORDER: &str = "IRONGATE_ORDER";
 #[ignore = "it is the other process of a test"]
 async fn another_process() {
     let Some(order) = std::env::var(ORDER).ok() else { return };
-    let [role, directory, brokers, topic] = order.split('|').collect::<Vec<_>>()[..] else { return };
+    let [role, directory, brokers, topic, size] = order.split('|').collect::<Vec<_>>()[..] else { return };
     let kafka = KafkaSettings {
         timeout: Duration::from_secs(5),
         retry_first: Duration::from_millis(50),
         retry_longest: Duration::from_millis(500),
         ..KafkaSettings::new(vec![brokers.to_owned()])
     };
-    let (pump, reader) = World::settings_of(Path::new(directory), &kafka, topic);
+    let (mut pump, mut reader) = World::settings_of(Path::new(directory), &kafka, topic);
+    pump.record_size = size.parse().unwrap();
+    if pump.record_size > 100_000 {
+        reader.file_size = 64 << 20;
+    }
     match role {
         "pump" => drop(KafkaPump::new(pump).run(std::future::pending()).await.unwrap()),
         _ => drop(KafkaReader::new(reader).run(std::future::pending()).await.unwrap()),
     }
 }
 
-fn start(world: &World, role: &str) -> Child {
-    let order =
-        format!("{role}|{}|{}|{}", world.dir.path().display(), world.kafka.brokers.join(","), world.topic);
+fn start(world: &World, role: &str, record_size: usize) -> Child {
+    let order = format!(
+        "{role}|{}|{}|{}|{record_size}",
+        world.dir.path().display(),
+        world.kafka.brokers.join(","),
+        world.topic
+    );
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "killed::another_process", "--ignored", "--nocapture"]);
     command.env(ORDER, order).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap()
 }
 
 /// A process that ends with the test.
-struct Other<'a> {
+pub(crate) struct Other<'a> {
     world: &'a World,
     role: &'static str,
+    record_size: usize,
     child: Child,
 }
 
 impl<'a> Other<'a> {
     fn start(world: &'a World, role: &'static str) -> Self {
-        Self { world, role, child: start(world, role) }
+        Self::start_with(world, role, 20_000)
+    }
+
+    pub(crate) fn start_with(world: &'a World, role: &'static str, record_size: usize) -> Self {
+        Self { world, role, record_size, child: start(world, role, record_size) }
+    }
+
+    /// The most that it has ever had in memory, in bytes.
+    pub(crate) fn peak_memory(&mut self) -> u64 {
+        assert!(matches!(self.child.try_wait(), Ok(None)), "the {} has ended by itself", self.role);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     fn kill_and_start_again(&mut self) {
         assert!(matches!(self.child.try_wait(), Ok(None)), "the {} has ended by itself", self.role);
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = start(self.world, self.role);
+        self.child = start(self.world, self.role, self.record_size);
     }
 }
 
@@ -76,7 +97,7 @@ async fn whatever_is_killed_and_wherever_the_trail_that_comes_out_is_the_one_tha
     let mut source = Source::create(&world.near(), dice.roll());
     source.write(20);
     let (mut pump, mut reader) = (Other::start(&world, "pump"), Other::start(&world, "reader"));
-    let rounds = Tier::pick(4, 8, 100);
+    let rounds = Tier::pick(3, 5, 100);
     for round in 0..rounds {
         source.large(dice.below(120), 9000);
         source.write(10);
@@ -105,9 +126,7 @@ async fn whatever_is_killed_and_wherever_the_trail_that_comes_out_is_the_one_tha
     }
     world.arrives("secondary").await;
     // A second standby reads the same from the topic alone, with everything in it that did not count.
-    let mut settings = world.reader_settings("third");
-    settings.group = "csp-reader".to_owned();
-    let third = crate::support::reader(settings);
+    let third = crate::support::reader(world.reader_settings("third"));
     world.arrives("third").await;
     third.stop().await.unwrap();
 }

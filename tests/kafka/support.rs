@@ -93,6 +93,11 @@ impl World {
         Self { dir: TempDir::new(), kafka, topic }
     }
 
+    /// The same, with a topic of the caller's.
+    pub(crate) fn without_topic(kafka: KafkaSettings) -> Self {
+        Self { dir: TempDir::new(), kafka, topic: String::new() }
+    }
+
     pub(crate) fn near(&self) -> PathBuf {
         self.dir.path().join("main/trail/csp")
     }

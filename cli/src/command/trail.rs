@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use irongate_deployment::configuration::PurgeOptions;
+use irongate_pump::kafka::KafkaReader;
 use irongate_trail::{
     self as trail, CommitLsn, Directory, Dump, DumpFilter, DumpFormat, DumpOptions, KeyValue, Listing, Lsn,
     Mark, PurgePolicy, Severity, Storage, Timestamp,
@@ -132,6 +133,38 @@ fn time(time: jiff::Timestamp) -> Timestamp {
     Timestamp(time.as_microsecond().saturating_sub(Timestamp(0).unix_micros()))
 }
 
+/// The trail in the directory of a copy.
+const COPY: &str = "trail";
+
+/// A trail made of what a flow's topic holds at present.
+fn copy_of_topic(global: &Global, which: &WhichTrail) -> anyhow::Result<tempfile::TempDir> {
+    let here = Here::load(global)?;
+    let flow = here.configuration.flow(which.flow.as_deref().unwrap_or_default())?;
+    if !flow.is_through_kafka() {
+        return Err(End::usage(
+            format!("flow \"{}\" does not go through Kafka", flow.name),
+            "leave --kafka away, for its trail here",
+        ));
+    }
+    let directory = tempfile::tempdir()?;
+    let mut settings = here.configuration.kafka_reader_settings(flow)?;
+    (settings.trail, settings.state_directory) =
+        (directory.path().join(COPY), directory.path().join("state"));
+    // All of it, also what this site would not take any more.
+    settings.epoch = 0;
+    let topic = settings.topic.clone();
+    let copied = tokio::runtime::Handle::current().block_on(async {
+        // On the runtime's own threads, where reading may block.
+        tokio::spawn(KafkaReader::new(settings).copy()).await
+    })??;
+    // A trail begins with its first file; there is none before a pump has begun.
+    anyhow::ensure!(
+        copied.position.seqno != 0,
+        "topic \"{topic}\" holds nothing yet: its pump has not begun"
+    );
+    Ok(directory)
+}
+
 fn dump(global: &Global, options: &arguments::Dump) -> anyhow::Result<()> {
     let operation = |operation: &Operation| match operation {
         Operation::Insert => trail::Operation::Insert,
@@ -165,7 +198,13 @@ fn dump(global: &Global, options: &arguments::Dump) -> anyhow::Result<()> {
     let format = if global.json { DumpFormat::Json } else { DumpFormat::Text };
     let (subtransactions, to_the_end) = (options.subtransactions, options.to_the_end);
     let how = DumpOptions { format, filter, subtransactions, to_the_end };
-    let mut dump = Dump::open(open(global, &options.which)?, how)?;
+    // Gone with its files at the end.
+    let copied = options.kafka.then(|| copy_of_topic(global, &options.which)).transpose()?;
+    let storage: Arc<dyn Storage> = match &copied {
+        Some(directory) => Arc::new(Directory::new(directory.path().join(COPY))),
+        None => open(global, &options.which)?,
+    };
+    let mut dump = Dump::open(storage, how)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let result = loop {
         match dump.next_line() {

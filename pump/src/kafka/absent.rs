@@ -44,6 +44,14 @@ impl KafkaReader {
     ///
     /// # Errors
     /// [`Error::Setting`].
+    pub async fn copy(self) -> Result<irongate_trail::Mark, Error> {
+        absent()
+    }
+
+    /// Says that it cannot.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
     pub async fn run(
         self,
         _: impl Future<Output = ()> + Send + 'static,

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Rd};
+use rdkafka::metadata::Metadata;
+use rdkafka::producer::{FutureProducer, Producer};
 use rdkafka::{ClientContext, consumer::ConsumerContext};
 
 use super::settings::{KafkaSettings, SaslMechanism};
@@ -19,7 +21,10 @@ pub(crate) struct Context {
 impl Context {
     fn complain(&self, code: Rd, reason: &str) {
         let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        *complaint = Some((code, reason.to_owned()));
+        // That all are down follows from what was said of each, and says less.
+        if complaint.is_none() || code != Rd::AllBrokersDown {
+            *complaint = Some((code, reason.to_owned()));
+        }
     }
 
     /// What it complained about last, since the last call.
@@ -96,6 +101,22 @@ pub(crate) fn configuration(settings: &KafkaSettings, name: &str) -> Result<Clie
         config.set("sasl.password", password.trim_end());
     }
     Ok(config)
+}
+
+/// What the brokers say of a topic. Blocks.
+///
+/// Asked by a producer, which alone hears in the background why brokers cannot be reached: a certificate that is not trusted, a
+/// password that is wrong. The others would say that it took too long.
+pub(crate) fn metadata(settings: &KafkaSettings, topic: &str, doing: &str) -> Result<Metadata, Error> {
+    let context = Context::default();
+    let config = configuration(settings, "look")?;
+    let made: Result<FutureProducer<Context>, _> =
+        FutureProducer::from_config_and_context(&config, context.clone());
+    let producer = made.map_err(|error| failed(settings, "the client cannot be set up", &error, &context))?;
+    producer
+        .client()
+        .fetch_metadata(Some(topic), settings.timeout)
+        .map_err(|error| failed(settings, &format!("topic \"{topic}\" {doing}"), &error, &context))
 }
 
 pub(crate) fn millis(time: Duration) -> String {

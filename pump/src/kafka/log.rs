@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Rd};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Context, configuration, failed, millis};
+use super::client::{Context, configuration, failed, metadata, millis};
 use super::ledger::{Ledger, Verdict};
 use super::settings::KafkaSettings;
 use super::unit::{Foreign, Header, Packed, belongs};
@@ -64,10 +64,8 @@ impl Log {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let found = tokio::task::block_in_place(|| {
-            self.consumer.fetch_metadata(Some(&self.topic), self.settings.timeout)
-        });
-        let metadata = found.map_err(|error| self.failed("cannot be looked at", &error))?;
+        let asked = || metadata(&self.settings, &self.topic, "cannot be looked at");
+        let metadata = tokio::task::block_in_place(asked)?;
         let topic = metadata.topics().first();
         if let Some(error) = topic.and_then(|topic| topic.error()) {
             return Err(self.failed("cannot be used", &KafkaError::MetadataFetch(error.into())));

@@ -40,12 +40,24 @@ const LONG: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct KafkaReader {
     settings: KafkaReaderSettings,
+    /// It ends where the topic ends at present, or with the first error.
+    once: bool,
 }
 
 impl KafkaReader {
     /// A reader that is not running yet.
     pub fn new(settings: KafkaReaderSettings) -> Self {
-        Self { settings }
+        Self { settings, once: false }
+    }
+
+    /// Makes a trail of what the topic holds at present, and ends; returns where the trail is durable. In a directory of its
+    /// own this is a copy to look at.
+    ///
+    /// # Errors
+    /// Any [`Error`], also one that could pass.
+    pub async fn copy(mut self) -> Result<Mark, Error> {
+        self.once = true;
+        self.run(std::future::pending()).await
     }
 
     /// Runs until `shutdown` is ready or something fails that cannot pass by itself; returns where the trail is durable.
@@ -101,7 +113,7 @@ impl KafkaReader {
             if shown.durable.position != before.position || lasted {
                 back_off.reset();
             }
-            if !error.is_transient() {
+            if !error.is_transient() || self.once {
                 return Err(error);
             }
             let pause = back_off.next();
@@ -141,7 +153,8 @@ impl KafkaReader {
         let Some((mut log, (ledger, claim))) = stop.or(opening).await.transpose()? else { return Ok(()) };
         shown.connected = Some(Instant::now());
         shown.publisher.state(State::Running, &format!("reading topic \"{}\"", settings.topic));
-        let mut session = Session { settings, owner, ledger, claim, noted: claim, unsynced: 0 };
+        let mut session =
+            Session { settings, owner, ledger, claim, noted: claim, unsynced: 0, once: self.once };
         let read = session.read(&mut log, &mut lane, shown, stop).await;
         let synced = session.sync(&mut lane, shown);
         shown.show();
@@ -187,6 +200,8 @@ struct Session<'a> {
     noted: Option<Note>,
     /// Bytes appended since the last sync.
     unsynced: usize,
+    /// It ends where the topic ends at present.
+    once: bool,
 }
 
 impl Session<'_> {
@@ -223,6 +238,9 @@ impl Session<'_> {
                     lane.ended(&self.owner.topic)?;
                     self.sync(lane, shown)?;
                     shown.show();
+                    if self.once {
+                        return Ok(());
+                    }
                 }
             }
             if Instant::now() >= tick {

@@ -6,7 +6,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Rd};
 
-use super::client::{Context, configuration, failed};
+use rdkafka::metadata::Metadata;
+
+use super::client::{Context, configuration, failed, metadata};
 use super::settings::{Fault, KafkaSettings, TopicSettings};
 use crate::error::Error;
 
@@ -22,6 +24,11 @@ fn options(kafka: &KafkaSettings) -> AdminOptions {
     AdminOptions::new().request_timeout(Some(kafka.timeout)).operation_timeout(Some(kafka.timeout))
 }
 
+async fn look(kafka: &KafkaSettings, topic: &str, doing: &'static str) -> Result<Metadata, Error> {
+    let (kafka, topic) = (kafka.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || metadata(&kafka, &topic, doing)).await?
+}
+
 /// Makes a topic with one partition; false if it is there already, and then it is left as it is.
 ///
 /// # Errors
@@ -30,6 +37,8 @@ pub async fn create_topic(kafka: &KafkaSettings, topic: &TopicSettings) -> Resul
     let context = Context::default();
     let admin = admin(kafka, &context)?;
     let doing = format!("topic \"{}\" cannot be made", topic.name);
+    // Where no broker can be reached, this says why.
+    look(kafka, &topic.name, "cannot be made").await?;
     let retention = topic.retention.map_or_else(|| "-1".to_owned(), super::client::millis);
     let min_in_sync = topic.min_in_sync.to_string();
     let new = NewTopic::new(&topic.name, 1, TopicReplication::Fixed(i32::from(topic.replication)))
@@ -66,9 +75,7 @@ pub async fn inspect_topic(kafka: &KafkaSettings, topic: &TopicSettings) -> Resu
     let context = Context::default();
     let admin = admin(kafka, &context)?;
     let doing = format!("topic \"{}\" cannot be looked at", topic.name);
-    let metadata =
-        tokio::task::block_in_place(|| admin.inner().fetch_metadata(Some(&topic.name), kafka.timeout))
-            .map_err(|error| failed(kafka, &doing, &error, &context))?;
+    let metadata = look(kafka, &topic.name, "cannot be looked at").await?;
     let found = metadata.topics().first().filter(|found| found.error().is_none());
     let Some(found) = found else {
         let fault = Fault {
