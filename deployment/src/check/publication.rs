@@ -1,10 +1,12 @@
 //! The publication: that it names the flow's tables, publishes every kind of change, and was there before the slot.
 
+use irongate_postgres::catalog::TableKind;
 use irongate_postgres::sql::quote_identifier;
 use irongate_postgres::{Error, catalog};
 
+use super::tables::name;
 use super::{Findings, Severity, Side, listed, sql};
-use crate::configuration::{Flow, TableName};
+use crate::configuration::{Flow, Partitions, TableName};
 use crate::setup::Survey;
 use crate::setup::publication::{Difference, differences};
 
@@ -38,6 +40,16 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
         ),
         Ok(false) => {}
         Err(error) => findings.unanswered(&side.end, &object, &error),
+    }
+    let roots = survey.selection.streamed.iter().filter(|table| table.summary.kind == TableKind::Partitioned);
+    let roots: Vec<TableName> = roots.map(name).collect();
+    if flow.partitions == Partitions::Root && !roots.is_empty() {
+        findings.note(
+            &side.end,
+            format!("partitioned tables {}", listed(&roots)),
+            "they are published as wholes: a TRUNCATE of one partition is not sent (DELETE is), nor is what attaching or \
+             detaching one brings or takes",
+        );
     }
     if survey.selection.published.is_empty() {
         findings.error(

@@ -270,12 +270,20 @@ impl Run<'_> {
     }
 
     async fn restart_collector(&self) -> Result<(), Error> {
-        if !self.units.iter().any(|unit| unit.pair.into.pump.is_some()) {
+        let of_flow = |unit: &Unit<'_>| {
+            let flow = unit.pair.into;
+            // What comes through Kafka has a reader of its own.
+            let whose = if flow.is_through_kafka() { &flow.name } else { &self.heading.to };
+            flow.pump.is_some().then(|| group_name(whose, Program::Collector))
+        };
+        let mut collectors: Vec<String> = self.units.iter().filter_map(of_flow).collect();
+        collectors.sort();
+        collectors.dedup();
+        if collectors.is_empty() {
             return Ok(());
         }
-        let collector = [group_name(&self.heading.to, Program::Collector)];
-        self.order(Word::Stop, &self.heading.to, &collector).await?;
-        self.order(Word::Start, &self.heading.to, &collector).await
+        self.order(Word::Stop, &self.heading.to, &collectors).await?;
+        self.order(Word::Start, &self.heading.to, &collectors).await
     }
 
     /// Waits until everything that has come is applied. What has not come whole never will be.

@@ -18,12 +18,15 @@ struct Part {
     parent: TableName,
     /// The bounds of a partition; none of a table that inherits.
     bounds: Option<String>,
+    /// By what the parent is cut.
+    key: Option<String>,
 }
 
 async fn parts(client: &Client) -> Result<BTreeMap<TableName, Part>, Error> {
     const SQL: &str = "
         SELECT n.nspname, c.relname, pn.nspname, pc.relname,
-               CASE WHEN c.relispartition THEN pg_catalog.pg_get_expr(c.relpartbound, c.oid) END
+               CASE WHEN c.relispartition THEN pg_catalog.pg_get_expr(c.relpartbound, c.oid) END,
+               CASE WHEN c.relispartition THEN pg_catalog.pg_get_partkeydef(pc.oid) END
           FROM pg_catalog.pg_inherits i
           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'p', 'f')
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -33,7 +36,7 @@ async fn parts(client: &Client) -> Result<BTreeMap<TableName, Part>, Error> {
     let one = |row: &tokio_postgres::Row| {
         let name = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
         let parent = TableName { schema: row.try_get(2)?, name: row.try_get(3)? };
-        Ok((name, Part { parent, bounds: row.try_get(4)? }))
+        Ok((name, Part { parent, bounds: row.try_get(4)?, key: row.try_get(5)? }))
     };
     client.query(SQL, &[]).await?.iter().map(one).collect()
 }
@@ -94,7 +97,7 @@ fn one(
                 );
             }
         }
-        (Some(Part { bounds: Some(source), .. }), Some(Part { bounds: Some(target), parent }))
+        (Some(Part { bounds: Some(source), .. }), Some(Part { bounds: Some(target), parent, .. }))
             if plain(source) != plain(target) =>
         {
                 findings.error(
@@ -107,7 +110,7 @@ fn one(
                     ]),
                 );
         }
-        (None, Some(Part { bounds: Some(bounds), parent })) => findings.warning(
+        (None, Some(Part { bounds: Some(bounds), parent, .. })) => findings.warning(
             end,
             object,
             format!("it is a partition of {parent} here ({bounds}) and not at the source: rows that are outside are refused"),
@@ -135,6 +138,20 @@ fn roots(
         };
         let target = of(there, &pair.name);
         if target.contains("DEFAULT") {
+            continue;
+        }
+        // Cut by something else, both may have a place for the same rows: nobody can tell by their bounds.
+        let key = |parts: &BTreeMap<TableName, Part>, root: &TableName| {
+            parts.values().find(|part| part.parent == *root).and_then(|part| part.key.as_deref().map(plain))
+        };
+        if let (Some(source), Some(target)) = (key(here, &pair.source_name), key(there, &pair.name))
+            && source != target
+        {
+            findings.note(
+                &both.target.end,
+                format!("table {}", pair.name),
+                format!("it is cut by {target} here and by {source} at the source: a row without a place stops Replicat"),
+            );
             continue;
         }
         let own = here.iter().filter(|(_, part)| part.parent == pair.source_name);
