@@ -1,6 +1,6 @@
 //! The DDL channel at the source: what is installed there, so that changes of structure stand in the stream.
 //!
-//! Two event triggers write a message into the log (`pg_logical_emit_message`, transactional) behind every command that
+//! Event triggers write a message into the log (`pg_logical_emit_message`, transactional) behind every command that
 //! changes structure. It lies at the command's place among the rows of its transaction and is rolled back with it, also to
 //! a savepoint. It holds no text of a command, which may do other things as well, or the same thing twice: it holds what the
 //! catalog says of the objects afterwards ([`irongate_postgres::catalog`], the same questions that Replicat asks of the
@@ -11,7 +11,8 @@
 //! The trigger functions are `STABLE`. Such a function asks its questions under the snapshot of the statement that called
 //! it, and the command ran under that one, so plain reads of a catalog give what it held before the command. Functions like
 //! `pg_get_indexdef`, and everything `VOLATILE` that they call, see what the command has made. So nothing has to be kept
-//! between commands that could go stale while a trigger is switched off.
+//! between commands that could go stale while a trigger is switched off. A third event trigger notes which files are rewritten by
+//! an expression, of which no catalog tells; the note names the file of before, and so fits one command only.
 //!
 //! # Rows that no row of the stream would bring
 //!
@@ -22,7 +23,9 @@
 //!
 //! There the function takes the rows out of the table while it is in no publication of ours, writes the message, which says
 //! that all rows follow, and puts them in again, published. It does so in replica role: no foreign key and no ordinary
-//! trigger notices. That is one more rewrite, in the transaction that holds the table's lock already. A flow with
+//! trigger notices. That is one more rewrite, in the transaction that holds the table's lock already. A table with a rule or
+//! trigger that fires in replica role too is not touched, since such a one could keep rows from coming back; its Replicat
+//! stops at the message. Rows are counted both ways, and a difference takes all of it back. A flow with
 //! `on_rewrite = "stop"` does without, and its Replicat stops at the message instead (but for new tables, whose rows always
 //! follow).
 //!
@@ -42,8 +45,11 @@ use irongate_postgres::sql::{quote_identifier, quote_literal};
 use crate::machine::OWN_SCHEMA;
 
 /// The event triggers, by name, with the function and the event of each.
-pub const DDL_TRIGGERS: [(&str, &str, &str); 2] =
-    [("irongate_ddl", "ddl_end", "ddl_command_end"), ("irongate_drop", "ddl_drop", "sql_drop")];
+pub const DDL_TRIGGERS: [(&str, &str, &str); 3] = [
+    ("irongate_ddl", "ddl_end", "ddl_command_end"),
+    ("irongate_drop", "ddl_drop", "sql_drop"),
+    ("irongate_rewrite", "ddl_rewrite", "table_rewrite"),
+];
 
 /// What of a database's structure goes with a flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -150,6 +156,12 @@ pub fn ddl_functions() -> Vec<DdlFunction> {
              WHERE a.attrelid = object AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''\n",
         ),
         function(
+            "ddl_watcher",
+            "object pg_catalog.oid",
+            "RETURNS pg_catalog.text LANGUAGE sql",
+            include_str!("ddl/watcher.sql"),
+        ),
+        function(
             "ddl_before",
             "kind pg_catalog.text, object pg_catalog.oid",
             &stable,
@@ -219,6 +231,12 @@ pub fn ddl_functions() -> Vec<DdlFunction> {
             "",
             &format!("RETURNS event_trigger LANGUAGE plpgsql STABLE {definer}"),
             include_str!("ddl/drop.sql"),
+        ),
+        function(
+            "ddl_rewrite",
+            "",
+            &format!("RETURNS event_trigger LANGUAGE plpgsql {definer}"),
+            include_str!("ddl/rewrite.sql"),
         ),
     ]
 }

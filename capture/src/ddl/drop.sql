@@ -11,6 +11,11 @@ BEGIN
     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
     LEFT JOIN pg_catalog.pg_class t ON t.oid = coalesce(i.indrelid, c.oid)
    WHERE NOT d.is_temporary AND d.objsubid = 0 AND d.schema_name IS DISTINCT FROM 'irongate'
+     -- What the server makes for itself, such as the index of a TOAST table.
+     AND coalesce(d.schema_name, '') OPERATOR(pg_catalog.!~) '^(pg_|information_schema$)'
+     -- The index of a constraint goes with the constraint, which its table tells.
+     AND NOT (i.indexrelid IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_constraint k
+               WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')))
      AND d.object_type IN ('table', 'index', 'view', 'materialized view', 'sequence', 'type', 'function', 'procedure', 'schema', 'extension')
      AND coalesce(c.relkind, 'r') NOT IN ('c', 't')
      AND NOT (d.object_type = 'type' AND (d.object_name IS NULL AND d.object_identity OPERATOR(pg_catalog.~~) '%[]'

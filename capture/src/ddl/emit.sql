@@ -3,6 +3,7 @@ DECLARE
   f irongate.ddl_flow; item pg_catalog.jsonb; doc pg_catalog.jsonb; docs pg_catalog.jsonb; drops pg_catalog.jsonb; others pg_catalog.jsonb;
   said pg_catalog.jsonb := '{}'; sends pg_catalog.oid[] := '{}'; lost pg_catalog.oid[] := '{}'; target pg_catalog.oid;
   full_name pg_catalog.text; list pg_catalog.text; place pg_catalog.int4 := 0; before pg_catalog.jsonb; named pg_catalog.name; is_new pg_catalog.bool;
+  withheld pg_catalog.jsonb := '{}'; watcher pg_catalog.text; counts pg_catalog.int8[] := '{}'; counted pg_catalog.int8;
   has_rows pg_catalog.bool; published pg_catalog.oid; kind pg_catalog.text; wanted pg_catalog.bool; taken pg_catalog.jsonb := '[]'; member pg_catalog.jsonb;
 BEGIN
   FOR item IN SELECT * FROM pg_catalog.jsonb_array_elements(items) LOOP
@@ -36,14 +37,22 @@ BEGIN
       CONTINUE WHEN published IS NULL AND NOT irongate.ddl_includes(f, doc ->> 'schema', doc ->> 'name');
       CONTINUE WHEN target = ANY (sends) OR target = ANY (lost);
       IF is_new OR NOT (before -> 'published') ? f.publication
-         OR (before -> 'files' IS DISTINCT FROM irongate.ddl_files(target) AND EXISTS (
+         OR (before -> 'files' IS DISTINCT FROM irongate.ddl_files(target) AND (EXISTS (
+               -- The type can be the same and the values others: ALTER COLUMN a TYPE int USING a + 1.
+               SELECT FROM pg_catalog.jsonb_array_elements_text(before -> 'files') b(file)
+                WHERE b.file = ANY (pg_catalog.string_to_array(pg_catalog.current_setting('irongate.rewritten', true), ' '))) OR EXISTS (
                SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                  LEFT JOIN LATERAL (SELECT before -> 'columns' -> a.attnum::pg_catalog.text AS was) w ON true
                 WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
                   AND (w.was IS NULL AND NOT a.atthasmissing AND (a.atthasdef OR a.attidentity <> '' OR t.typtype = 'd')
-                       OR (w.was ->> 'type')::pg_catalog.oid <> a.atttypid OR (w.was ->> 'modifier')::pg_catalog.int4 <> a.atttypmod))) THEN
+                       OR (w.was ->> 'type')::pg_catalog.oid <> a.atttypid OR (w.was ->> 'modifier')::pg_catalog.int4 <> a.atttypmod)))) THEN
         EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s)', irongate.ddl_only(target)) INTO has_rows;
-        IF has_rows AND (is_new OR f.on_rewrite = 'send') THEN
+        -- What fires in replica role too would notice, and could keep rows from coming back: such a table is not touched.
+        watcher := irongate.ddl_watcher(target);
+        IF has_rows AND watcher IS NOT NULL THEN
+          lost := lost || target;
+          withheld := withheld || pg_catalog.jsonb_build_object(target, watcher);
+        ELSIF has_rows AND (is_new OR f.on_rewrite = 'send') THEN
           sends := sends || target;
         ELSIF has_rows THEN
           lost := lost || target;
@@ -58,6 +67,8 @@ BEGIN
     full_name := irongate.ddl_only(target);
     list := irongate.ddl_written(target);
     EXECUTE pg_catalog.format('CREATE TEMP TABLE irongate_rows_%s ON COMMIT DROP AS SELECT %s FROM %s', place, coalesce(list, ''), full_name);
+    GET DIAGNOSTICS counted = ROW_COUNT;
+    counts := counts || counted;
     FOR f IN SELECT * FROM irongate.ddl_flow LOOP
       LOOP
         published := irongate.ddl_published(f.publication, target);
@@ -67,10 +78,17 @@ BEGIN
       END LOOP;
     END LOOP;
     EXECUTE pg_catalog.format('DELETE FROM %s', full_name);
+    GET DIAGNOSTICS counted = ROW_COUNT;
+    IF counted <> counts[place] THEN
+      RAISE EXCEPTION 'of the % rows of table % only % could be taken out to be sent again', counts[place], full_name, counted;
+    END IF;
     said := pg_catalog.jsonb_set(said, ARRAY['table ' || target, 'sent'], 'true');
   END LOOP;
   FOREACH target IN ARRAY lost LOOP
     said := pg_catalog.jsonb_set(said, ARRAY['table ' || target, 'lost'], 'true');
+    IF withheld ? target::pg_catalog.text THEN
+      said := pg_catalog.jsonb_set(said, ARRAY['table ' || target, 'withheld'], withheld -> target::pg_catalog.text);
+    END IF;
   END LOOP;
   FOR member IN SELECT DISTINCT m FROM pg_catalog.jsonb_array_elements(taken) m LOOP
     EXECUTE pg_catalog.format('ALTER PUBLICATION %I ADD TABLE %s', member ->> 'publication', (member ->> 'table')::pg_catalog.oid::pg_catalog.regclass);
@@ -129,6 +147,11 @@ BEGIN
       EXECUTE pg_catalog.format('INSERT INTO %s SELECT FROM irongate_rows_%s', target::pg_catalog.regclass, place);
     ELSE
       EXECUTE pg_catalog.format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM irongate_rows_%s', target::pg_catalog.regclass, list, list, place);
+    END IF;
+    GET DIAGNOSTICS counted = ROW_COUNT;
+    -- Raised, so that all of it is taken back: the source never loses or gains a row by this.
+    IF counted <> counts[place] THEN
+      RAISE EXCEPTION 'of the % rows of table % only % could be put in again', counts[place], target::pg_catalog.regclass, counted;
     END IF;
     EXECUTE pg_catalog.format('DROP TABLE irongate_rows_%s', place);
   END LOOP;

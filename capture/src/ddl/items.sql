@@ -55,4 +55,6 @@ SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', o.kin
          'children', (SELECT pg_catalog.jsonb_agg(i.inhrelid) FROM pg_catalog.pg_inherits i WHERE o.kind = 'table' AND i.inhparent = o.object AND NOT i.inhdetachpending)) ORDER BY o.place), '[]')
   FROM (SELECT DISTINCT ON (a.kind, a.object) a.* FROM (SELECT * FROM found UNION ALL SELECT * FROM heirs) a
          WHERE a.namespace IS DISTINCT FROM 'irongate'::pg_catalog.regnamespace::pg_catalog.oid
+           AND (a.kind IN ('schema', 'extension') OR NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n
+                 WHERE n.oid = a.namespace AND n.nspname OPERATOR(pg_catalog.~) '^(pg_|information_schema$)'))
          ORDER BY a.kind, a.object, a.place) o

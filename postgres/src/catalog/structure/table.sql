@@ -34,7 +34,13 @@ SELECT pg_catalog.jsonb_build_object(
              'storage', a.attstorage,
              'compression', a.attcompression,
              'inherited', NOT a.attislocal,
-             'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::pg_catalog.text::pg_catalog.text[])[1] END,
+             -- A partitioned table has no rows of its own, and its partitions tell.
+             'missing', CASE WHEN a.atthasmissing THEN (a.attmissingval::pg_catalog.text::pg_catalog.text[])[1]
+                 WHEN c.relkind = 'p' AND d.oid IS NOT NULL AND a.attgenerated = '' THEN (
+                   SELECT (b.attmissingval::pg_catalog.text::pg_catalog.text[])[1]
+                     FROM pg_catalog.pg_partition_tree(c.oid::pg_catalog.regclass) p
+                     JOIN pg_catalog.pg_attribute b ON b.attrelid = p.relid AND b.attname = a.attname AND b.atthasmissing
+                    WHERE p.isleaf ORDER BY p.relid LIMIT 1) END,
              'comment', pg_catalog.col_description(c.oid, a.attnum)) ORDER BY a.attnum)
       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
