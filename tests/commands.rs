@@ -39,6 +39,8 @@ mod reinstate;
 mod runbooks;
 #[path = "commands/sequences.rs"]
 mod sequences;
+#[path = "commands/structure.rs"]
+mod structure;
 #[path = "commands/switchover.rs"]
 mod switchover;
 #[path = "commands/transfer.rs"]

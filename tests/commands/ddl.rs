@@ -141,7 +141,7 @@ fn assert_like(source: &[String], target: &[String], context: &str) {
 }
 
 /// A deployment whose application's role owns everything at both sites.
-async fn owned(major: u32, more: &str) -> Deployment {
+pub(super) async fn owned(major: u32, more: &str) -> Deployment {
     let deployment = Deployment::new(major, more).await;
     for server in [&deployment.source, &deployment.target] {
         server
@@ -156,7 +156,7 @@ async fn owned(major: u32, more: &str) -> Deployment {
 }
 
 /// With the channel, set up and instantiated.
-async fn with_channel(major: u32, more: &str) -> Deployment {
+pub(super) async fn with_channel(major: u32, more: &str) -> Deployment {
     let deployment = owned(major, &format!("[flows.csp.ddl]\nschemas = [\"shop\", \"gone\"]\n{more}")).await;
     widen(&deployment);
     deployment.expect(0, &["setup"]).await;
@@ -199,7 +199,7 @@ impl Drop for Load {
 }
 
 /// Runs a step, each statement by itself unless it is a transaction.
-async fn migrate(client: &Client, name: &str, sql: &str) {
+pub(super) async fn migrate(client: &Client, name: &str, sql: &str) {
     for statement in statements(sql) {
         let done = client.batch_execute(statement).await;
         done.unwrap_or_else(|error| {
@@ -230,7 +230,7 @@ fn statements(script: &str) -> Vec<&str> {
 }
 
 /// Waits until the target has everything.
-async fn drained(deployment: &Deployment, mark: i32) {
+pub(super) async fn drained(deployment: &Deployment, mark: i32) {
     deployment.add(mark).await;
     let sql = format!("SELECT count(*) FROM person WHERE id = {mark}");
     wait_until(PATIENCE, "the last row at the target", async || {
@@ -241,7 +241,7 @@ async fn drained(deployment: &Deployment, mark: i32) {
     .await;
 }
 
-async fn same(deployment: &Deployment, context: &str) {
+pub(super) async fn same(deployment: &Deployment, context: &str) {
     assert_like(&catalogs(&deployment.source).await, &catalogs(&deployment.target).await, context);
     deployment.compare().await.assert_same();
 }
@@ -428,7 +428,7 @@ async fn without_the_channel_the_offered_statement_mends_the_table_and_the_flow_
 }
 
 /// Waits until Replicat has given up; what info says of it.
-async fn wait_for_abend(deployment: &Deployment, replicat: &mut Process) -> serde_json::Value {
+pub(super) async fn wait_for_abend(deployment: &Deployment, replicat: &mut Process) -> serde_json::Value {
     replicat.wait(PATIENCE).await;
     let group = deployment.group("csp-replicat").await;
     assert_eq!(group["state"], "ABENDED", "{group}");
@@ -436,7 +436,7 @@ async fn wait_for_abend(deployment: &Deployment, replicat: &mut Process) -> serd
 }
 
 /// The same: what it says to do.
-async fn abended(deployment: &Deployment, replicat: &mut Process) -> String {
+pub(super) async fn abended(deployment: &Deployment, replicat: &mut Process) -> String {
     wait_for_abend(deployment, replicat).await["hint"].as_str().expect("a hint").to_owned()
 }
 

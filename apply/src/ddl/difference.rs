@@ -1,7 +1,8 @@
 //! From two descriptions of an object, the source's and the target's, to the statements that make the second like the first.
 //!
-//! Three steps, with a look at the target before each: what is called otherwise is renamed ([`names`], [`parts`]), so that
-//! definitions can be compared; what is not there is made ([`create`]); what differs is altered ([`alter`]). Each is pure.
+//! Steps with a look at the target before each: what is called otherwise is renamed ([`names`], [`parts`]), so that
+//! definitions can be compared; what is not there is made ([`create`]); a column in the place of one that was dropped is another
+//! one, though it is called the same ([`replaced`]); what differs is altered ([`alter`]). Each is pure.
 
 use std::collections::BTreeMap;
 
@@ -118,6 +119,14 @@ pub(crate) fn parts(wanted: &Object, found: &Object) -> Vec<Statement> {
         (Object::Table(wanted), Object::Table(found)) => table::parts(wanted, found),
         (Object::View(wanted), Object::View(found)) => other::view_parts(wanted, found),
         (Object::Type(wanted), Object::Type(found)) => other::type_parts(wanted, found),
+        _ => Vec::new(),
+    }
+}
+
+/// What takes away the parts that the source dropped and made again under the same name.
+pub(crate) fn replaced(wanted: &Object, found: &Object, facets: Facets) -> Vec<Statement> {
+    match (wanted, found) {
+        (Object::Table(wanted), Object::Table(found)) => table::replaced(wanted, found, facets),
         _ => Vec::new(),
     }
 }

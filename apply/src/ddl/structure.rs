@@ -91,6 +91,9 @@ pub(crate) struct Table {
     /// It has rows that the stream never had.
     #[serde(default)]
     pub(crate) lost: bool,
+    /// What kept the source from sending them.
+    #[serde(default)]
+    pub(crate) withheld: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Debug, Deserialize)]

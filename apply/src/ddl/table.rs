@@ -92,6 +92,80 @@ fn definition(column: &Column) -> String {
     sql
 }
 
+/// What drops triggers, constraints and indexes that the source has no more.
+fn leaving(wanted: &Table, found: &Table, before: &Before, table: &str, facets: Facets) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    let mut add = |sql: String| statements.push(Statement::new(sql));
+    if facets.triggers {
+        let now: Vec<_> = wanted.triggers.iter().map(|it| (it.id, it.name.as_str())).collect();
+        let here = |name: &str| found.triggers.iter().any(|it| it.name == name);
+        for name in gone(before.triggers.as_ref(), &now, here) {
+            add(format!("DROP TRIGGER {} ON {table}", quote_identifier(name)));
+        }
+    }
+    let now: Vec<_> = wanted.constraints.iter().map(|it| (it.id, it.name.as_str())).collect();
+    let here = |name: &str| found.constraints.iter().any(|it| it.name == name);
+    let mut constraints = gone(before.constraints.as_ref(), &now, here);
+    // Before the key that they can refer to.
+    let is_foreign = |name: &str| found.constraints.iter().any(|it| it.name == name && it.sort == "f");
+    constraints.sort_by_key(|name| !is_foreign(name));
+    for name in constraints {
+        add(format!("ALTER TABLE {table} DROP CONSTRAINT {}", quote_identifier(name)));
+    }
+    if facets.indexes {
+        let now: Vec<_> = wanted.indexes.iter().map(|it| (it.id, it.name.as_str())).collect();
+        let here = |name: &str| found.indexes.iter().any(|it| it.name == name);
+        for name in gone(before.indexes.as_ref(), &now, here) {
+            add(format!("DROP INDEX {}", qualified(&wanted.schema, name)));
+        }
+    }
+    statements
+}
+
+/// Whether the source dropped a column and made this one under its name, in one command: nothing of the old one's is its own.
+fn is_other(column: &Column, wanted: &Table) -> bool {
+    let Some(before) = wanted.before.as_ref().and_then(|before| before.columns.as_ref()) else {
+        return false;
+    };
+    let is_gone = |id: &str| !wanted.columns.iter().any(|it| it.id.to_string() == id);
+    !before.contains_key(&column.id.to_string())
+        && before.iter().any(|(id, was)| was.name == column.name && is_gone(id))
+}
+
+/// What drops columns that the source dropped and made again under the same name, with what hangs on them.
+pub(super) fn replaced(wanted: &Table, found: &Table, facets: Facets) -> Vec<Statement> {
+    let table = qualified(&wanted.schema, &wanted.name);
+    let others = wanted.columns.iter().filter(|column| is_other(column, wanted));
+    let mut here: Vec<&Column> = others
+        .filter_map(|column| found.columns.iter().find(|it| it.name == column.name))
+        // What it has from its parents is done to them.
+        .filter(|here| !here.inherited || wanted.parents.is_none())
+        .collect();
+    let (false, Some(before)) = (here.is_empty(), &wanted.before) else { return Vec::new() };
+    let mut statements = leaving(wanted, found, before, &table, facets);
+    here.extend(departed(wanted, found, before));
+    // Those that are computed from others first.
+    here.sort_by_key(|here| here.generated.is_empty());
+    statements.extend(here.into_iter().map(|here| {
+        Statement::new(format!("ALTER TABLE {table} DROP COLUMN {}", quote_identifier(&here.name)))
+    }));
+    statements
+}
+
+/// Columns that the source has no more.
+fn departed<'a>(wanted: &Table, found: &'a Table, before: &Before) -> Vec<&'a Column> {
+    let known = before.columns.iter().flatten();
+    let was = known.filter(|(id, _)| !wanted.columns.iter().any(|column| column.id.to_string() == **id));
+    let mut gone: Vec<&Column> = was
+        .filter(|(_, column)| !wanted.columns.iter().any(|it| it.name == column.name))
+        .filter_map(|(_, column)| found.columns.iter().find(|it| it.name == column.name))
+        .filter(|here| !here.inherited || wanted.parents.is_none())
+        .collect();
+    // Those that are computed from others first.
+    gone.sort_by_key(|here| here.generated.is_empty());
+    gone
+}
+
 /// What makes a table like the source's.
 pub(super) fn alter(wanted: &Table, found: &Table, facets: Facets, work: &mut Work) {
     let table = qualified(&wanted.schema, &wanted.name);
@@ -99,25 +173,7 @@ pub(super) fn alter(wanted: &Table, found: &Table, facets: Facets, work: &mut Wo
     let before = wanted.before.as_ref().unwrap_or(&none);
     heritage(wanted, found, &table, work);
     // First what stands in the way of columns.
-    if facets.triggers {
-        let now: Vec<_> = wanted.triggers.iter().map(|it| (it.id, it.name.as_str())).collect();
-        let here = |name: &str| found.triggers.iter().any(|it| it.name == name);
-        for name in gone(before.triggers.as_ref(), &now, here) {
-            work.add(format!("DROP TRIGGER {} ON {table}", quote_identifier(name)));
-        }
-    }
-    let now: Vec<_> = wanted.constraints.iter().map(|it| (it.id, it.name.as_str())).collect();
-    let here = |name: &str| found.constraints.iter().any(|it| it.name == name);
-    for name in gone(before.constraints.as_ref(), &now, here) {
-        work.add(format!("ALTER TABLE {table} DROP CONSTRAINT {}", quote_identifier(name)));
-    }
-    if facets.indexes {
-        let now: Vec<_> = wanted.indexes.iter().map(|it| (it.id, it.name.as_str())).collect();
-        let here = |name: &str| found.indexes.iter().any(|it| it.name == name);
-        for name in gone(before.indexes.as_ref(), &now, here) {
-            work.add(format!("DROP INDEX {}", qualified(&wanted.schema, name)));
-        }
-    }
+    work.now.extend(leaving(wanted, found, before, &table, facets));
     let mut differing = Vec::new();
     for constraint in &wanted.constraints {
         match found.constraints.iter().find(|it| it.name == constraint.name) {
@@ -213,21 +269,16 @@ fn heritage(wanted: &Table, found: &Table, table: &str, work: &mut Work) {
 }
 
 fn columns(wanted: &Table, found: &Table, before: &Before, table: &str, facets: Facets, work: &mut Work) {
-    let known = before.columns.iter().flatten();
-    let was = known.filter(|(id, _)| !wanted.columns.iter().any(|column| column.id.to_string() == **id));
-    let mut gone: Vec<&Column> = was
-        .filter(|(_, column)| !wanted.columns.iter().any(|it| it.name == column.name))
-        .filter_map(|(_, column)| found.columns.iter().find(|it| it.name == column.name))
-        .filter(|here| !here.inherited || wanted.parents.is_none())
-        .collect();
-    // Those that are computed from others first.
-    gone.sort_by_key(|here| here.generated.is_empty());
-    for here in gone {
+    for here in departed(wanted, found, before) {
         work.add(format!("ALTER TABLE {table} DROP COLUMN {}", quote_identifier(&here.name)));
     }
     for column in &wanted.columns {
         let name = quote_identifier(&column.name);
         let from_parent = column.inherited && wanted.parents.is_some();
+        if from_parent && is_other(column, wanted) {
+            // It comes with the parent's.
+            continue;
+        }
         match found.columns.iter().find(|it| it.name == column.name) {
             None if from_parent => {}
             None => add(column, table, &name, work),

@@ -14,8 +14,8 @@ use irongate_trail::CommitLsn;
 use super::postgres::{Connection, sort};
 use super::{Failure, Mode};
 use crate::batch::Batch;
-use crate::ddl::difference::{Facets, Statement, alter, create, names, parts};
-use crate::ddl::structure::Object;
+use crate::ddl::difference::{Facets, Statement, alter, create, names, parts, replaced};
+use crate::ddl::structure::{Object, Table};
 use crate::ddl::{Dropped, Message};
 use crate::error::{Error, Remedy};
 use crate::settings::ReplicatSettings;
@@ -114,7 +114,9 @@ impl Connection {
         );
         message.dropped.retain(|dropped| {
             let schema = dropped.schema.as_deref().unwrap_or_default();
-            dropped.kind != "table" || !batch.is_in_copy(schema, &dropped.name)
+            // Older versions of the source's functions tell of TOAST tables' indexes.
+            let is_systems = schema.starts_with("pg_") || schema == "information_schema";
+            !is_systems && (dropped.kind != "table" || !batch.is_in_copy(schema, &dropped.name))
         });
         if let Some(owner) = &ddl.owner {
             message.objects.iter_mut().for_each(|object| object.set_owner(owner));
@@ -128,8 +130,9 @@ impl Connection {
                 Stop::Failed(failure) => failure,
                 Stop::Told { reason, fix } => refused(&tag, object, reason, &fix),
                 Stop::Refused { statement, error } => {
-                    let owner = owner_of(&message, &object);
-                    refused(&tag, object, said(&error), &hint(&error, &statement, &role, owner.as_deref()))
+                    let about = message.objects.iter().find(|it| it.title() == object);
+                    let fix = hint(&error, &statement, &role, about);
+                    refused(&tag, object, said(&error), &fix)
                 }
             });
         }
@@ -233,10 +236,42 @@ impl Connection {
         settings: &ReplicatSettings,
     ) -> Result<Vec<Statement>, Stop> {
         match task {
+            // It goes with its constraint. Older versions of the source's functions tell of it nevertheless.
+            Task::Drop(dropped) if self.is_of_constraint(dropped).await? => Ok(Vec::new()),
             Task::Drop(dropped) => self.run(&Statement::new(dropped.statement())).await.map(|()| Vec::new()),
             Task::Statement(_, statement) => self.run(statement).await.map(|()| Vec::new()),
             Task::Object(object) => self.object(object, message, role, settings).await,
         }
+    }
+
+    /// Runs statements that change an object, and describes it again.
+    async fn after(
+        &self,
+        statements: Vec<Statement>,
+        wanted: &Object,
+        found: Object,
+    ) -> Result<Object, Stop> {
+        if statements.is_empty() {
+            return Ok(found);
+        }
+        for statement in statements {
+            self.run(&statement).await?;
+        }
+        Ok(self.find(wanted, wanted.schema(), wanted.name()).await?.unwrap_or(found))
+    }
+
+    /// Whether something that is to be dropped is the index of a constraint here.
+    async fn is_of_constraint(&self, dropped: &Dropped) -> Result<bool, Stop> {
+        const QUESTION: &str =
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
+               JOIN pg_catalog.pg_constraint k ON k.conindid = x.oid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
+              WHERE n.nspname = $1 AND x.relname = $2)";
+        let Some(schema) = dropped.schema.as_deref().filter(|_| dropped.kind == "index") else {
+            return Ok(false);
+        };
+        let row = self.session.client().query_one(QUESTION, &[&schema, &dropped.name]).await?;
+        Ok(row.try_get(0)?)
     }
 
     /// Brings about an object; what is to be done when all are there.
@@ -274,18 +309,11 @@ impl Connection {
         } else if let Object::Table(table) = wanted
             && table.lost
         {
-            return Err(lost(settings));
+            return Err(lost(table, settings));
         }
         let Some(found) = self.find(wanted, wanted.schema(), wanted.name()).await? else { return Ok(then) };
-        let renames = parts(wanted, &found);
-        let found = if renames.is_empty() {
-            found
-        } else {
-            for statement in renames {
-                self.run(&statement).await?;
-            }
-            self.find(wanted, wanted.schema(), wanted.name()).await?.unwrap_or(found)
-        };
+        let found = self.after(parts(wanted, &found), wanted, found).await?;
+        let found = self.after(replaced(wanted, &found, facets), wanted, found).await?;
         let work = alter(wanted, &found, facets);
         for statement in work.now {
             self.run(&statement).await?;
@@ -402,19 +430,13 @@ impl Connection {
     }
 }
 
-/// The owner of the object that messages name so.
-fn owner_of(message: &Message, title: &str) -> Option<String> {
-    let object = message.objects.iter().find(|object| object.title() == title)?;
-    object.owner().map(str::to_owned)
-}
-
 /// That a table which is not here has all its rows in the stream.
 fn has_all_rows(wanted: &Object, message: &Message, settings: &ReplicatSettings) -> Result<(), Stop> {
     let Object::Table(table) = wanted else { return Ok(()) };
-    let Some(before) = &table.before else { return Ok(()) };
     if table.lost {
-        return Err(lost(settings));
+        return Err(lost(table, settings));
     }
+    let Some(before) = &table.before else { return Ok(()) };
     let was_published = before.published.as_ref().is_some_and(|names| names.contains(&message.publication));
     if was_published && !table.sent && table.partition_key.is_none() {
         return Err(Stop::Told {
@@ -427,11 +449,25 @@ fn has_all_rows(wanted: &Object, message: &Message, settings: &ReplicatSettings)
     Ok(())
 }
 
-fn lost(settings: &ReplicatSettings) -> Stop {
+fn lost(table: &Table, settings: &ReplicatSettings) -> Stop {
+    let by_hand = format!(
+        "make the change at the target and run \"irongate instantiate {} --truncate\"",
+        settings.flow
+    );
+    if let Some(watcher) = &table.withheld {
+        return Stop::Told {
+            reason: format!(
+                "it was rewritten, or came into the flow, with rows that the stream does not have, and the source did not send them again: its {watcher} fires in replica role too, and could have changed them"
+            ),
+            fix: format!(
+                "{by_hand}; another time, disable it at the source for the transaction with the change, and the source sends such rows"
+            ),
+        };
+    }
     Stop::Told {
         reason: "it was rewritten, or came into the flow, with rows that the stream does not have".to_owned(),
         fix: format!(
-            "make the change at the target and run \"irongate instantiate {0} --truncate\"; with on_rewrite = \"send\" in [flows.{0}.ddl] the source sends such rows",
+            "{by_hand}; with on_rewrite = \"send\" in [flows.{}.ddl] the source sends such rows",
             settings.flow
         ),
     }
@@ -447,16 +483,23 @@ fn said(error: &irongate_postgres::Error) -> String {
     }
 }
 
-/// What mends a refusal.
-fn hint(error: &irongate_postgres::Error, statement: &str, role: &str, owner: Option<&str>) -> String {
-    let quoted = owner.map(quote_identifier).unwrap_or_default();
-    match (error.code(), owner) {
-        (Some("42501"), Some(_)) => format!(
-            "run \"GRANT {quoted} TO {}\" at the target (irongate setup does it), or name another owner in [flows.NAME.ddl], then start again",
-            quote_identifier(role)
+/// What mends a refusal of a statement about an object.
+fn hint(error: &irongate_postgres::Error, statement: &str, role: &str, about: Option<&Object>) -> String {
+    let owner = about.and_then(Object::owner).map(quote_identifier);
+    let schema = about.and_then(Object::schema).map(quote_identifier);
+    let role = quote_identifier(role);
+    match (error.code(), owner, schema) {
+        (Some("3F000"), Some(owner), Some(schema)) => format!(
+            "run \"CREATE SCHEMA {schema} AUTHORIZATION {owner}; GRANT USAGE ON SCHEMA {schema} TO {role}\" at the target, then start again; another time, name the schema in [flows.NAME.ddl] schemas before it is made, or move a table into a schema of the flow (ALTER TABLE ... SET SCHEMA) before ATTACH PARTITION"
         ),
-        (Some("22023" | "42704"), Some(_)) if error.to_string().contains("role") => format!(
-            "run \"CREATE ROLE {quoted}\" at the target, or name another owner in [flows.NAME.ddl], then start again"
+        (Some("42501"), Some(owner), Some(schema)) if error.to_string().contains("for schema") => format!(
+            "run \"GRANT USAGE, CREATE ON SCHEMA {schema} TO {owner}; GRANT USAGE ON SCHEMA {schema} TO {role}\" at the target, then start again"
+        ),
+        (Some("42501"), Some(owner), _) => format!(
+            "run \"GRANT {owner} TO {role}\" at the target (irongate setup does it), or name another owner in [flows.NAME.ddl], then start again"
+        ),
+        (Some("22023" | "42704"), Some(owner), _) if error.to_string().contains("role") => format!(
+            "run \"CREATE ROLE {owner}\" at the target, or name another owner in [flows.NAME.ddl], then start again"
         ),
         _ => format!(
             "mend at the target what keeps this from being done, or do it by hand, then start again: {statement}"

@@ -64,6 +64,36 @@ fn a_column_is_told_by_its_number_and_only_what_the_source_had_goes() {
 }
 
 #[test]
+fn a_column_in_the_place_of_one_that_was_dropped_is_another_one() {
+    let before = r#"{"before": {"schema": "s", "name": "t", "columns": {"1": {"name": "id"}, "2": {"name": "a"}, "3": {"name": "g"}},
+        "constraints": {"9": "f"}}}"#;
+    let wanted = object(&[column(1, "id", "integer", ""), column(4, "a", "integer", "")], before);
+    let computed = column(3, "g", "integer", r#", "generated": "s""#);
+    let foreign = r#"{"constraints": [{"id": 1, "name": "f", "type": "f", "definition": "FOREIGN KEY (a) REFERENCES s.u(n)", "comment": null}]}"#;
+    let found = object(&[column(1, "id", "integer", ""), column(2, "a", "integer", ""), computed], foreign);
+    let sql = |statements: Vec<Statement>| -> Vec<String> {
+        statements.into_iter().map(|statement| statement.sql).collect()
+    };
+    assert_eq!(
+        sql(replaced(&wanted, &found, ALL)),
+        [
+            r#"ALTER TABLE "s"."t" DROP CONSTRAINT "f""#,
+            r#"ALTER TABLE "s"."t" DROP COLUMN "g""#,
+            r#"ALTER TABLE "s"."t" DROP COLUMN "a""#
+        ]
+    );
+    let found = object(&[column(1, "id", "integer", "")], "{}");
+    assert_eq!(now(&wanted, &found), [r#"ALTER TABLE "s"."t" ADD COLUMN "a" integer"#]);
+    // What comes from a parent is the parent's business.
+    let parents = r#"{"parents": [{"schema": "s", "name": "p"}], "before": {"schema": "s", "name": "t", "columns": {"2": {"name": "a"}}}}"#;
+    let of = |id, kind, default: &str| {
+        object(&[column(id, "a", kind, &format!(r#", "inherited": true, "default": "{default}""#))], parents)
+    };
+    let (wanted, found) = (of(4, "text", "2"), of(2, "integer", "1"));
+    assert!(replaced(&wanted, &found, ALL).is_empty() && now(&wanted, &found).is_empty());
+}
+
+#[test]
 fn older_rows_get_the_value_that_the_source_computed_once() {
     let stable = column(2, "at", "timestamp with time zone", "")
         .replace(r#""default": null"#, r#""default": "now()""#)
