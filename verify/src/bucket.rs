@@ -16,6 +16,15 @@ pub(crate) struct Sum {
     pub(crate) rows: u64,
     pub(crate) first: i128,
     pub(crate) second: i128,
+    /// Over the versions of the rows; nothing where they have a key.
+    pub(crate) versions: i128,
+}
+
+impl Sum {
+    /// Whether the rows are alike, whichever versions of them.
+    fn holds_what(&self, other: &Self) -> bool {
+        (self.rows, self.first, self.second) == (other.rows, other.first, other.second)
+    }
 }
 
 /// All buckets of a table, as one side has them.
@@ -30,6 +39,11 @@ impl Sums {
         // No table has so many rows that 64 bit numbers overflow 128 bits; nor would it matter.
         sum.first = sum.first.wrapping_add(piece.first);
         sum.second = sum.second.wrapping_add(piece.second);
+        sum.versions = sum.versions.wrapping_add(piece.versions);
+    }
+
+    fn of(&self, bucket: Bucket) -> Sum {
+        self.0.get(&bucket).copied().unwrap_or_default()
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -39,13 +53,39 @@ impl Sums {
     /// The buckets that are not the same, each with the rows that both sides have there together.
     pub(crate) fn differing(&self, other: &Self) -> Vec<(Bucket, u64)> {
         let buckets: BTreeSet<Bucket> = self.0.keys().chain(other.0.keys()).copied().collect();
-        let of = |sums: &Self, bucket| sums.0.get(&bucket).copied().unwrap_or_default();
         buckets
             .into_iter()
-            .map(|bucket| (bucket, of(self, bucket), of(other, bucket)))
-            .filter(|(_, here, there)| here != there)
+            .map(|bucket| (bucket, self.of(bucket), other.of(bucket)))
+            .filter(|(_, here, there)| !here.holds_what(there))
             .map(|(bucket, here, there)| (bucket, here.rows + there.rows))
             .collect()
+    }
+}
+
+/// The buckets of a table, as both sides have them; the target was read first.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct BothSums {
+    pub(crate) target: Sums,
+    pub(crate) source: Sums,
+}
+
+impl BothSums {
+    /// Neither side has a row.
+    pub(crate) fn are_empty(&self) -> bool {
+        self.target.rows() + self.source.rows() == 0
+    }
+
+    /// The buckets that are not the same, or that somebody has touched since `before`, each with the rows that both sides
+    /// have there together.
+    pub(crate) fn not_shown_the_same(&self, before: &Self) -> Vec<(Bucket, u64)> {
+        let all = [&self.target, &self.source, &before.target, &before.source];
+        let buckets: BTreeSet<Bucket> = all.into_iter().flat_map(|sums| sums.0.keys()).copied().collect();
+        let is_shown = |bucket| {
+            let (there, here) = (self.target.of(bucket), self.source.of(bucket));
+            there.holds_what(&here) && there == before.target.of(bucket) && here == before.source.of(bucket)
+        };
+        let rows = |bucket| self.target.of(bucket).rows + self.source.of(bucket).rows;
+        buckets.into_iter().filter(|bucket| !is_shown(*bucket)).map(|bucket| (bucket, rows(bucket))).collect()
     }
 }
 
@@ -105,7 +145,7 @@ mod tests {
     fn sums(of: &[(Bucket, u64, i128)]) -> Sums {
         let mut sums = Sums::default();
         for (bucket, rows, hash) in of {
-            sums.add(*bucket, Sum { rows: *rows, first: *hash, second: -*hash });
+            sums.add(*bucket, Sum { rows: *rows, first: *hash, second: -*hash, versions: 0 });
         }
         sums
     }
@@ -117,6 +157,23 @@ mod tests {
         assert_eq!(here.differing(&there), [(7, 1), (8, 2)]);
         assert_eq!((here.rows(), there.rows()), (5, 6));
         assert_eq!(sums(&[(0, 2, 8)]).differing(&sums(&[(0, 1, 8)])), [(0, 3)], "the same sum of more rows");
+    }
+
+    #[test]
+    fn a_bucket_that_somebody_touches_is_not_shown_to_be_the_same() {
+        let sums = |of: &[(Bucket, u64, i128)]| {
+            let mut sums = Sums::default();
+            for (bucket, rows, versions) in of {
+                sums.add(*bucket, Sum { rows: *rows, first: 5, second: 6, versions: *versions });
+            }
+            sums
+        };
+        let both = |target, source| BothSums { target: sums(target), source: sums(source) };
+        let before = both(&[(1, 2, 70), (2, 1, 71), (3, 1, 72)], &[(1, 2, 90), (2, 1, 91), (3, 2, 92)]);
+        assert_eq!(before.not_shown_the_same(&before), [(3, 3)], "another number");
+        let after = both(&[(1, 2, 70), (2, 1, 71), (4, 1, 5)], &[(1, 2, 90), (2, 1, 99), (4, 1, 6)]);
+        assert_eq!(after.not_shown_the_same(&before), [(2, 2), (3, 0), (4, 2)]);
+        assert!(!after.are_empty() && BothSums::default().are_empty());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use irongate_trail::Timestamp;
 
 use crate::bucket::Cut;
 use crate::confirm::{Sides, Waiting, settle, settle_at_rest};
+use crate::counted;
 use crate::difference::{Difference, Kind};
 use crate::error::Error;
 use crate::fetch::{self, halved, portions, unlike};
@@ -369,13 +370,22 @@ impl Work<'_> {
                 progress.bytes += bytes;
             });
         };
-        let Sides { source, target, .. } = sides;
-        let (here, there) = tokio::try_join!(
-            scan::sums(source, &at_source, &cut, &self.pace, &tell),
-            scan::sums(target, &at_target, &cut, &self.pace, &|_, _| ()),
-        )?;
-        table.rows = here.rows();
-        let mut left: VecDeque<_> = portions(&cut, &here.differing(&there)).into();
+        let counting = plan.key.is_empty() && !self.is_at_rest;
+        let mut is_shown = true;
+        let differing = if counting {
+            let found = counted::differing(sides, plan, &cut, &self.pace, &self.waiting, &tell).await?;
+            (table.rows, is_shown) = (found.rows, found.is_shown);
+            found.buckets
+        } else {
+            let Sides { source, target, .. } = sides;
+            let (here, there) = tokio::try_join!(
+                scan::sums(source, &at_source, &cut, &self.pace, &tell),
+                scan::sums(target, &at_target, &cut, &self.pace, &|_, _| ()),
+            )?;
+            table.rows = here.rows();
+            here.differing(&there)
+        };
+        let mut left: VecDeque<_> = portions(&cut, &differing).into();
         let mut unlike_rows = Vec::new();
         while let Some(portion) = left.pop_front() {
             if table.differences >= self.options.most {
@@ -388,7 +398,13 @@ impl Work<'_> {
                 }
                 continue;
             }
-            unlike_rows.extend(unlike(sides, plan, &cut, &portion, &self.pace).await?);
+            if counting && is_shown {
+                let found = counted::unlike(sides, plan, &cut, &portion, &self.pace, &self.waiting).await?;
+                is_shown = found.is_shown;
+                unlike_rows.extend(found.members);
+            } else {
+                unlike_rows.extend(unlike(sides, plan, &cut, &portion, &self.pace).await?);
+            }
             while unlike_rows.len() >= BATCH && table.differences < self.options.most {
                 let rest = unlike_rows.split_off(BATCH);
                 let batch = std::mem::replace(&mut unlike_rows, rest);
@@ -399,7 +415,12 @@ impl Work<'_> {
             table.truncated |= !unlike_rows.is_empty();
             return Ok(());
         }
-        self.batch(sides, plan, unlike_rows, table).await
+        self.batch(sides, plan, unlike_rows, table).await?;
+        if is_shown {
+            return Ok(());
+        }
+        let because = self.waiting.stuck().unwrap_or_default();
+        Err(Error::Uncounted { table: plan.source.to_string(), because })
     }
 
     /// How the rows of a table are dealt out.

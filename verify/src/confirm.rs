@@ -14,7 +14,7 @@ use crate::difference::{Difference, Image, Kind};
 use crate::error::Error;
 use crate::flow::Flow;
 use crate::scan::Member;
-use crate::settle::{Both, Seen, Verdict, judge};
+use crate::settle::{Both, Known, Seen, Verdict, judge};
 use crate::side::{Scope, Side, Which, field, number};
 use crate::sql::Sql;
 use crate::table::Plan;
@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const IMAGES: usize = 20;
 /// The pause before another round, so that what is written all the time gets a moment.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The pause is at least so many times what a look takes.
+const REST: u32 = 2;
 
 /// Both ends, for one worker.
 #[derive(Debug)]
@@ -139,11 +141,11 @@ pub(crate) async fn settle(
     images: bool,
 ) -> Result<Settled, Error> {
     let mut settled = Settled::default();
-    let both_write = waiting.flow.reverse.is_some();
+    let known = Known::of(!plan.key.is_empty(), waiting.flow.reverse.is_some());
     let until = Instant::now() + waiting.limit;
     let looked = look(sides, plan, &members).await?;
     // Nothing is waited for where what was on its way has come by now.
-    let still = |both: &Both| judge(None, both, both_write) != Verdict::Same;
+    let still = |both: &Both| judge(None, both, known) != Verdict::Same;
     let mut pending: Vec<Pending> = members
         .into_iter()
         .zip(looked)
@@ -158,10 +160,12 @@ pub(crate) async fn settle(
             break;
         }
         let members: Vec<Member> = pending.iter().map(|pending| pending.member.clone()).collect();
+        let begun = Instant::now();
         let looked = look(sides, plan, &members).await?;
+        let took = begun.elapsed();
         let (mut again, mut different) = (Vec::new(), Vec::new());
         for (Pending { member, before }, after) in pending.into_iter().zip(looked) {
-            match judge(before.as_ref(), &after, both_write) {
+            match judge(before.as_ref(), &after, known) {
                 Verdict::Same => {}
                 Verdict::Different => different.push(Different { member, seen: after }),
                 Verdict::Again => again.push(Pending { member, before: Some(after) }),
@@ -171,7 +175,8 @@ pub(crate) async fn settle(
         pending.extend(confirmed(sides, plan, different, images, &mut settled.differences).await?);
         rounds += 1;
         if !pending.is_empty() {
-            tokio::time::sleep(PAUSE).await;
+            // A look at rows without a key goes through the whole table.
+            tokio::time::sleep(PAUSE.max(took * REST)).await;
         }
     }
     Ok(settled)
@@ -189,7 +194,7 @@ pub(crate) async fn settle_at_rest(
     let different = members
         .into_iter()
         .zip(looked)
-        .filter(|(_, seen)| judge(None, seen, false) != Verdict::Same)
+        .filter(|(_, seen)| !seen.target.holds_what(&seen.source))
         .map(|(member, seen)| Different { member, seen })
         .collect();
     let mut settled = Settled::default();
@@ -208,27 +213,40 @@ pub(crate) async fn look(sides: &mut Sides, plan: &Plan, members: &[Member]) -> 
 /// Reads rows at one side.
 pub(crate) async fn seen(side: &mut Side, sql: Sql<'_>, members: &[Member]) -> Result<Vec<Seen>, Error> {
     let doing = format!("look at rows of table {} again", sql.plan.name(sql.which));
-    let mut found = vec![Seen::default(); members.len()];
+    let rows = side.ask(Scope::Now, &doing, &again(sql, members)).await?;
+    found(sql.plan, members, &rows).map_err(|error| side.failed(&doing, error))
+}
+
+/// The question what rows are by now.
+pub(crate) fn again(sql: Sql<'_>, members: &[Member]) -> String {
     if sql.plan.key.is_empty() {
         let hashes: Vec<_> = members.iter().map(|member| member.hashes).collect();
+        return sql.count(&hashes);
+    }
+    let keys: Vec<_> = members.iter().map(|member| &member.key).collect();
+    sql.find(&keys, false)
+}
+
+/// Its answer, in the order of the members.
+pub(crate) fn found(
+    plan: &Plan,
+    members: &[Member],
+    rows: &[SimpleQueryRow],
+) -> Result<Vec<Seen>, irongate_postgres::Error> {
+    let mut found = vec![Seen::default(); members.len()];
+    if plan.key.is_empty() {
         let places: HashMap<(i64, i64), usize> =
-            hashes.iter().enumerate().map(|(place, hashes)| (*hashes, place)).collect();
-        let rows = side.ask(Scope::Now, &doing, &sql.count(&hashes)).await?;
+            members.iter().enumerate().map(|(place, member)| (member.hashes, place)).collect();
         for row in rows {
-            let read = || -> Result<_, irongate_postgres::Error> {
-                let (hashes, rows) = ((number(&row, 0)?, number(&row, 1)?), number(&row, 2)?);
-                Ok(Seen { rows, version: field(&row, 3).to_owned(), hashes })
-            };
-            let seen = read().map_err(|error| side.failed(&doing, error))?;
-            if let Some(place) = places.get(&seen.hashes) {
-                found[*place] = seen;
+            let (hashes, rows) = ((number(row, 0)?, number(row, 1)?), number(row, 2)?);
+            if let Some(place) = places.get(&hashes) {
+                found[*place] = Seen { rows, version: field(row, 3).to_owned(), hashes };
             }
         }
         return Ok(found);
     }
-    let keys: Vec<_> = members.iter().map(|member| &member.key).collect();
-    for row in side.ask(Scope::Now, &doing, &sql.find(&keys, false)).await? {
-        let (place, seen) = found_row(&row).map_err(|error| side.failed(&doing, error))?;
+    for row in rows {
+        let (place, seen) = found_row(row)?;
         if let Some(known) = found.get_mut(place) {
             *known = seen;
         }

@@ -60,9 +60,27 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// Rows that are counted can be shown to be the same only behind a message, and none has come through.
+    #[error("rows of table {table} have no key, and cannot be shown to be the same: {because}")]
+    Uncounted {
+        /// The table.
+        table: String,
+        /// Why no message has come through.
+        because: String,
+    },
     /// A row that was to be at rest is not what the compare saw, nor what it is to be.
     #[error("{end}: a row of table {table} has changed since it was compared: somebody writes there")]
     Moved {
+        /// Which database.
+        end: String,
+        /// The table.
+        table: String,
+    },
+    /// What a repair has written is not there when it is read back.
+    #[error(
+        "{end}: rows of table {table} are not what was written when they are read back; nothing of these is kept"
+    )]
+    NotWritten {
         /// Which database.
         end: String,
         /// The table.
@@ -118,7 +136,7 @@ impl Error {
         match self {
             Self::Database { source, .. } => source.is_transient(),
             Self::Checkpoint(source) => source.is_transient(),
-            Self::Altered { .. } | Self::Busy { .. } | Self::Moved { .. } => true,
+            Self::Altered { .. } | Self::Uncounted { .. } | Self::Busy { .. } | Self::Moved { .. } => true,
             _ => false,
         }
     }
@@ -137,6 +155,11 @@ impl Error {
                 Some("irongate check names everything in which the two databases are not alike".into())
             }
             Self::Altered { .. } => Some("compare it again when both sides have been altered".into()),
+            Self::Uncounted { .. } => Some("compare it again while the flow runs and keeps up".into()),
+            Self::NotWritten { .. } => Some(
+                "look for triggers that fire ALWAYS, and for rules, which change what is written there"
+                    .into(),
+            ),
             Self::Moved { .. } => {
                 Some("find out who writes there and keep him out, then compare again".into())
             }

@@ -19,6 +19,7 @@
 mod bucket;
 mod compare;
 mod confirm;
+mod counted;
 mod difference;
 mod error;
 mod fetch;

@@ -5,6 +5,7 @@
 //! blocks ahead to blocks behind just then is met by the next compare. Stretches grow and shrink so that one takes about
 //! [`TAKES`], so that the pace can be kept, no statement runs long, and little is lost when a connection is cut.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::SimpleQueryRow;
@@ -90,7 +91,9 @@ pub(crate) async fn sums(
     let mut take = |rows: Vec<SimpleQueryRow>, bytes| {
         let mut met = 0;
         for row in &rows {
-            let piece = Sum { rows: number(row, 1)?, first: number(row, 2)?, second: number(row, 3)? };
+            let versions = if sql.plan.key.is_empty() { number(row, 4)? } else { 0 };
+            let piece =
+                Sum { rows: number(row, 1)?, first: number(row, 2)?, second: number(row, 3)?, versions };
             met += piece.rows;
             sums.add(number(row, 0)?, piece);
         }
@@ -124,6 +127,31 @@ pub(crate) async fn members(
     let mut take = |rows: Vec<SimpleQueryRow>, _| {
         for row in &rows {
             found.push(member(row, keys)?);
+        }
+        Ok(())
+    };
+    each(side, sql, pace, &question, &mut take).await?;
+    Ok(found)
+}
+
+/// Copies of rows: how many, and a sum over their versions.
+pub(crate) type Groups = HashMap<(i64, i64), (u64, i128)>;
+
+/// The rows of some buckets of a table without a key, read by going through the whole table again.
+pub(crate) async fn groups(
+    side: &mut Side,
+    sql: &Sql<'_>,
+    cut: &Cut,
+    buckets: &[i64],
+    pace: &Pace,
+) -> Result<Groups, Error> {
+    let mut found = Groups::new();
+    let question = |part: &Part, blocks| sql.members(cut, buckets, part, blocks);
+    let mut take = |rows: Vec<SimpleQueryRow>, _| {
+        for row in &rows {
+            let (rows, versions) = found.entry((number(row, 0)?, number(row, 1)?)).or_default();
+            *rows += number::<u64>(row, 2)?;
+            *versions = versions.wrapping_add(number(row, 3)?);
         }
         Ok(())
     };

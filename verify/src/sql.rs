@@ -82,12 +82,16 @@ impl Sql<'_> {
         self.plan.filter.as_ref().map(|filter| format!(" AND ({filter})")).unwrap_or_default()
     }
 
-    /// Number and sums of each bucket of a stretch of a part.
+    /// Number and sums of each bucket of a stretch of a part; without a key also a sum over the versions.
     pub(crate) fn sums(&self, cut: &Cut, part: &Part, blocks: Option<Blocks>) -> String {
         let (dealt, bucket) = self.dealt(cut);
+        let (sum, version) = match self.plan.key.is_empty() {
+            true => (", sum(hashtextextended(v, 0))", format!(", {VERSION} AS v")),
+            false => ("", String::new()),
+        };
         format!(
-            "SELECT {bucket}, count(*), sum(hashtextextended(r, 0)), sum(hashtextextended(r, 1)) \
-             FROM (SELECT {dealt} AS k, {} AS r FROM {} x WHERE {}{} OFFSET 0) q GROUP BY 1",
+            "SELECT {bucket}, count(*), sum(hashtextextended(r, 0)), sum(hashtextextended(r, 1)){sum} \
+             FROM (SELECT {dealt} AS k, {} AS r{version} FROM {} x WHERE {}{} OFFSET 0) q GROUP BY 1",
             self.row(),
             part.from,
             stretch(blocks),
@@ -95,7 +99,7 @@ impl Sql<'_> {
         )
     }
 
-    /// Keys and hashes of the rows of some buckets in a stretch of a part.
+    /// Keys and hashes of the rows of some buckets in a stretch of a part; without a key their number and versions.
     pub(crate) fn members(
         &self,
         cut: &Cut,
@@ -109,7 +113,8 @@ impl Sql<'_> {
         let (row, from, stretch, filter) = (self.row(), &part.from, stretch(blocks), self.filter());
         if self.plan.key.is_empty() {
             return format!(
-                "SELECT {HASHES}, count(*) FROM (SELECT {row} AS r FROM {from} x WHERE {stretch}{filter} OFFSET 0) q \
+                "SELECT {HASHES}, count(*), sum(hashtextextended(v, 0)) \
+                 FROM (SELECT {row} AS r, {VERSION} AS v FROM {from} x WHERE {stretch}{filter} OFFSET 0) q \
                  WHERE {bucket} IN ({list}) GROUP BY 1, 2"
             );
         }

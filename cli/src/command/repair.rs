@@ -90,12 +90,14 @@ pub(crate) async fn run(global: &Global, options: &arguments::Repair) -> anyhow:
         }
     };
     bar.finish_and_clear();
+    // What the compare could not settle is not repaired either.
+    let not_settled = applied.unsettled + unsettled;
     if global.json {
         output::json(&json!({
             "flow": flow.name,
             "repaired": applied.repaired,
             "left_alone": applied.left_alone,
-            "unsettled": applied.unsettled,
+            "unsettled": not_settled,
             "unsettled_because": applied.unsettled_because,
         }))?;
     } else {
@@ -105,7 +107,7 @@ pub(crate) async fn run(global: &Global, options: &arguments::Repair) -> anyhow:
             output::count(applied.repaired),
             repairing.writer.label,
             output::count(applied.left_alone),
-            output::count(applied.unsettled),
+            output::count(not_settled),
         ))?;
     }
     let left = applied.left_alone + applied.unsettled;

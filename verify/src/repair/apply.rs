@@ -7,7 +7,9 @@
 //! 3. the tables are locked at the side that is written (SHARE ROW EXCLUSIVE: it keeps out whoever writes, and nobody who
 //!    reads);
 //! 4. the rows are read again at both sides. Only what is still the difference that the compare saw, by the same judgement
-//!    and with the same hashes, is repaired.
+//!    and with the same hashes, is repaired;
+//! 5. what was written is read back before it is committed. Only what is as the other side has it counts as repaired, and a
+//!    row that was touched since 1 counts as unsettled.
 //!
 //! So for every row that is written: nobody has changed it at the source since before the message, everything up to the
 //! message is applied, and Replicat can apply nothing more to it before the repair is committed. Whatever the
@@ -23,11 +25,14 @@ use irongate_checkpoint::OriginSession;
 use irongate_postgres::Session;
 
 use super::{ORDER, Repair, member, settings, statement};
-use crate::confirm::{Waiting, look};
+use crate::confirm::{Waiting, again, found, look};
 use crate::difference::{Difference, Kind};
 use crate::error::Error;
 use crate::flow::Name;
-use crate::settle::{Both, Verdict, judge};
+use crate::settle::{Both, Known, Seen, Verdict, judge};
+use crate::side::Which;
+use crate::sql::Sql;
+use crate::table::Plan;
 
 /// So many differences are one transaction.
 const BATCH: usize = 300;
@@ -159,16 +164,20 @@ impl Repair<'_> {
             }
             let after = look(&mut self.sides, &plan, &members).await?;
             let written = self.write(hand, kind, batch, &before, &after).await;
-            let Ok(repaired) = written else {
-                self.roll_back(hand).await?;
-                return written.map(drop);
+            let done = match written {
+                Ok(done) => done,
+                Err(error) => {
+                    self.roll_back(hand).await?;
+                    return Err(error);
+                }
             };
             hand.session
                 .batch_execute("COMMIT")
                 .await
                 .map_err(|error| self.failed("commit the repair", error))?;
-            applied.repaired += repaired;
-            applied.left_alone += batch.len() as u64 - repaired;
+            applied.repaired += done.repaired;
+            applied.left_alone += done.left_alone;
+            applied.unsettled += done.unsettled;
             return Ok(());
         }
     }
@@ -179,7 +188,7 @@ impl Repair<'_> {
         Ok(hand.origin.reset(&hand.session).await?)
     }
 
-    /// Writes what is still to be written, under the locks. How many differences that were.
+    /// Writes what is still to be written, under the locks, and reads it back. What came of each difference.
     async fn write(
         &self,
         hand: &Hand,
@@ -187,21 +196,32 @@ impl Repair<'_> {
         batch: &[Difference],
         before: &[Both],
         after: &[Both],
-    ) -> Result<u64, Error> {
-        let both_write = self.flow.reverse.is_some();
-        let mut repaired = 0;
+    ) -> Result<Applied, Error> {
+        let Some(first) = batch.first() else { return Ok(Applied::default()) };
+        let plan = self.checked(first)?;
+        let known = Known::of(!plan.key.is_empty(), self.flow.reverse.is_some());
+        let mut done = Applied::default();
+        let mut written: Vec<(&Difference, &Seen)> = Vec::new();
         for ((difference, before), after) in batch.iter().zip(before).zip(after) {
             let as_seen = after.source.rows == difference.source_rows
                 && after.target.rows == difference.target_rows
                 && (after.source.rows == 0 || after.source.hashes == difference.source_hashes)
                 && (after.target.rows == 0 || after.target.hashes == difference.target_hashes);
-            if !as_seen || judge(Some(before), after, both_write) != Verdict::Different {
-                continue;
+            match judge(Some(before), after, known) {
+                Verdict::Different if as_seen => {
+                    let wanted = match self.which() {
+                        Which::Target => &after.source,
+                        Which::Source => &after.target,
+                    };
+                    written.push((difference, wanted));
+                }
+                Verdict::Again => done.unsettled += 1,
+                Verdict::Same | Verdict::Different => done.left_alone += 1,
             }
-            let plan = self.checked(difference)?;
-            let mut rows = 0;
+        }
+        for (difference, _) in &written {
             for statement in statement::of(plan, self.which(), kind, difference) {
-                rows += hand.session.execute(&statement, &[]).await.map_err(|error| {
+                hand.session.execute(&statement, &[]).await.map_err(|error| {
                     let doing = format!("repair a row of table {}", plan.name(self.which()));
                     if error.code().is_some_and(|code| code.code() == "42501") {
                         return self.no_right(plan.name(self.which()));
@@ -209,9 +229,43 @@ impl Repair<'_> {
                     self.failed(&doing, error)
                 })?;
             }
-            repaired += u64::from(rows > 0);
         }
-        Ok(repaired)
+        self.verified(hand, plan, &written).await?;
+        done.repaired = written.len() as u64;
+        Ok(done)
+    }
+
+    /// Reads back what was written, in its own transaction. Fails unless all of it is as the other side has it.
+    async fn verified(
+        &self,
+        hand: &Hand,
+        plan: &Plan,
+        written: &[(&Difference, &Seen)],
+    ) -> Result<(), Error> {
+        if written.is_empty() {
+            return Ok(());
+        }
+        let which = self.which();
+        let members: Vec<_> = written.iter().map(|(difference, _)| member(plan, difference)).collect();
+        let doing = format!("read back rows of table {}", plan.name(which));
+        let question = again(Sql { plan, which }, &members);
+        let answer =
+            hand.session.simple_query(&question).await.map_err(|error| self.failed(&doing, error))?;
+        let rows: Vec<_> = answer
+            .into_iter()
+            .filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+                _ => None,
+            })
+            .collect();
+        let now = found(plan, &members, &rows).map_err(|error| self.failed(&doing, error))?;
+        match now.iter().zip(written).all(|(now, (_, wanted))| now.holds_what(wanted)) {
+            true => Ok(()),
+            false => Err(Error::NotWritten {
+                end: self.options.writer.label.clone(),
+                table: plan.name(which).to_string(),
+            }),
+        }
     }
 
     pub(super) fn no_right(&self, name: &Name) -> Error {
