@@ -163,6 +163,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Verify::Missing { .. }
                 | Verify::Rights { .. }
                 | Verify::Altered { .. } => 3,
+                Verify::Stopped { .. } => 4,
                 Verify::Checkpoint(error) => of_checkpoint(error),
                 _ => 1,
             }

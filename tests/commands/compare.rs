@@ -352,6 +352,58 @@ async fn copies_that_are_written_all_the_time_are_never_the_same_by_chance() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn unique_values_in_a_circle_are_repaired_and_what_is_refused_is_told_by_its_key() {
+    for major in Server::majors() {
+        let deployment = Deployment::new(major, "").await;
+        for server in [&deployment.source, &deployment.target] {
+            server.batch_in("app", "CREATE TABLE uq (id int PRIMARY KEY, u int UNIQUE, w text)").await;
+        }
+        let fill = "INSERT INTO uq SELECT n, n, 'w' || n FROM generate_series(1, 1000) n";
+        deployment.source.batch_in("app", fill).await;
+        deployment.expect(0, &["setup"]).await;
+        deployment.expect(0, &["instantiate", "csp"]).await;
+        let running = [deployment.start("csp-extract").await, deployment.start("csp-replicat").await];
+        // Two that are swapped, a circle that is longer than a batch, and a row that has the value of one that is missing.
+        let circle = "SET session_replication_role = replica; UPDATE uq SET u = -u;
+             UPDATE uq SET u = CASE WHEN id = 7 THEN 8 WHEN id = 8 THEN 7 WHEN id = 900 THEN 100
+                 WHEN id BETWEEN 100 AND 899 THEN id + 1 ELSE id END;
+             DELETE FROM uq WHERE id = 20; INSERT INTO uq VALUES (2020, 20, 'x'); UPDATE uq SET w = 'y' WHERE id = 30";
+        for way in ["--print-sql", "--apply"] {
+            deployment.target.batch_in("app", circle).await;
+            let found = deployment.expect(3, &["compare", "csp", "--json"]).await.json();
+            assert_eq!(found["differences"], 2 + 801 + 2 + 1, "{major} {found}");
+            let done = deployment.expect(0, &["repair", "csp", way]).await;
+            match way {
+                "--print-sql" => drop(psql(&deployment, &done.stdout)),
+                _ => assert!(done.stdout.contains("806 repaired"), "{}", done.stdout),
+            }
+            deployment.expect(0, &["compare", "csp"]).await;
+        }
+        // A script leaves alone what has changed since, also where it would take it out.
+        deployment.target.batch_in("app", circle).await;
+        let script =
+            deployment.expect(0, &["repair", "csp", "--print-sql", "--table", "public.uq"]).await.stdout;
+        deployment.target.batch_in("app", "DELETE FROM uq WHERE id = 8").await;
+        psql(&deployment, &script);
+        assert_eq!(deployment.target.scalar("app", "SELECT count(*) FROM uq WHERE id = 8").await, "0");
+        deployment.expect(0, &["repair", "csp", "--apply"]).await;
+
+        let refusing = "SET session_replication_role = replica; DELETE FROM uq WHERE id = 41;
+             INSERT INTO person VALUES (5000, 'extra'); ALTER TABLE uq ADD CHECK (id <> 41)";
+        deployment.target.batch_in("app", refusing).await;
+        let stopped = deployment.expect(4, &["repair", "csp", "--apply"]).await.stderr;
+        for said in
+            ["row (id=41) of table public.uq", "1 differences were repaired before", "repair it by hand"]
+        {
+            assert!(stopped.contains(said), "{said}: {stopped}");
+        }
+        for process in running {
+            stop(process).await;
+        }
+    }
+}
+
 fn table<'a>(found: &'a Value, name: &str) -> &'a Value {
     let tables = found["tables"].as_array().expect("tables are a list");
     tables.iter().find(|table| table["name"] == name).unwrap_or_else(|| panic!("{name} is not in {found}"))

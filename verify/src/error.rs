@@ -76,6 +76,26 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// A row could not be repaired.
+    #[error("{end}: cannot repair the row ({key}) of table {table}: {source}")]
+    Row {
+        /// Which database.
+        end: String,
+        /// The table.
+        table: String,
+        /// The key of the row.
+        key: String,
+        /// What the server said.
+        source: Box<irongate_postgres::Error>,
+    },
+    /// A repair stopped when some of it was done.
+    #[error("{source}; {repaired} differences were repaired before, and stay so")]
+    Stopped {
+        /// How many were repaired.
+        repaired: u64,
+        /// What stopped it.
+        source: Box<Error>,
+    },
     /// What a repair has written is not there when it is read back.
     #[error(
         "{end}: rows of table {table} are not what was written when they are read back; nothing of these is kept"
@@ -134,7 +154,8 @@ impl Error {
     /// Whether the same call, made again later and unchanged, may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database { source, .. } => source.is_transient(),
+            Self::Database { source, .. } | Self::Row { source, .. } => source.is_transient(),
+            Self::Stopped { source, .. } => source.is_transient(),
             Self::Checkpoint(source) => source.is_transient(),
             Self::Altered { .. } | Self::Uncounted { .. } | Self::Busy { .. } | Self::Moved { .. } => true,
             _ => false,
@@ -146,6 +167,15 @@ impl Error {
         match self {
             Self::Database { source, .. } => source.hint(),
             Self::Checkpoint(source) => source.hint(),
+            Self::Stopped { source, .. } => source.hint(),
+            Self::Row { source, .. } if matches!(source.code(), Some("23505" | "23P01")) => Some(
+                "another row has this value: repair all kinds and all tables together, without --only and --table, or look at \
+                 both rows and repair them by hand"
+                    .into(),
+            ),
+            Self::Row { .. } => {
+                Some("put away what refuses this row, or repair it by hand; then repair the rest".into())
+            }
             Self::Rights { grant, .. } => Some(format!("{grant};")),
             Self::NothingPublished { .. } => Some("irongate setup makes the publication".into()),
             Self::NoTable { .. } => {

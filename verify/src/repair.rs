@@ -1,7 +1,8 @@
 //! Statements that make the two sides alike again, to be read and run by a person, or run here.
 //!
 //! Deletions come first, then changes, then additions, so that a value that is unique is given up before another row
-//! takes it. They run in replica role: foreign keys are not enforced row by row, no trigger adds anything, and no order
+//! takes it. Such values can go from row to row in a circle too. So a row of which one differs is taken out, with all
+//! others of its kind, before any of them is put in again ([`unique`]). They run in replica role: foreign keys are not enforced row by row, no trigger adds anything, and no order
 //! among the tables is needed.
 //!
 //! Each statement names the key of its row and the hash of what the compare saw there. A row that has been changed since is
@@ -18,6 +19,7 @@
 mod apply;
 mod rest;
 mod statement;
+mod unique;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -37,6 +39,7 @@ use crate::table::Plan;
 
 pub use apply::Applied;
 pub use rest::Righted;
+use unique::Unique;
 
 /// The number of the origin's session among those of the flow.
 const WORKER: u32 = 0;
@@ -75,6 +78,7 @@ pub struct Repair<'a> {
     differences: &'a Differences<'a>,
     plans: BTreeMap<Name, Plan>,
     sides: Sides,
+    unique: Unique,
 }
 
 impl std::fmt::Debug for Repair<'_> {
@@ -83,6 +87,13 @@ impl std::fmt::Debug for Repair<'_> {
             .field("flow", &self.flow)
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+fn written(direction: Direction) -> Which {
+    match direction {
+        Direction::SourceToTarget => Which::Target,
+        Direction::TargetToSource => Which::Source,
     }
 }
 
@@ -111,7 +122,9 @@ impl<'a> Repair<'a> {
                 plans.insert(name, plan?);
             }
         }
-        let repair = Self { flow, options, differences, plans, sides };
+        let which = written(options.direction);
+        let unique = Unique::of(sides.side(which), which, &plans).await?;
+        let repair = Self { flow, options, differences, plans, sides, unique };
         for difference in (repair.differences)()? {
             repair.checked(&difference?)?;
         }
@@ -120,10 +133,7 @@ impl<'a> Repair<'a> {
 
     /// The side that is written.
     fn which(&self) -> Which {
-        match self.options.direction {
-            Direction::SourceToTarget => Which::Target,
-            Direction::TargetToSource => Which::Source,
-        }
+        written(self.options.direction)
     }
 
     /// Fails unless a difference is one of the table as it is now.
@@ -202,11 +212,26 @@ impl<'a> Repair<'a> {
             names.join(", "),
         )?;
         let mut count = 0;
-        for kind in ORDER {
-            for difference in self.of_kind(kind)? {
+        let phases = [
+            (Kind::MissingAtSource, None),
+            (Kind::Different, Some(Half::Out)),
+            (Kind::Different, None),
+            (Kind::Different, Some(Half::In)),
+            (Kind::MissingAtTarget, None),
+        ];
+        for (kind, half) in phases {
+            for (number, difference) in self.of_kind(kind)?.enumerate() {
                 let difference = difference?;
-                let plan = self.checked(&difference)?;
-                for statement in statement::of(plan, self.which(), self.seen(difference.kind), &difference) {
+                let (plan, which) = (self.checked(&difference)?, self.which());
+                let is_apart = kind == Kind::Different && self.unique.is_apart(&difference);
+                if is_apart != half.is_some() {
+                    continue;
+                }
+                let statements = match half {
+                    Some(half) => vec![statement::half(plan, which, half, number, &difference)],
+                    None => statement::of(plan, which, self.seen(difference.kind), &difference),
+                };
+                for statement in statements {
                     writeln!(out, "{statement};")?;
                     count += 1;
                 }
@@ -215,6 +240,13 @@ impl<'a> Repair<'a> {
         writeln!(out, "COMMIT;\nSELECT pg_catalog.pg_replication_origin_session_reset();")?;
         Ok(count)
     }
+}
+
+/// A half of putting a row right that is taken out and put in again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Half {
+    Out,
+    In,
 }
 
 /// What the transaction is set to: values print as they did when they were compared, and no trigger adds anything.

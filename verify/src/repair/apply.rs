@@ -36,6 +36,8 @@ use crate::table::Plan;
 
 /// So many differences are one transaction.
 const BATCH: usize = 300;
+/// The same of those that are taken out and put in again: values that go in a circle should go in one transaction.
+const BATCH_APART: usize = 5000;
 /// How often locks are tried for.
 const ATTEMPTS: u32 = 40;
 /// How long one attempt waits for a lock.
@@ -77,8 +79,19 @@ impl Repair<'_> {
         }
         let hand = self.hand().await?;
         let waiting = Waiting::new(self.flow, self.options.settle);
-        for kind in ORDER {
-            let mut differences = self.of_kind(kind)?.peekable();
+        let phases = ORDER.into_iter().flat_map(|kind| match kind {
+            Kind::Different => vec![(kind, false), (kind, true)],
+            _ => vec![(kind, false)],
+        });
+        for (kind, apart) in phases {
+            let unique = self.unique.clone();
+            let belongs = move |difference: &Difference| {
+                kind != Kind::Different || unique.is_apart(difference) == apart
+            };
+            let most = if apart { BATCH_APART } else { BATCH };
+            let differences = self.of_kind(kind)?;
+            let mut differences =
+                differences.filter(|one| one.as_ref().map_or(true, |one| belongs(one))).peekable();
             while differences.peek().is_some() {
                 let mut batch = Vec::new();
                 let mut table: Option<Name> = None;
@@ -90,11 +103,15 @@ impl Repair<'_> {
                     let next = next?;
                     table = Some(next.table.clone());
                     batch.push(next);
-                    if batch.len() >= BATCH {
+                    if batch.len() >= most {
                         break;
                     }
                 }
-                self.batch(&hand, &waiting, kind, &batch, &mut applied).await?;
+                let done = self.batch(&hand, &waiting, kind, &batch, &mut applied).await;
+                done.map_err(|error| match applied.repaired {
+                    0 => error,
+                    repaired => Error::Stopped { repaired, source: Box::new(error) },
+                })?;
                 tell(&applied);
             }
         }
@@ -219,15 +236,21 @@ impl Repair<'_> {
                 Verdict::Same | Verdict::Different => done.left_alone += 1,
             }
         }
-        for (difference, _) in &written {
-            for statement in statement::of(plan, self.which(), kind, difference) {
-                hand.session.execute(&statement, &[]).await.map_err(|error| {
-                    let doing = format!("repair a row of table {}", plan.name(self.which()));
-                    if error.code().is_some_and(|code| code.code() == "42501") {
-                        return self.no_right(plan.name(self.which()));
-                    }
-                    self.failed(&doing, error)
-                })?;
+        let all: Vec<_> = written
+            .iter()
+            .map(|(difference, _)| match kind == Kind::Different && self.unique.is_apart(difference) {
+                true => (*difference, statement::halves(plan, self.which(), difference)),
+                false => (*difference, statement::of(plan, self.which(), kind, difference)),
+            })
+            .collect();
+        // All of them are taken out before the first is put in again.
+        for half in 0..2 {
+            for (difference, statements) in &all {
+                let Some(statement) = statements.get(half) else { continue };
+                hand.session
+                    .execute(statement, &[])
+                    .await
+                    .map_err(|error| self.not_repaired(plan, difference, error.into()))?;
             }
         }
         self.verified(hand, plan, &written).await?;
@@ -266,6 +289,20 @@ impl Repair<'_> {
                 table: plan.name(which).to_string(),
             }),
         }
+    }
+
+    fn not_repaired(&self, plan: &Plan, difference: &Difference, error: irongate_postgres::Error) -> Error {
+        let name = plan.name(self.which());
+        if error.code() == Some("42501") {
+            return self.no_right(name);
+        }
+        let pair = |(name, value): (&String, &Option<String>)| {
+            format!("{name}={}", value.as_deref().unwrap_or("NULL"))
+        };
+        let key = difference.key.as_ref().map(|key| key.iter().map(pair).collect::<Vec<_>>().join(", "));
+        let (end, table) = (self.options.writer.label.clone(), name.to_string());
+        let key = key.unwrap_or_else(|| "without a key".to_owned());
+        Error::Row { end, table, key, source: Box::new(error) }
     }
 
     pub(super) fn no_right(&self, name: &Name) -> Error {

@@ -2,6 +2,7 @@
 
 use irongate_postgres::sql::quote_identifier;
 
+use super::Half;
 use crate::difference::{Difference, Image, Kind};
 use crate::side::Which;
 use crate::sql::Sql;
@@ -54,6 +55,36 @@ pub(super) fn of(plan: &Plan, which: Which, kind: Kind, difference: &Difference)
         // Without the values nothing can be written.
         (_, None) => Vec::new(),
     }
+}
+
+/// Takes a row out that is what the compare saw, and puts it in again if it was taken out: `number` tells it from all others
+/// of the script.
+pub(super) fn half(plan: &Plan, which: Which, half: Half, number: usize, difference: &Difference) -> String {
+    let sql = Statements { sql: Sql { plan, which }, plan, which };
+    let (nothing, key) = (Image::new(), super::member(plan, difference).key);
+    let (wanted, hashes) = match which {
+        Which::Target => (&difference.source, difference.target_hashes),
+        Which::Source => (&difference.target, difference.source_hashes),
+    };
+    match half {
+        Half::Out => format!(
+            "WITH gone AS ({} RETURNING 1) \
+             SELECT pg_catalog.set_config('irongate.row_{number}', count(*)::text, true) AS taken FROM gone",
+            sql.delete(&key, hashes)
+        ),
+        Half::In => format!(
+            "{} AND pg_catalog.current_setting('irongate.row_{number}') = '1'",
+            sql.insert(&key, wanted.as_ref().unwrap_or(&nothing))
+        ),
+    }
+}
+
+/// The same where it is known to be what the compare saw: what takes it out, and what puts it in again.
+pub(super) fn halves(plan: &Plan, which: Which, difference: &Difference) -> Vec<String> {
+    [Kind::MissingAtSource, Kind::MissingAtTarget]
+        .into_iter()
+        .flat_map(|kind| of(plan, which, kind, difference))
+        .collect()
 }
 
 /// So many more copies of a row without a key, where nobody else writes.
