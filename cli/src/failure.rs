@@ -158,7 +158,10 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         } else if let Some(error) = cause.downcast_ref::<irongate_verify::Error>() {
             use irongate_verify::Error as Verify;
             match error {
-                Verify::NoTable { .. } | Verify::OtherFlow { .. } | Verify::Line { .. } => 2,
+                Verify::NoTable { .. }
+                | Verify::OtherFlow { .. }
+                | Verify::OtherEnds { .. }
+                | Verify::Line { .. } => 2,
                 Verify::NothingPublished { .. }
                 | Verify::Missing { .. }
                 | Verify::Rights { .. }

@@ -283,7 +283,6 @@ async fn fifty_differences_of_all_kinds_are_found_under_load_and_repaired() {
         for process in running {
             stop(process).await;
         }
-        // The harness's own judge agrees.
         deployment.compare().await.assert_same();
     }
 }
@@ -309,7 +308,6 @@ async fn copies_that_are_written_all_the_time_are_never_the_same_by_chance() {
         assert_eq!((&found["differences"], &found["unsettled"]), (&1.into(), &0.into()), "{major} {found}");
 
         // What is in the way of one number is in the way of the other: nobody can say, and nobody says that it is well.
-        // (The whole truth would be told if the machine stood still for a while.)
         let load = Load::start(&deployment.source, CHURN).await;
         let compared = async |seeded: u64| {
             let arguments = ["compare", "csp", "--json", "--settle", "5"];
@@ -440,6 +438,23 @@ async fn what_cannot_be_compared_or_settled_is_said_by_name() {
     let file = deployment.path().join("irongate.toml");
     deployment.expect(2, &["repair", "csp", "--apply", "--from", file.to_str().expect("UTF-8")]).await;
 
+    deployment.expect(2, &["repair", "csp", "--apply", "--from", "/nonexistent/x"]).await;
+    let out = deployment.expect(2, &["compare", "csp", "--out", "/nonexistent/x"]).await;
+    assert!(out.stderr.contains("/nonexistent/x"), "{}", out.stderr);
+    // What was compared elsewhere is refused, and what does not say where is taken with a warning.
+    let kept = deployment.path().join("kept.jsonl");
+    let from = ["repair", "csp", "--print-sql", "--from", kept.to_str().expect("UTF-8")];
+    deployment.expect(0, &["compare", "csp", "--out", from[4]]).await;
+    let heading = std::fs::read_to_string(&kept).expect("it is there");
+    let ends = heading.find(",\"ends\"").expect("it says of which databases it is");
+    let elsewhere = heading.replace("/app\"", "1/app\"");
+    std::fs::write(&kept, elsewhere).expect("the file is ours");
+    let refused = deployment.expect(2, &from).await;
+    assert!(refused.stderr.contains("differences between the databases"), "{}", refused.stderr);
+    std::fs::write(&kept, format!("{}}}\n", &heading[..ends])).expect("the file is ours");
+    let warned = deployment.expect(0, &from).await;
+    assert!(warned.stderr.contains("older release"), "{}", warned.stderr);
+
     // A right that is lacking, with what gives it.
     let owner = "SELECT rolname FROM pg_roles WHERE rolname ~ 'replicat'";
     let role = deployment.target.scalar("app", owner).await;
@@ -562,7 +577,7 @@ async fn a_write_at_the_standby_is_found_by_the_compare_in_the_background() {
     let back = ["repair", "csp", "--apply", "--direction", "target-to-source"];
     let refused = deployment.expect(1, &back).await;
     assert!(
-        refused.stderr.contains("app.main") && refused.stderr.contains("irongate_replicat"),
+        refused.stderr.contains("app.main") && refused.stderr.contains("CREATE ROLE \"irongate_replicat\""),
         "{}",
         refused.stderr
     );

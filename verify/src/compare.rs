@@ -26,7 +26,7 @@ use crate::flow::{End, Flow, Name};
 use crate::pace::Pace;
 use crate::report::{Comparison, Table};
 use crate::scan;
-use crate::side::{PATIENCE, PAUSES, Side, Which};
+use crate::side::{PATIENCE, PAUSES, Scope, Side, Which, field};
 use crate::sql::Sql;
 use crate::table::{BLOCK, Plan, Planned, plans};
 
@@ -162,6 +162,23 @@ pub async fn not_comparable(flow: &Flow) -> Result<Vec<Table>, Error> {
     let mut sides = new_sides(flow, &Comparing::default(), None);
     let planned = planned(flow, &mut sides, &|_| true).await?;
     Ok(planned.iter().filter_map(|(name, plan)| Some(troubled(name, plan.as_ref().err()?))).collect())
+}
+
+/// What tells the databases of a flow from all others, source and target: the system identifier and the name of each.
+///
+/// # Errors
+/// [`Error::Database`].
+///
+/// Cancel-safe.
+pub async fn ends(flow: &Flow) -> Result<[String; 2], Error> {
+    let mut sides = new_sides(flow, &Comparing::default(), None);
+    let mut found = [String::new(), String::new()];
+    for which in [Which::Source, Which::Target] {
+        let sql = "SELECT system_identifier || '/' || current_database() FROM pg_catalog.pg_control_system()";
+        let rows = sides.side(which).ask(Scope::Now, "read the system identifier", sql).await?;
+        found[which as usize] = rows.first().map(|row| field(row, 0).to_owned()).unwrap_or_default();
+    }
+    Ok(found)
 }
 
 async fn comparing(

@@ -72,6 +72,9 @@ struct Heading {
     irongate_differences: u32,
     flow: String,
     started: String,
+    /// Which databases were compared; older files do not say.
+    #[serde(default)]
+    ends: Option<[String; 2]>,
 }
 
 const FORMAT: u32 = 1;
@@ -90,6 +93,14 @@ impl Writer {
     /// # Errors
     /// [`Error::File`].
     pub fn create(file: &Path, flow: &str, started: &str) -> Result<Self, Error> {
+        Self::marked(file, flow, started, None)
+    }
+
+    /// The same, saying also which databases were compared ([`crate::ends`]).
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn marked(file: &Path, flow: &str, started: &str, ends: Option<[String; 2]>) -> Result<Self, Error> {
         let fail = |source| Error::File { file: file.to_owned(), source };
         // What is there may be for others to read; it keeps its mode if it is only cut to nothing.
         match std::fs::remove_file(file) {
@@ -98,8 +109,8 @@ impl Writer {
         }
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(fail)?;
         let mut writer = Self { file: file.to_owned(), out: BufWriter::new(opened) };
-        let heading =
-            Heading { irongate_differences: FORMAT, flow: flow.to_owned(), started: started.to_owned() };
+        let (flow, started) = (flow.to_owned(), started.to_owned());
+        let heading = Heading { irongate_differences: FORMAT, flow, started, ends };
         writer.line(&heading).map_err(fail)?;
         Ok(writer)
     }
@@ -133,6 +144,7 @@ pub struct Reader {
     file: PathBuf,
     lines: std::io::Lines<BufReader<File>>,
     line: usize,
+    ends: Option<[String; 2]>,
 }
 
 impl Reader {
@@ -142,7 +154,8 @@ impl Reader {
     /// [`Error::File`], [`Error::Line`], [`Error::OtherFlow`].
     pub fn open(file: &Path, flow: &str) -> Result<Self, Error> {
         let opened = File::open(file).map_err(|source| Error::File { file: file.to_owned(), source })?;
-        let mut reader = Self { file: file.to_owned(), lines: BufReader::new(opened).lines(), line: 0 };
+        let mut reader =
+            Self { file: file.to_owned(), lines: BufReader::new(opened).lines(), line: 0, ends: None };
         let heading: Option<Heading> = reader.parsed()?;
         match heading {
             None => Err(reader.bad("it is empty".to_owned())),
@@ -152,7 +165,26 @@ impl Reader {
             Some(heading) if heading.flow != flow => {
                 Err(Error::OtherFlow { flow: flow.to_owned(), found: heading.flow })
             }
-            Some(_) => Ok(reader),
+            Some(heading) => {
+                reader.ends = heading.ends;
+                Ok(reader)
+            }
+        }
+    }
+
+    /// Whether the file says which databases were compared, and they are these. A file of an older release does not say.
+    ///
+    /// # Errors
+    /// [`Error::OtherEnds`].
+    pub fn is_of(&self, ends: &[String; 2]) -> Result<bool, Error> {
+        match &self.ends {
+            None => Ok(false),
+            Some(of) if of == ends => Ok(true),
+            Some(of) => Err(Error::OtherEnds {
+                file: self.file.clone(),
+                found: of.join(" and "),
+                ends: ends.join(" and "),
+            }),
         }
     }
 
@@ -212,6 +244,14 @@ mod tests {
         let read: Result<Vec<_>, _> = Reader::open(&file, "csp").unwrap().collect();
         assert_eq!(read.unwrap(), [difference()]);
         assert!(matches!(Reader::open(&file, "msp"), Err(Error::OtherFlow { .. })));
+        let ends = |target: &str| ["1/app".to_owned(), target.to_owned()];
+        assert!(!Reader::open(&file, "csp").unwrap().is_of(&ends("2/app")).unwrap(), "it does not say");
+        let mut writer = Writer::marked(&file, "csp", "now", Some(ends("2/app"))).unwrap();
+        writer.write(&difference()).unwrap();
+        writer.finish().unwrap();
+        assert!(Reader::open(&file, "csp").unwrap().is_of(&ends("2/app")).unwrap());
+        let other = Reader::open(&file, "csp").unwrap().is_of(&ends("3/app"));
+        assert!(matches!(other, Err(Error::OtherEnds { .. })));
         let mut text = std::fs::read_to_string(&file).unwrap();
         text.push_str("{\"table\": \"secret\"}\n");
         std::fs::write(&file, &text).unwrap();

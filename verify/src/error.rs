@@ -132,6 +132,26 @@ pub enum Error {
         /// The flow in the file.
         found: String,
     },
+    /// A file of differences between other databases.
+    #[error("file \"{}\" has differences between the databases {found}, and not between {ends}", file.display())]
+    OtherEnds {
+        /// The file.
+        file: PathBuf,
+        /// The databases in the file, by system identifier and name.
+        found: String,
+        /// Those that are to be repaired.
+        ends: String,
+    },
+    /// The role that a repair writes as does not get in.
+    #[error("{end}: cannot connect as role \"{role}\" for the repair: {source}")]
+    NoWriter {
+        /// Which database.
+        end: String,
+        /// The role.
+        role: String,
+        /// What the server said.
+        source: Box<irongate_postgres::Error>,
+    },
     /// Tables could not be locked for a repair, again and again.
     #[error("{end}: could not lock {tables} beside what writes there, {attempts} times in a row")]
     Busy {
@@ -154,7 +174,9 @@ impl Error {
     /// Whether the same call, made again later and unchanged, may succeed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database { source, .. } | Self::Row { source, .. } => source.is_transient(),
+            Self::Database { source, .. } | Self::Row { source, .. } | Self::NoWriter { source, .. } => {
+                source.is_transient()
+            }
             Self::Stopped { source, .. } => source.is_transient(),
             Self::Checkpoint(source) => source.is_transient(),
             Self::Altered { .. } | Self::Uncounted { .. } | Self::Busy { .. } | Self::Moved { .. } => true,
@@ -196,7 +218,16 @@ impl Error {
             Self::Busy { .. } => {
                 Some("try again when less is written, or stop the flow's Replicat meanwhile".into())
             }
-            Self::Line { .. } | Self::OtherFlow { .. } => {
+            Self::NoWriter { role, .. } => {
+                let grants = irongate_checkpoint::origin_grants(role).join("; ").replace("\n", " ");
+                let role = irongate_postgres::sql::quote_identifier(role);
+                Some(format!(
+                    "a repair writes as Replicat's role of that site, which need not exist where only Extract works: CREATE ROLE {role} \
+                     LOGIN PASSWORD '...'; {grants}; and SELECT, INSERT, UPDATE, DELETE on the tables. If it is there, look at its \
+                     password and at pg_hba.conf"
+                ))
+            }
+            Self::Line { .. } | Self::OtherFlow { .. } | Self::OtherEnds { .. } => {
                 Some("name a file that irongate compare --out has written for this flow".into())
             }
             _ => None,

@@ -33,7 +33,7 @@ mod side;
 mod sql;
 mod table;
 
-pub use compare::{Comparing, Observer, Progress, Wanted, compare, compare_at_rest, not_comparable};
+pub use compare::{Comparing, Observer, Progress, Wanted, compare, compare_at_rest, ends, not_comparable};
 pub use difference::{Difference, Image, Kind, Reader, Writer};
 pub use error::Error;
 pub use flow::{End, Flow, Name};

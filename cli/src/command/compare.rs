@@ -76,7 +76,11 @@ pub(super) async fn found(
     };
     let stop = signals::stop()?;
     let started = irongate_trail::Timestamp::now().to_string();
-    let writer = out.map(|file| Writer::create(file, &flow.name, &started)).transpose()?;
+    let ends = if out.is_some() { Some(verify::ends(flow).await?) } else { None };
+    let writer =
+        out.map(|file| Writer::marked(file, &flow.name, &started, ends)).transpose().map_err(|error| {
+            End::usage(error.to_string(), "name a file in a directory that is there and yours")
+        })?;
     let bar = progress::bar(
         global,
         Some(0),

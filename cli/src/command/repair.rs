@@ -36,7 +36,22 @@ pub(crate) async fn run(global: &Global, options: &arguments::Repair) -> anyhow:
     };
     let mut unsettled = 0;
     let (file, _own) = match &options.from {
-        Some(file) => (file.clone(), None),
+        Some(file) => {
+            // A file that cannot be read is told before anybody is asked anything.
+            let written = Reader::open(file, &flow.name).map_err(|error| match error {
+                verify::Error::File { .. } => {
+                    End::usage(error.to_string(), "name a file that compare --out has written")
+                }
+                error => error.into(),
+            })?;
+            if !written.is_of(&verify::ends(&flow).await?)? {
+                output::note(format_args!(
+                    "file \"{}\" was written by an older release and does not say which databases were compared",
+                    file.display()
+                ));
+            }
+            (file.clone(), None)
+        }
         None => {
             let file = Own::file(&here.configuration.state_directory, &flow.name)?;
             let (found, _) = compare::found(global, &flow, &options.how, Some(&file.0), 0).await?;

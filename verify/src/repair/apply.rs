@@ -90,8 +90,7 @@ impl Repair<'_> {
             };
             let most = if apart { BATCH_APART } else { BATCH };
             let differences = self.of_kind(kind)?;
-            let mut differences =
-                differences.filter(|one| one.as_ref().map_or(true, |one| belongs(one))).peekable();
+            let mut differences = differences.filter(|one| one.as_ref().map_or(true, &belongs)).peekable();
             while differences.peek().is_some() {
                 let mut batch = Vec::new();
                 let mut table: Option<Name> = None;
@@ -127,9 +126,17 @@ impl Repair<'_> {
     }
 
     pub(super) async fn hand(&self) -> Result<Hand, Error> {
-        let session = Session::connect(&self.options.writer.endpoint, "irongate repair")
-            .await
-            .map_err(|error| self.failed("connect", error))?;
+        let session =
+            Session::connect(&self.options.writer.endpoint, "irongate repair").await.map_err(|error| {
+                match error.code() {
+                    Some("28000" | "28P01") => Error::NoWriter {
+                        end: self.options.writer.label.clone(),
+                        role: self.options.writer.endpoint.user().to_owned(),
+                        source: Box::new(error),
+                    },
+                    _ => self.failed("connect", error),
+                }
+            })?;
         let origin = self.origin()?;
         origin.create_if_missing(&session).await?;
         let origin = origin.session_setup(&session).await?;
