@@ -64,7 +64,7 @@ const APPLICATION: &str = "irongate instantiate";
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a load lets go for somebody who wants a table for himself.
-const OVERTAKEN: u32 = 20;
+const OVERTAKEN: u32 = 100;
 
 /// Attempts in a row after errors that may pass, without a chunk in between.
 const ATTEMPTS: u32 = 6;
