@@ -143,9 +143,9 @@ async fn play(
     let cost = life::live(report, binaries, &mut servers, &mut sites).await?;
     report.outage_seconds = cost.outage;
     report.transactions += cost.acknowledged;
+    let found = report.step("compare", "every row of every table", compared(&sites[0])).await?;
     report.step("stop", "an orderly stop", stop(&mut sites)).await?;
     report.step("trail", "every checksum of the trails", trails(&sites)).await?;
-    let found = report.step("compare", "every row of every table", compared(&sites[0])).await?;
     let verdict = judge(report, found);
     if !options.keep {
         return verdict.map(|()| None);
