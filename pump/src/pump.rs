@@ -69,13 +69,7 @@ impl Pump {
         let publisher = Publisher::start(&settings.state_directory, status)?;
         let mut shown = Shown::new(publisher);
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
-        match &outcome {
-            Ok(_) => shown.publisher.state(State::Stopped, "stopped as asked"),
-            Err(error) => {
-                tracing::error!(group = %self.settings.group, %error, hint = error.hint(), "abended");
-                shown.publisher.abended(failure(error));
-            }
-        }
+        tell_end(&shown.publisher, &self.settings.group, &outcome);
         // The last status is written before the lock goes, so that a reader can tell an end from a kill.
         drop(shown);
         drop(lock);
@@ -278,6 +272,17 @@ impl Shown {
             status.counters.messages = sent.messages;
             status.counters.bytes = sent.bytes;
         });
+    }
+}
+
+/// Has the status say how a group has ended.
+pub(crate) fn tell_end<T>(publisher: &Publisher, group: &str, outcome: &Result<T, Error>) {
+    match outcome {
+        Ok(_) => publisher.state(State::Stopped, "stopped as asked"),
+        Err(error) => {
+            tracing::error!(group = %group, %error, hint = error.hint(), "abended");
+            publisher.abended(failure(error));
+        }
     }
 }
 

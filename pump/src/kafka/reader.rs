@@ -23,7 +23,7 @@ use super::unit::{Header, Kind};
 use crate::collector::lane::Counts;
 use crate::collector::room::{self, Room, Verdict as RoomVerdict};
 use crate::error::Error;
-use crate::pump::failure;
+use crate::pump::{failure, tell_end};
 use lane::Lane;
 use note::Note;
 
@@ -83,13 +83,7 @@ impl KafkaReader {
             connected: None,
         };
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
-        match &outcome {
-            Ok(_) => shown.publisher.state(State::Stopped, "stopped as asked"),
-            Err(error) => {
-                tracing::error!(group = %self.settings.group, %error, hint = error.hint(), "abended");
-                shown.publisher.abended(failure(error));
-            }
-        }
+        tell_end(&shown.publisher, &self.settings.group, &outcome);
         drop(shown);
         drop(lock);
         outcome

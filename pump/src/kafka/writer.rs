@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::settings::KafkaPumpSettings;
 use crate::error::Error;
-use crate::pump::{Shown, Stopped, failure, own};
+use crate::pump::{Shown, Stopped, own, tell_end};
 use carrier::Carrier;
 use session::Session;
 
@@ -54,13 +54,7 @@ impl KafkaPump {
         let publisher = Publisher::start(&settings.state_directory, status)?;
         let mut shown = Shown::new(publisher);
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
-        match &outcome {
-            Ok(_) => shown.publisher.state(State::Stopped, "stopped as asked"),
-            Err(error) => {
-                tracing::error!(group = %self.settings.group, %error, hint = error.hint(), "abended");
-                shown.publisher.abended(failure(error));
-            }
-        }
+        tell_end(&shown.publisher, &self.settings.group, &outcome);
         // The last status is written before the lock goes, so that a reader can tell an end from a kill.
         drop(shown);
         drop(lock);
