@@ -35,8 +35,16 @@ mod readme;
 mod refused;
 #[path = "commands/reinstate.rs"]
 mod reinstate;
+#[path = "commands/reinstate_compare.rs"]
+mod reinstate_compare;
+#[path = "commands/reinstate_written.rs"]
+mod reinstate_written;
+#[path = "commands/reload.rs"]
+mod reload;
 #[path = "commands/runbooks.rs"]
 mod runbooks;
+#[path = "commands/schema.rs"]
+mod schema;
 #[path = "commands/sequences.rs"]
 mod sequences;
 #[path = "commands/structure.rs"]

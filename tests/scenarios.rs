@@ -8,6 +8,8 @@
 #[path = "scenarios/support.rs"]
 mod support;
 
+#[path = "scenarios/ahead.rs"]
+mod ahead;
 #[path = "scenarios/conflicts.rs"]
 mod conflicts;
 #[path = "scenarios/constraints.rs"]

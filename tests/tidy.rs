@@ -386,3 +386,27 @@ fn the_documents_are_there_and_their_links_lead_somewhere() {
     }
     none(complaints, "write the document, or mend the link");
 }
+
+#[test]
+fn the_page_of_scenarios_names_tests_that_are_there() {
+    let page = "docs/scenarios.md";
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    let (mut complaints, mut file, mut named) = (Vec::new(), (String::new(), String::new()), 0);
+    // What stands between two back quotes is every other piece.
+    for word in text.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") {
+            let source = fs::read_to_string(root().join(word));
+            if source.is_err() {
+                complaints.push(format!("{page}: there is no {word}"));
+            }
+            file = (word.to_owned(), source.unwrap_or_default());
+        } else if word.contains('_') {
+            named += 1;
+            if !file.1.contains(&format!("fn {word}()")) {
+                complaints.push(format!("{page}: there is no test {word} in {}", file.0));
+            }
+        }
+    }
+    assert!(named > 25, "{page} names {named} tests only");
+    none(complaints, "name the test that shows the scenario now");
+}

@@ -5,11 +5,11 @@
 //! A change that is in its table's copy already, because the table was loaded under a later snapshot than others, is left
 //! out here, before anything is made of it: so no way of applying can meet it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use irongate_checkpoint::{MARKER_PREFIX, TableStarts};
+use irongate_checkpoint::{MARKER_PREFIX, TableCounters, TableStarts};
 use irongate_postgres::catalog::DDL_PREFIX;
 use irongate_trail::{Begin, Commit, Error, Item, Old, Relation, ResumeLsn, Row, Source, Tuple};
 
@@ -160,6 +160,38 @@ impl Batch {
         self.changes.iter().any(|change| matches!(change, Stored::Truncate { .. }))
     }
 
+    /// Whether something may be left out.
+    pub(crate) fn skips(&self) -> bool {
+        self.skipping.starts.is_some()
+    }
+
+    /// Whether so much of a transaction that goes on is here that it is to be applied as it is.
+    pub(crate) fn is_piece(&self, limits: &Grouping) -> bool {
+        self.changes.len() >= piece(limits.changes) || self.arena.len() >= limits.bytes
+    }
+
+    /// Adds the changes up by source table.
+    pub(crate) fn count(&self, tables: &mut BTreeMap<String, TableCounters>) {
+        let mut counts = vec![TableCounters::default(); self.relations.len()];
+        for change in self.changes() {
+            match change {
+                Change::Row { relation, row: Row::Insert { .. } } => counts[relation].inserts += 1,
+                Change::Row { relation, row: Row::Update { .. } } => counts[relation].updates += 1,
+                Change::Row { relation, row: Row::Delete { .. } } => counts[relation].deletes += 1,
+                Change::Truncate { relations, .. } => {
+                    relations.iter().for_each(|relation| counts[*relation as usize].truncates += 1);
+                }
+            }
+        }
+        for (relation, count) in self.relations.iter().zip(counts) {
+            let table = tables.entry(format!("{}.{}", relation.schema, relation.name)).or_default();
+            table.inserts += count.inserts;
+            table.updates += count.updates;
+            table.deletes += count.deletes;
+            table.truncates += count.truncates;
+        }
+    }
+
     /// Empties the batch for what follows it: a transaction that is open stays open.
     pub fn clear(&mut self) {
         self.arena.clear();
@@ -227,7 +259,7 @@ impl Batch {
             let stop = if self.open.is_none() {
                 full || self.commits >= most_commits
             } else {
-                self.changes.len() >= piece(most_changes) || self.arena.len() >= limits.bytes
+                self.is_piece(limits)
             };
             if stop || self.skipping.count >= most_skipped {
                 return Ok(read);

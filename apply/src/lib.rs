@@ -2,6 +2,7 @@
 //!
 //! [`Replicat`] is the whole; [`Applier`] is its loop over any [`irongate_trail::Source`] and any [`Target`].
 
+mod ahead;
 mod batch;
 mod compile;
 mod conflict;
@@ -29,6 +30,6 @@ pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, rep
 pub use policy::{Action, BEHIND, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
 pub use sequence::{Reading, SEQUENCE_PREFIX, ahead as sequence_ahead, encode as encode_sequences};
-pub use settings::{Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};
+pub use settings::{AheadSettings, Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};
 pub use table::{TargetColumn, TargetTable};
 pub use target::{Failure, Mode, Outcome, PostgresTarget, Rehearsal, Target, rehearse};

@@ -16,8 +16,11 @@
 //!            └── lost: the caller waits and calls again
 //! ```
 //!
-//! While the target works on one batch the next is read.
+//! While the target works on one batch the next is read. A large transaction may be applied meanwhile before its commit
+//! has come: see `crate::ahead`. Then nothing is left to do here but to have it committed where it stands in the source's
+//! order.
 
+mod ahead;
 mod apart;
 mod run;
 
@@ -25,9 +28,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use irongate_checkpoint::{Applied, Mark, TableCounters};
-use irongate_trail::{Begins, CommitLsn, Row, Source};
+use irongate_trail::{Begins, Commit, CommitLsn, Source};
 
-use crate::batch::{Batch, Change};
+use crate::ahead::Ahead;
+use crate::batch::Batch;
 use crate::error::Error;
 use crate::settings::Grouping;
 use crate::target::{Failure, Mode, Outcome, Target};
@@ -81,6 +85,10 @@ pub struct Totals {
     pub refused: u64,
     /// Changes left out because the copies of their tables have them.
     pub skipped: u64,
+    /// Source transactions that were applied before their commit had come.
+    pub ahead: u64,
+    /// How often that was begun and given up.
+    pub given_up: u64,
     /// By source table.
     pub tables: BTreeMap<String, TableCounters>,
 }
@@ -116,6 +124,7 @@ pub struct Applier<O: Open, T> {
     exact_until: Option<CommitLsn>,
     /// This transaction goes to the error queue.
     queue: Option<CommitLsn>,
+    ahead: Option<Ahead>,
     totals: Totals,
 }
 
@@ -146,6 +155,19 @@ fn mode(batch: &Batch, queue: Option<CommitLsn>, exact_until: Option<CommitLsn>)
     }
 }
 
+/// What is applied behind a commit that the source has just returned.
+fn behind(source: &impl Source, commit: &Commit, transactions: u64) -> Applied {
+    Applied {
+        lineage: source.lineage(),
+        commit_lsn: commit.commit_lsn,
+        end_lsn: commit.end_lsn,
+        commit_time: commit.commit_time,
+        position: source.position(),
+        epoch: source.epoch(),
+        transactions,
+    }
+}
+
 impl<O: Open, T: Target> Applier<O, T> {
     /// An applier that has not begun.
     pub fn new(opener: O, target: T, grouping: Grouping) -> Self {
@@ -163,6 +185,7 @@ impl<O: Open, T: Target> Applier<O, T> {
             small_until: None,
             exact_until: None,
             queue: None,
+            ahead: None,
             totals: Totals::default(),
         }
     }
@@ -204,6 +227,9 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.next.reset();
         self.prefetched = false;
         self.broken = None;
+        if let Some(ahead) = &self.ahead {
+            ahead.rest("Replicat begins again with what the target remembers");
+        }
     }
 
     /// Asks the target what it has, and opens the source behind that.
@@ -212,6 +238,7 @@ impl<O: Open, T: Target> Applier<O, T> {
     /// [`Error`].
     pub async fn begin(&mut self) -> Result<(), Error> {
         self.begin_again();
+        self.settle_ahead().await;
         self.applied = self.target.load().await?;
         let Applied { lineage, commit_lsn: commit, end_lsn: resume, .. } = self.applied;
         let source = self.opener.open(Begins::After { lineage, commit, resume })?;
@@ -221,6 +248,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.source = Some(source);
         let starts = self.target.starts().await?;
         self.batch.skip(starts.are_ahead_of(resume).then(|| Arc::new(starts)));
+        self.tell_ahead();
         Ok(())
     }
 
@@ -233,7 +261,9 @@ impl<O: Open, T: Target> Applier<O, T> {
             self.begin().await?;
         }
         let grouping = self.grouping_in_force();
+        let held = self.held_for();
         let Some(source) = &mut self.source else { return Ok(Step::Idle) };
+        source.hold(held);
         if !std::mem::take(&mut self.prefetched)
             && let Some(error) = self.broken.take()
         {
@@ -244,23 +274,21 @@ impl<O: Open, T: Target> Applier<O, T> {
             let single = self.exact_until.is_some() || self.queue.is_some();
             fill(&mut self.batch, source, &grouping, single, &mut self.broken)?;
         }
-        let end = self.batch.end().map(|commit| Applied {
-            lineage: source.lineage(),
-            commit_lsn: commit.commit_lsn,
-            end_lsn: commit.end_lsn,
-            commit_time: commit.commit_time,
-            position: source.position(),
-            epoch: source.epoch(),
-            transactions: self.applied.transactions + self.batch.commits(),
-        });
+        let transactions = self.applied.transactions + self.batch.commits();
+        let end = self.batch.end().map(|commit| behind(source, &commit, transactions));
         let position = source.position();
         if self.batch.is_empty() && end.is_none() && self.batch.structure().is_none() {
             self.pass(position);
             let has_skipped = self.batch.skipped().next().is_some();
             self.count_skipped();
+            if self.source.as_ref().is_some_and(|source| source.held().is_some()) {
+                return self.finish_ahead().await;
+            }
+            self.tell_ahead();
             return Ok(if has_skipped { Step::Applied } else { Step::Idle });
         }
         let mode = mode(&self.batch, self.queue, self.exact_until);
+        ahead::leave_to_main(self.ahead.as_mut(), &self.batch).await;
         self.next.follow(&self.batch);
         let (result, filled) = if mode == Mode::Grouped && self.broken.is_none() {
             let (next, broken) = (&mut self.next, &mut self.broken);
@@ -277,6 +305,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         std::mem::swap(&mut self.batch, &mut self.next);
         self.batch.stop_skipping_behind(self.applied.end_lsn);
         self.prefetched = filled?;
+        self.tell_ahead();
         Ok(Step::Applied)
     }
 
@@ -307,7 +336,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.totals.transactions += self.batch.commits();
         self.count_skipped();
         if mode != Mode::Queue {
-            self.count_tables();
+            self.batch.count(&mut self.totals.tables);
         }
         if let Some(end) = end {
             self.applied = end;
@@ -329,28 +358,6 @@ impl<O: Open, T: Target> Applier<O, T> {
             self.totals.tables.entry(format!("{schema}.{table}")).or_default().skipped += count;
         }
         self.batch.forget_skipped();
-    }
-
-    fn count_tables(&mut self) {
-        let mut counts = vec![TableCounters::default(); self.batch.relations().len()];
-        for change in self.batch.changes() {
-            match change {
-                Change::Row { relation, row: Row::Insert { .. } } => counts[relation].inserts += 1,
-                Change::Row { relation, row: Row::Update { .. } } => counts[relation].updates += 1,
-                Change::Row { relation, row: Row::Delete { .. } } => counts[relation].deletes += 1,
-                Change::Truncate { relations, .. } => {
-                    relations.iter().for_each(|relation| counts[*relation as usize].truncates += 1);
-                }
-            }
-        }
-        for (relation, count) in self.batch.relations().iter().zip(counts) {
-            let table =
-                self.totals.tables.entry(format!("{}.{}", relation.schema, relation.name)).or_default();
-            table.inserts += count.inserts;
-            table.updates += count.updates;
-            table.deletes += count.deletes;
-            table.truncates += count.truncates;
-        }
     }
 
     async fn fail(&mut self, failure: Failure, mode: Mode) -> Result<Step, Error> {

@@ -45,8 +45,25 @@ pub struct ReplicatSettings {
     pub ddl: Option<DdlSettings>,
     /// How many steps a sequence is set ahead of where the source's was read.
     pub sequence_margin: u64,
+    /// Which transactions are applied before their commit has come.
+    pub ahead: AheadSettings,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
+}
+
+/// Which transactions are applied ahead of their commit, as the source streams them: see `crate::ahead`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AheadSettings {
+    /// Those of which so many bytes have come into the trail; `None` for none at all.
+    pub from: Option<u64>,
+    /// After so long without more of one it is given up, which ends the open transaction at the target.
+    pub idle: Duration,
+}
+
+impl Default for AheadSettings {
+    fn default() -> Self {
+        Self { from: Some(8 << 20), idle: Duration::from_secs(60) }
+    }
 }
 
 /// How many steps a sequence is ahead unless it is said otherwise: more than a source gives between two looks.

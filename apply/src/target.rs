@@ -1,5 +1,6 @@
 //! Where Replicat's changes go: a database, or whatever an embedder puts in its place.
 
+mod ahead;
 mod alone;
 mod exact;
 mod held;
@@ -17,6 +18,7 @@ use irongate_checkpoint::{Applied, Mark, TableStarts};
 use crate::batch::Batch;
 use crate::error::Error;
 
+pub(crate) use ahead::Session as SessionAhead;
 pub use postgres::PostgresTarget;
 pub(crate) use postgres::{Connection, connection_for_replay};
 pub use rehearsal::{Rehearsal, rehearse};
@@ -88,6 +90,12 @@ pub trait Target: Send {
         mode: Mode,
         end: Option<&Applied>,
     ) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+
+    /// The server's process that applies, where somebody may commit in its name meanwhile: see
+    /// [`Applier::working_ahead`](crate::Applier::working_ahead).
+    fn process(&self) -> Option<i32> {
+        None
+    }
 
     /// Told, when there is time, that everything up to `applied` is committed; answers up to where that is known to be
     /// durable, which is what the trail may be purged to.

@@ -23,8 +23,8 @@ mod watermark;
 pub use attempt::{BackOff, Stop};
 pub use error::{Error, Holder};
 pub use load::{
-    LOAD_TABLES, LoadJob, LoadLedger, LoadSnapshot, LoadTable, LoadedChunk, QualifiedName, TableStarts,
-    load_setup, load_teardown,
+    LOAD_SCHEMA, LOAD_TABLES, LoadJob, LoadLedger, LoadSnapshot, LoadTable, LoadedChunk, QualifiedName,
+    TableStarts, load_setup, load_teardown,
 };
 pub use lock::GroupLock;
 pub use origin::{Origin, OriginSession, OriginTransaction, origin_grants};

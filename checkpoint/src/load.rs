@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::session::OtherSession;
 use crate::sql::{SqlTime, from_pg, to_pg};
 
-pub use sql::{LOAD_TABLES, load_setup, load_teardown};
+pub use sql::{LOAD_SCHEMA, LOAD_TABLES, load_setup, load_teardown};
 
 /// Schema and name of a table.
 pub type QualifiedName = (String, String);
@@ -279,6 +279,16 @@ impl LoadLedger {
                 .map_err(missing)?;
         }
         Ok(())
+    }
+
+    /// Takes note of tables that are there already, whatever chunks they have. Part of the transaction that `client` is in.
+    ///
+    /// # Errors
+    /// [`Error::LedgerMissing`], [`Error::Sql`].
+    pub async fn present(&self, client: &Client, sources: &[&QualifiedName]) -> Result<(), Error> {
+        let (schemas, names): (Vec<&str>, Vec<&str>) =
+            sources.iter().map(|source| (source.0.as_str(), source.1.as_str())).unzip();
+        client.execute(sql::PRESENT, &[&self.flow, &schemas, &names]).await.map(drop).map_err(missing)
     }
 
     /// Takes a table out of the ledger that is not to be loaded any more. Part of the transaction that `client` is in.

@@ -42,6 +42,8 @@ pub enum Program {
     Collector,
     /// Trail to database.
     Replicat,
+    /// Trail to change events for others.
+    Feed,
 }
 
 impl fmt::Display for Program {
@@ -51,6 +53,7 @@ impl fmt::Display for Program {
             Self::Pump => "pump",
             Self::Collector => "collector",
             Self::Replicat => "replicat",
+            Self::Feed => "feed",
         })
     }
 }
@@ -132,6 +135,10 @@ pub struct Counters {
     pub conflicts: u64,
     /// Changes left out because their table's copy has them already: it was loaded under a later snapshot than others.
     pub skipped: u64,
+    /// Source transactions that were applied before their commit had come.
+    pub ahead: u64,
+    /// How often that was begun and given up.
+    pub given_up: u64,
     /// Trail bytes written or read.
     pub bytes: u64,
 }

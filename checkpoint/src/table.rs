@@ -7,10 +7,18 @@
 //!
 //! The statements are made for a pipeline in which COMMIT is sent before the answer to `save` has come. So everything
 //! that must not be committed *fails in the server*: there is no row count to be looked at too late.
+//!
+//! Two claims keep sessions apart. Whoever writes a flow's checkpoint holds the *flow's* claim, a session lock that ends
+//! with the server's process. Its holder may have a second session commit for it (`CheckpointTable::claim_ahead`), which
+//! holds the *ahead* claim. A COMMIT of the second session may still be under way when the holder is long dead, or has
+//! lost sight of it. So each side first takes its own claim and then looks at the other's: a new holder of the flow's
+//! claim finds the second session and waits for its end, or the second session finds that the flow's claim is not its
+//! master's any more and never begins. Neither can miss the other.
 
 mod statements;
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use irongate_postgres::sql::quote_literal;
 use irongate_trail::{CommitLsn, Lineage, Position, ResumeLsn, Timestamp};
@@ -24,6 +32,9 @@ use crate::session::OtherSession;
 use crate::sql::{SqlTime, from_pg, to_pg};
 
 pub use statements::{CHECKPOINT_SCHEMA, checkpoint_setup, checkpoint_teardown};
+
+/// How long a session that works ahead may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// How far a flow is applied at a target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -86,19 +97,72 @@ impl CheckpointTable {
     /// finds out before it applies anything. Claim before [`load`](Self::load), so that what is loaded stays true.
     ///
     /// # Errors
-    /// [`Error::FlowInUse`] naming the session that has it; [`Error::Sql`].
+    /// [`Error::FlowInUse`] naming the session that has it, or one that still works ahead for whoever had it before, and
+    /// then nothing is claimed; [`Error::Sql`].
     pub async fn claim(&self, client: &Client) -> Result<(), Error> {
-        let sql_error = |e| Error::sql("claim the flow", e);
-        let row = client.query_one(statements::CLAIM, &[&self.flow]).await.map_err(sql_error)?;
-        if row.try_get::<_, bool>(0).map_err(sql_error)? {
-            return Ok(());
+        if !self.take(client, statements::CLAIM).await? {
+            let holder = self.claimant(client, statements::CLAIMANT).await?;
+            return Err(self.in_use(client, holder).await);
         }
-        let holder = client.query_opt(statements::CLAIMANT, &[&self.flow]).await.map_err(sql_error)?;
-        let session = match holder {
-            Some(row) => OtherSession::describe(client, row.try_get(0).map_err(sql_error)?).await,
+        if let Err(error) = self.nobody_ahead(client).await {
+            self.release(client).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Lets the session of `client` commit for the one that has claimed the flow, whose server process is `holder`, until
+    /// the session ends.
+    ///
+    /// # Errors
+    /// [`Error::FlowInUse`] if another session works ahead, or `holder` has not claimed the flow (any more);
+    /// [`Error::Sql`].
+    pub async fn claim_ahead(&self, client: &Client, holder: i32) -> Result<(), Error> {
+        if !self.take(client, statements::CLAIM_AHEAD).await? {
+            let other = self.claimant(client, statements::AHEAD_CLAIMANT).await?;
+            return Err(self.in_use(client, other).await);
+        }
+        match self.claimant(client, statements::CLAIMANT).await? {
+            Some(pid) if pid == holder => Ok(()),
+            other => Err(self.in_use(client, other).await),
+        }
+    }
+
+    /// Returns once no session works ahead for the flow, so that nothing is committed any more but by the session of
+    /// `client`, which has claimed the flow. Waits for a session that is just ending.
+    ///
+    /// # Errors
+    /// [`Error::FlowInUse`] if one does not end; [`Error::Sql`].
+    ///
+    /// Cancel-safe.
+    pub async fn nobody_ahead(&self, client: &Client) -> Result<(), Error> {
+        let begin = Instant::now();
+        while let Some(pid) = self.claimant(client, statements::AHEAD_CLAIMANT).await? {
+            if begin.elapsed() >= ENDING {
+                return Err(self.in_use(client, Some(pid)).await);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, client: &Client, sql: &str) -> Result<bool, Error> {
+        let sql_error = |e| Error::sql("claim the flow", e);
+        client.query_one(sql, &[&self.flow]).await.map_err(sql_error)?.try_get(0).map_err(sql_error)
+    }
+
+    async fn claimant(&self, client: &Client, sql: &str) -> Result<Option<i32>, Error> {
+        let sql_error = |e| Error::sql("ask who has claimed the flow", e);
+        let row = client.query_opt(sql, &[&self.flow]).await.map_err(sql_error)?;
+        row.map(|row| row.try_get(0).map_err(sql_error)).transpose()
+    }
+
+    async fn in_use(&self, client: &Client, pid: Option<i32>) -> Error {
+        let session = match pid {
+            Some(pid) => OtherSession::describe(client, pid).await,
             None => OtherSession::default(),
         };
-        Err(Error::FlowInUse { flow: self.flow.clone(), session: Box::new(session) })
+        Error::FlowInUse { flow: self.flow.clone(), session: Box::new(session) }
     }
 
     /// Gives the flow back; the end of the session does the same.
@@ -153,13 +217,31 @@ impl CheckpointTable {
         if rows == 1 { Ok(()) } else { Err(Error::AlreadyInitialised { flow: self.flow.clone() }) }
     }
 
-    /// Removes the flow's row; `false` if there was none.
+    /// Removes the flow's row, also one that was set aside; `false` if there was none.
     ///
     /// # Errors
     /// [`Error::TableMissing`], [`Error::Sql`].
     pub async fn remove(&self, client: &Client) -> Result<bool, Error> {
         let rows = client.execute(statements::REMOVE, &[&self.flow]).await;
         Ok(rows.map_err(|e| missing_table(e, "remove the checkpoint"))? > 0)
+    }
+
+    /// Sets the flow's row aside, as if there were none, to be brought back as it is; `false` if there was none.
+    ///
+    /// # Errors
+    /// [`Error::TableMissing`], [`Error::Sql`].
+    pub async fn set_aside(&self, client: &Client) -> Result<bool, Error> {
+        let rows = client.execute(statements::SET_ASIDE, &[&self.flow]).await;
+        Ok(rows.map_err(|e| missing_table(e, "set the checkpoint aside"))? > 0)
+    }
+
+    /// Brings back the row that was set aside; `false` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::TableMissing`], [`Error::Sql`].
+    pub async fn bring_back(&self, client: &Client) -> Result<bool, Error> {
+        let rows = client.execute(statements::BRING_BACK, &[&self.flow]).await;
+        Ok(rows.map_err(|e| missing_table(e, "bring the checkpoint back"))? > 0)
     }
 
     /// Saves how far the flow is applied, as part of the transaction that `client` is in. Makes the row if there is

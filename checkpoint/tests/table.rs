@@ -324,6 +324,56 @@ async fn the_second_to_claim_a_flow_is_told_who_has_it_until_that_session_ends()
 }
 
 #[tokio::test]
+async fn who_works_ahead_is_found_by_the_next_to_claim_and_finds_him() {
+    for server in servers() {
+        let database = server.database().await;
+        let (main, table) = begun(&database).await;
+        let pid = async |client: &Client| -> i32 {
+            client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0)
+        };
+        let admin = database.admin().await;
+        let end = async |pid: i32| {
+            admin.execute("SELECT pg_terminate_backend($1, 10000)", &[&pid]).await.unwrap();
+        };
+        let ahead = database.session("ahead").await;
+        let its = CheckpointTable::prepare(&ahead, table.flow()).await.unwrap();
+        let error = its.claim_ahead(&ahead, pid(&main).await).await.unwrap_err();
+        assert!(matches!(error, Error::FlowInUse { .. }), "nobody has claimed the flow: {error:?}");
+        end(pid(&ahead).await).await;
+
+        table.claim(&main).await.unwrap();
+        let ahead = database.session("ahead").await;
+        let its = CheckpointTable::prepare(&ahead, table.flow()).await.unwrap();
+        its.claim_ahead(&ahead, pid(&main).await).await.unwrap();
+        let third = database.session("third").await;
+        let theirs = CheckpointTable::prepare(&third, table.flow()).await.unwrap();
+        let error = theirs.claim_ahead(&third, pid(&main).await).await.unwrap_err();
+        let Error::FlowInUse { session, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(session.application.as_deref(), Some("ahead"));
+
+        // The one that has claimed the flow is lost, and what it has let commit is not.
+        end(pid(&main).await).await;
+        let error = theirs.claim(&third).await.unwrap_err();
+        let Error::FlowInUse { session, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(session.pid, Some(pid(&ahead).await as u32));
+        assert!(error.is_transient());
+        let fourth = database.session("fourth").await;
+        let its = CheckpointTable::prepare(&fourth, table.flow()).await.unwrap();
+        its.nobody_ahead(&fourth).await.unwrap_err();
+        let (ahead_pid, waits) = (pid(&ahead).await, its.claim(&fourth));
+        let (claimed, ()) = tokio::join!(waits, async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            end(ahead_pid).await;
+        });
+        claimed.expect("a claim once that session has ended");
+        // Who comes too late has no master any more.
+        let late = database.session("late").await;
+        let its = CheckpointTable::prepare(&late, table.flow()).await.unwrap();
+        its.claim_ahead(&late, ahead_pid).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
 async fn a_marker_is_kept_with_its_transaction_until_the_next_one() {
     for server in servers() {
         let database = server.database().await;

@@ -69,6 +69,9 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::Unknown { .. } => 2,
         Deployment::NotEmpty { .. }
         | Deployment::TargetTables { .. }
+        | Deployment::Schema { .. }
+        | Deployment::Works { .. }
+        | Deployment::Tables { .. }
         | Deployment::NothingSelected { .. }
         | Deployment::NothingPublished { .. }
         | Deployment::NoAdmin { .. }

@@ -168,6 +168,34 @@ pub enum Error {
         /// What is lacking.
         lacking: Vec<String>,
     },
+    /// Slot and trail of a flow would be made anew that works.
+    #[error("flow \"{flow}\" works already: {reason}")]
+    Works {
+        /// The flow.
+        flow: String,
+        /// What tells so.
+        reason: String,
+    },
+    /// Single tables of a flow cannot be copied anew.
+    #[error("tables of flow \"{flow}\" cannot be copied anew: {reason}")]
+    Tables {
+        /// The flow.
+        flow: String,
+        /// Why.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The structure of the source cannot be copied.
+    #[error("the structure cannot be copied, because of \"{end}\": {}", reasons.join("; "))]
+    Schema {
+        /// The database that is to blame, and its site.
+        end: String,
+        /// Why, each naming an object where one is to blame.
+        reasons: Vec<String>,
+        /// What to do.
+        remedy: String,
+    },
     /// The copy of a table failed.
     #[error("copying table {table} failed at \"{end}\": {source}")]
     Copy {
@@ -263,6 +291,9 @@ impl Error {
             | Self::Slot { .. }
             | Self::NotEmpty { .. }
             | Self::TargetTables { .. }
+            | Self::Schema { .. }
+            | Self::Works { .. }
+            | Self::Tables { .. }
             | Self::Keeper { .. }
             | Self::Directory { .. }
             | Self::Transfer { .. }
@@ -337,9 +368,18 @@ impl Error {
                 Some("let applications truncate and alter tables of the flow when the load is over, and run it again".into())
             }
             Self::TargetTables { .. } => Some(
-                "bring the target's schema to the source's (pg_dump --schema-only), or leave the tables out"
+                "bring the target's schema to the source's (irongate instantiate --with-schema makes what is not there), or leave the \
+                 tables out"
                     .into(),
             ),
+            Self::Works { .. } => Some(
+                "an export makes its slot and its trail anew, and its target has to be loaded with it: --restart says that this is \
+                 meant"
+                    .into(),
+            ),
+            Self::Transfer { reason, .. } if reason == NOT_EMPTY => {
+                Some("name a directory that is not there yet, or empty this one".into())
+            }
             Self::Transfer { .. } => Some(
                 "carry it again, all of it, or export again into a new directory".into(),
             ),
@@ -349,11 +389,14 @@ impl Error {
             Self::Checkpoint(error) => error.hint(),
             Self::Trail(error) => error.hint(),
             Self::Pump(error) => error.hint(),
-            Self::Position { remedy, .. } => Some(remedy.clone()),
+            Self::Position { remedy, .. } | Self::Schema { remedy, .. } | Self::Tables { remedy, .. } => Some(remedy.clone()),
             Self::Internal(_) => None,
         }
     }
 }
+
+/// What is wrong with a directory that an export is to be written into.
+pub(crate) const NOT_EMPTY: &str = "it is not empty";
 
 fn waited_for(blockers: &[Blocker]) -> String {
     if blockers.is_empty() {

@@ -7,6 +7,7 @@ use irongate_capture::machine::SkipOrigins as Skip;
 use irongate_capture::pgoutput::Streaming;
 use irongate_capture::{Settings as ExtractSettings, Source};
 use irongate_checkpoint::{FIRST_EPOCH, Program};
+use irongate_pump::feed::{FeedSettings, FeedTopics, Shape};
 use irongate_pump::kafka::{KafkaPumpSettings, KafkaReaderSettings, TopicSettings};
 use irongate_pump::{AcceptedFlow, CollectorSettings, Credentials, LinkSettings, Meeting, PumpSettings};
 
@@ -16,8 +17,8 @@ use crate::error::Error;
 /// One configured process.
 #[derive(Clone, Debug)]
 pub struct Group<'a> {
-    /// Its name: `<flow>-extract`, `<flow>-pump`, `<flow>-replicat`, `<site>-collector`, and for a flow that comes through
-    /// Kafka `<flow>-collector`.
+    /// Its name: `<flow>-extract`, `<flow>-pump`, `<flow>-replicat`, `<flow>-feed`, `<site>-collector`, and for a flow that
+    /// comes through Kafka `<flow>-collector`.
     pub name: String,
     /// Its flow; a collector receives all that come to its site over the link.
     pub flow: Option<&'a Flow>,
@@ -54,10 +55,11 @@ pub fn group_name(flow: &str, program: Program) -> String {
 impl Configuration {
     /// All groups, by flow and in the order in which rows pass through them; with `site`, those that run there.
     pub fn groups(&self, site: Option<&str>) -> Vec<Group<'_>> {
-        fn of_flow(flow: &Flow) -> [Option<Group<'_>>; 4] {
+        fn of_flow(flow: &Flow) -> [Option<Group<'_>>; 5] {
             let pump = flow.pump.is_some().then(|| group(flow, Program::Pump));
             let reader = flow.is_through_kafka().then(|| group(flow, Program::Collector));
-            [Some(group(flow, Program::Extract)), pump, reader, Some(group(flow, Program::Replicat))]
+            let feed = flow.feed.is_some().then(|| group(flow, Program::Feed));
+            [Some(group(flow, Program::Extract)), pump, reader, Some(group(flow, Program::Replicat)), feed]
         }
         let collectors = self.sites.iter().filter(|site| self.collected(site).next().is_some());
         let collectors = collectors.map(|site| Group {
@@ -125,7 +127,9 @@ impl Configuration {
         // A message in a transaction that is sent before its end does not say which of its subtransactions it is of (the
         // server gives the top-level one's number), so one that was rolled back to a savepoint could not be told. Sent at its
         // commit, a transaction has only what counts.
-        let says = flow.ddl.is_some() || flow.conflicts.as_ref().is_some_and(Conflicts::need_versions);
+        let says = flow.ddl.is_some()
+            || flow.conflicts.as_ref().is_some_and(Conflicts::need_versions)
+            || flow.feed.as_ref().is_some_and(|feed| feed.messages);
         let streams = options.streaming && !says;
         source.streaming = if streams { Streaming::On } else { Streaming::Off };
         source.site = self.active_passive().contains(&flow.database.as_str()).then(|| flow.from.clone());
@@ -171,6 +175,7 @@ impl Configuration {
             conflicts: flow.conflicts.clone(),
             ddl: flow.ddl.as_ref().map(|ddl| DdlSettings { owner: ddl.owner.clone() }),
             sequence_margin: options.sequence_margin,
+            ahead: options.ahead,
             retry: options.retry,
         })
     }
@@ -268,6 +273,47 @@ impl Configuration {
         })
     }
 
+    /// What a flow's feed needs to know.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for a flow that has no feed, or where the configuration has no Kafka.
+    pub fn feed_settings(&self, flow: &Flow) -> Result<FeedSettings, Error> {
+        let unknown = || Error::Unknown { what: "feed of flow", name: flow.name.clone(), known: Vec::new() };
+        let feed = flow.feed.as_ref().ok_or_else(unknown)?;
+        let kafka = self.kafka_options()?;
+        let pair = |table: &crate::configuration::TableName| (table.schema.clone(), table.name.clone());
+        let keys = flow.key_columns.iter().map(|(table, columns)| (pair(table), columns.clone()));
+        let shape = Shape {
+            numerics: feed.numerics,
+            schemas: feed.schemas,
+            transactions: feed.transactions,
+            tombstones: feed.tombstones,
+            truncates: feed.truncates,
+            messages: feed.messages,
+            exclude: feed.exclude.iter().map(pair).collect(),
+            key_columns: keys.collect(),
+            ..Shape::new(&feed.topic_prefix, self.source(flow)?.extract.endpoint.database())
+        };
+        Ok(FeedSettings {
+            group: group_name(&flow.name, Program::Feed),
+            flow: flow.name.clone(),
+            kafka: kafka.client.clone(),
+            shape,
+            topics: FeedTopics {
+                create: feed.create_topics,
+                partitions: feed.partitions,
+                replication: kafka.replication,
+                min_in_sync: kafka.min_in_sync,
+                retention: feed.retention,
+                compact: feed.compact,
+            },
+            event_size: feed.event_size,
+            heartbeat: feed.heartbeat,
+            trail: self.trail(flow),
+            state_directory: self.state_directory.clone(),
+        })
+    }
+
     /// What a site's collector needs to know.
     ///
     /// # Errors
@@ -356,7 +402,11 @@ fn epoch_floor(directory: &std::path::Path) -> u64 {
 
 fn group(flow: &Flow, program: Program) -> Group<'_> {
     let is_there = matches!(program, Program::Replicat | Program::Collector) && flow.pump.is_some();
-    let site = if is_there { &flow.to } else { &flow.at };
+    let site = match (program, &flow.feed) {
+        (Program::Feed, Some(feed)) => &feed.at,
+        _ if is_there => &flow.to,
+        _ => &flow.at,
+    };
     Group { name: group_name(&flow.name, program), flow: Some(flow), program, site }
 }
 

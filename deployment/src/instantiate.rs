@@ -18,17 +18,21 @@ mod copy;
 mod drain;
 mod files;
 mod format;
+mod hold;
 pub(crate) mod keeper;
 mod plan;
 mod progress;
 mod rate;
+mod reload;
 mod resume;
+mod schema;
 mod sequences;
 mod snapshot;
 mod tables;
 mod target;
 mod work;
 
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,15 +44,17 @@ pub use files::{
     Export, Exported, Import, Manifest, ManifestFile, ManifestSequence, ManifestTable, TransferStatus,
     export, export_status, import,
 };
-pub use keeper::{KeepOrder, KeeperEnd, KeeperPlace, Kept, keep_snapshot};
+pub use keeper::{CONNECTED as KEEPER_CONNECTED, KeeperEnd, KeeperPlace, Kept, keep_snapshot};
 pub use progress::{Progress, TableProgress};
+pub use schema::{SchemaCopy, schema_plan};
 pub use sequences::{carry_sequences, sequences_without_counterpart};
 
-use crate::configuration::{Configuration, Flow};
+use crate::configuration::{Configuration, Flow, TableName};
 use crate::end::{As, End, refuse_own_source};
 use crate::error::Error;
 use crate::setup::{Event, Progress as Report, refuse_elsewhere};
 use drain::Drain;
+use hold::{Held, Readers};
 use keeper::Keeper;
 use progress::Board;
 use rate::Rate;
@@ -65,6 +71,9 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a load lets go for somebody who wants a table for himself.
 const OVERTAKEN: u32 = 100;
+
+/// After how many of these times it is content with fewer sessions than it would have.
+const CONTENT: u32 = 3;
 
 /// Attempts in a row after errors that may pass, without a chunk in between.
 const ATTEMPTS: u32 = 6;
@@ -87,6 +96,11 @@ pub struct Instantiate {
     pub keeper: KeeperPlace,
     /// Runs the flow's Extract beside the load, unless somebody else does.
     pub with_extract: bool,
+    /// Copies these tables anew and no others, by their names at the source: what the target has of them is emptied first.
+    /// Replicat must not run while this begins, and waits until it is done.
+    pub tables: Vec<TableName>,
+    /// Copies the structure before the rows, where the load begins.
+    pub with_schema: Option<SchemaCopy>,
 }
 
 impl Default for Instantiate {
@@ -99,6 +113,8 @@ impl Default for Instantiate {
             rate_limit: None,
             keeper: KeeperPlace::Here,
             with_extract: false,
+            tables: Vec::new(),
+            with_schema: None,
         }
     }
 }
@@ -132,6 +148,7 @@ pub struct Instantiated {
 /// # Errors
 /// [`Error::Elsewhere`] where the configuration says that this process stands at another site than the flow's trail;
 /// [`Error::NotEmpty`] for tables with rows of somebody else; [`Error::TargetTables`] for what the target lacks;
+/// [`Error::Schema`] for a structure that cannot be copied; [`Error::Tables`] for tables that cannot be copied by themselves;
 /// [`Error::Checkpoint`] when a group of the flow runs or somebody else loads it; [`Error::Blocked`], [`Error::Slot`],
 /// [`Error::Database`], [`Error::Copy`], [`Error::Keeper`], [`Error::Trail`].
 ///
@@ -142,6 +159,23 @@ pub async fn instantiate(
     options: &Instantiate,
     progress: &mut Report<'_>,
 ) -> Result<Instantiated, Error> {
+    let done = instantiate_until(configuration, flow, options, std::future::pending(), progress).await?;
+    // What never comes cannot have come.
+    done.ok_or_else(|| Error::Internal("the end of a load".to_owned()))
+}
+
+/// As [`instantiate`], until `stop` is done: then what runs beside the load ends in order, Extract above all, and the answer
+/// is nothing. The next call goes on.
+///
+/// # Errors
+/// As [`instantiate`].
+pub async fn instantiate_until(
+    configuration: &Configuration,
+    flow: &Flow,
+    options: &Instantiate,
+    stop: impl Future<Output = ()>,
+    progress: &mut Report<'_>,
+) -> Result<Option<Instantiated>, Error> {
     refuse_elsewhere(configuration, flow)?;
     let _lock = GroupLock::acquire(&configuration.state_directory, &format!("{}-instantiate", flow.name))?;
     let mut load = Load {
@@ -152,38 +186,16 @@ pub async fn instantiate(
         target: End::target(configuration, flow)?,
         ledger: LoadLedger::new(&flow.name),
         keeper: None,
+        readers: Vec::new(),
+        overtaken: 0,
         drain: None,
         restart: options.restart,
         job: None,
         chunks: None,
     };
-    let (mut attempt, mut chunks, mut overtaken) = (0, None, 0);
-    let done = loop {
-        let error = match load.attempt(progress).await {
-            Ok(done) => break Ok(done),
-            Err(error) => error,
-        };
-        // Whoever came in between must have his turn, or both would wait for ever: everything is let go.
-        if is_overtaken(&error) && overtaken < OVERTAKEN {
-            overtaken += 1;
-            progress(Event::Note(format!("{error}: letting go, and trying again")));
-            if let Err(error) = load.let_go().await {
-                break Err(error);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        }
-        // Until there is a ledger there is nothing to be gone on with.
-        if load.chunks.is_none() || !error.is_transient() {
-            break Err(error);
-        }
-        attempt = if load.chunks > chunks { 0 } else { attempt + 1 };
-        chunks = load.chunks;
-        if attempt >= ATTEMPTS {
-            break Err(error);
-        }
-        progress(Event::Note(format!("{error}: trying again")));
-        tokio::time::sleep(Duration::from_secs(1 << attempt.min(4))).await;
+    let done = tokio::select! {
+        done = load.attempts(progress) => done.map(Some),
+        () = stop => Ok(None),
     };
     load.end(progress).await;
     done
@@ -193,7 +205,7 @@ pub async fn instantiate(
 fn is_overtaken(error: &Error) -> bool {
     match error {
         Error::Overtaken { .. } => true,
-        Error::Keeper { reason, .. } => reason.contains(keeper::REWRITTEN),
+        Error::Keeper { reason, .. } => hold::is_late(reason),
         _ => false,
     }
 }
@@ -207,6 +219,10 @@ pub(super) struct Load<'a> {
     target: End<'a>,
     ledger: LoadLedger,
     keeper: Option<Keeper>,
+    /// The sessions that read, each with the snapshot and its own locks.
+    readers: Vec<Session>,
+    /// How often this call has let go.
+    overtaken: u32,
     drain: Option<Drain>,
     restart: bool,
     /// The load that this call has begun or gone on with.
@@ -232,20 +248,74 @@ impl Load<'_> {
         self.options.slot_limit
     }
 
-    /// Ends the keeper, and with it what it has locked.
+    /// Ends the keeper and the sessions that read, and with them what they have locked.
     async fn let_go(&mut self) -> Result<(), Error> {
         self.keeper = None;
+        self.readers.clear();
         let session = self.source.connect(As::Extract, APPLICATION).await?;
         let failed = |error| self.source.failed("end the keeper of the snapshot", error);
-        keeper::end_all(&session, self.flow).await.map_err(failed)
+        keeper::end_all(&session, self.flow).await.map_err(failed)?;
+        let failed = |error| self.source.failed("end the sessions that read", error);
+        keeper::end_sessions(&session, &work::application(self.flow)).await.map_err(failed)
+    }
+
+    /// Connects the sessions that will read.
+    async fn connect_readers(&self) -> Result<Readers, Error> {
+        Readers::connect(&self.source, self.flow, &work::application(self.flow), self.parallel()).await
+    }
+
+    /// Takes those that have the snapshot and the locks; not where too few came in time, but for a load that has waited for
+    /// them often enough.
+    fn take_readers(&mut self, held: Held) -> Result<(), Error> {
+        let is_enough = !held.sessions.is_empty() && self.overtaken >= CONTENT;
+        if let Some(reason) = held.late
+            && !is_enough
+        {
+            tracing::debug!(reason, "the sessions that read let go");
+            return Err(Error::Overtaken { end: self.source.to_string() });
+        }
+        self.readers = held.sessions;
+        Ok(())
+    }
+
+    /// Tries again what may go better.
+    async fn attempts(&mut self, progress: &mut Report<'_>) -> Result<Instantiated, Error> {
+        let (mut attempt, mut chunks) = (0, None);
+        loop {
+            let error = match self.attempt(progress).await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            // Whoever came in between must have his turn, or both would wait for ever: everything is let go.
+            if is_overtaken(&error) && self.overtaken < OVERTAKEN {
+                self.overtaken += 1;
+                progress(Event::Note(format!("{error}: letting go, and trying again")));
+                self.let_go().await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            // Until there is a ledger there is nothing to be gone on with.
+            if self.chunks.is_none() || !error.is_transient() {
+                return Err(error);
+            }
+            attempt = if self.chunks > chunks { 0 } else { attempt + 1 };
+            chunks = self.chunks;
+            if attempt >= ATTEMPTS {
+                return Err(error);
+            }
+            progress(Event::Note(format!("{error}: trying again")));
+            tokio::time::sleep(Duration::from_secs(1 << attempt.min(4))).await;
+        }
     }
 
     async fn attempt(&mut self, progress: &mut Report<'_>) -> Result<Instantiated, Error> {
+        self.readers.clear();
         let claims = self.claim().await?;
         let ready = match self.decide(&claims, progress).await? {
             // Whether its last commit came through could not be told at first.
             Begin::Done(job) => return self.done(&claims, &job, 0).await,
             Begin::Anew { ours } => self.begin(&claims, &ours, progress).await?,
+            Begin::Tables => self.begin_tables(&claims, progress).await?,
             Begin::GoOn(job) => self.go_on(&claims, *job, progress).await?,
         };
         // A second attempt goes on with what this one has begun.
@@ -263,6 +333,9 @@ impl Load<'_> {
             Err(_) => self.chunks,
         };
         copied?;
+        let tables = self.ledger.tables(&claims.target).await?;
+        let is_later = tables.iter().any(|table| table.start > job.consistent_point.0);
+        self.behind_the_rows(&claims, is_later, progress).await?;
         let done = self.finish(&claims, &job).await?;
         // Nobody needs the snapshot any more.
         if let Err(error) = keeper::end_all(&claims.source, self.flow).await {
@@ -300,7 +373,7 @@ impl Load<'_> {
     }
 
     /// Copies what is lacking.
-    async fn copy(&self, claims: &Claims, ready: Ready, progress: &mut Report<'_>) -> Result<(), Error> {
+    async fn copy(&mut self, claims: &Claims, ready: Ready, progress: &mut Report<'_>) -> Result<(), Error> {
         let Ready { job, tables } = ready;
         let done = self.ledger.chunks(&claims.target).await?;
         let of_ledger: Vec<LoadTable> = tables.iter().map(|(table, _)| table.clone()).collect();
@@ -317,7 +390,15 @@ impl Load<'_> {
                 && !layout.references.iter().any(|(from, to)| to == name && from != name)
         };
         let alone = names.iter().map(is_alone).collect();
-        let parallel = self.parallel().min(queue.len());
+        let mut readers = std::mem::take(&mut self.readers);
+        if readers.len() < self.parallel() {
+            progress(Event::Note(format!(
+                "copying in {} of {} sessions: somebody waits to lock a table for himself",
+                readers.len(),
+                self.parallel()
+            )));
+        }
+        readers.truncate(queue.len());
         let rate = self.options.rate_limit.or(self.flow.load.rate_limit);
         let board = Board::new(&job.job, tables.iter().map(|(table, copied)| (table, copied)));
         let work = Arc::new(Work {
@@ -331,7 +412,7 @@ impl Load<'_> {
             rate: Rate::new(rate),
             limit: self.limit(),
         });
-        work::run(&work, parallel, progress).await
+        work::run(&work, readers, progress).await
     }
 
     fn parallel(&self) -> usize {
@@ -400,6 +481,7 @@ impl Load<'_> {
             progress(Event::Note(format!("extract had ended beside the load: {reason}")));
         }
         self.keeper = None;
+        self.readers.clear();
     }
 }
 

@@ -29,9 +29,10 @@ pub use end::As;
 pub use error::Error;
 pub use groups::Group;
 pub use instantiate::{
-    Export, Exported, Import, Instantiate, Instantiated, KeepOrder, KeeperEnd, KeeperPlace, Kept, Manifest,
-    ManifestFile, ManifestSequence, ManifestTable, Progress, TableProgress, TransferStatus, carry_sequences,
-    export, export_status, import, instantiate, keep_snapshot, sequences_without_counterpart,
+    Export, Exported, Import, Instantiate, Instantiated, KEEPER_CONNECTED, KeeperEnd, KeeperPlace, Kept,
+    Manifest, ManifestFile, ManifestSequence, ManifestTable, Progress, SchemaCopy, TableProgress,
+    TransferStatus, carry_sequences, export, export_status, import, instantiate, instantiate_until,
+    keep_snapshot, schema_plan, sequences_without_counterpart,
 };
 pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};

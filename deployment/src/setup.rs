@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 
 pub use rejoin::{FlowSnapshot, FlowStart, Rejoining, begin_at_snapshot};
 pub use run::{Report, Setup, begin_anew, begin_capture, setup};
-pub(crate) use run::{Sessions, import_snapshot, patience};
+pub(crate) use run::{Sessions, import_snapshot, import_sql, patience};
 pub(crate) use start::{
     Started, blocking, create_slot, lock_groups, refuse_elsewhere, refuse_foreign, start,
 };

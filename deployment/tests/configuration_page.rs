@@ -70,6 +70,7 @@ policy = "queue"
 [flows.f.ddl]
 [flows.f.trail]
 [flows.f.pump]
+[flows.f.feed]
 [manager.restart]
 [manager.alarms]
 "#;
@@ -224,7 +225,8 @@ fn the_page_says_who_has_to_be_started_again() {
             Concern::Pump => 3,
             Concern::Collector => 4,
             Concern::Replicat => 5,
-            Concern::Setup => 6,
+            Concern::Feed => 6,
+            Concern::Setup => 7,
         });
         let words: Vec<_> = words.into_iter().map(Concern::word).collect();
         assert_eq!(row.takes_effect, words.join(", "), "{}", row.key);
@@ -257,7 +259,36 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
             "longest delay is shorter",
             "retry_longest_delay",
         ),
+        ("flows.f.replicat.ahead_from", "\"0B\"", "transactions of nothing", "\"off\""),
+        ("flows.f.replicat.ahead_idle", "\"1ms\"", "next to nothing", "\"1s\" or more"),
         ("link.retry_delay", "\"0s\"", "a time of nothing", "\"1s\" or more"),
+        ("kafka.brokers", "[]", "a cluster without brokers", "kafka1.example:9092"),
+        ("kafka.brokers", "[\"k1\"]", "\"k1\" is no host with a port", "kafka1.example:9092"),
+        ("kafka.brokers", "[\"k1:9092,k2:9092\"]", "is no host with a port", "kafka1.example:9092"),
+        ("kafka.brokers", "[\"k1:99999\"]", "is no host with a port", "kafka1.example:9092"),
+        ("kafka.topic_prefix", "\"a b\"", "cannot stand in the name of a topic", "letters"),
+        ("kafka.user", "\"me\"", "one without the other", "user and password_file"),
+        ("kafka.password_file", "\"p\"", "one without the other", "user and password_file"),
+        ("kafka.certificate", "\"c\"", "one without the other", "certificate and key"),
+        ("kafka.key", "\"k\"", "one without the other", "certificate and key"),
+        ("kafka.mechanism", "\"md5\"", "unknown variant", ""),
+        ("kafka.replication", "0", "min_in_sync must be 1 or more", "2 of 3"),
+        ("kafka.min_in_sync", "4", "not more than replication", "2 of 3"),
+        ("kafka.retention", "\"1min\"", "keeps nothing", "\"7d\""),
+        ("kafka.record_size", "\"1KiB\"", "no size for records", "16KiB"),
+        ("kafka.record_size", "\"1GiB\"", "no size for records", "64MiB"),
+        ("kafka.timeout", "\"10ms\"", "no broker answers", "\"1s\""),
+        ("kafka.retry_delay", "\"1h\"", "longest delay is shorter", "retry_longest_delay"),
+        ("flows.f.feed.at", "\"c\"", "does not have the flow's trail", "it is at: a, b"),
+        ("flows.f.feed.topic_prefix", "\"a b\"", "cannot begin the name of a topic", "letters"),
+        ("flows.f.feed.topic_prefix", "\"\"", "cannot begin the name of a topic", "letters"),
+        ("flows.f.feed.exclude", "[\"public.*\"]", "holds a wildcard", "schema.table"),
+        ("flows.f.feed.numerics", "\"exact\"", "unknown variant", ""),
+        ("flows.f.feed.heartbeat", "\"1ms\"", "comes too often", "\"off\""),
+        ("flows.f.feed.partitions", "0", "without partitions", "1 or more"),
+        ("flows.f.feed.retention", "\"1min\"", "keeps nothing", "\"off\""),
+        ("flows.f.feed.event_size", "\"1GiB\"", "no size for events", "64MiB"),
+        ("flows.f.extract.binary", "true", "takes in binary", "binary = true"),
         ("sites.a.control_listen", "\"0.0.0.0:1\"", "cannot listen where the collector does", "7421"),
         ("names.zone.server", "\"a:b\"", "is no name server", "ns1.example.com"),
         ("names.zone.servers", "[]", "a list without name servers", "leave servers away"),
@@ -327,6 +358,51 @@ fn settings_that_cannot_be_are_refused_with_the_key_and_a_remedy() {
         (None, None, None)
     );
     assert!(alarms.lag.critical.is_some());
+}
+
+#[test]
+fn kafka_is_refused_as_a_whole_where_it_would_be_unsafe_or_is_lacking() {
+    let refused = |change: &dyn Fn(&mut Table), says: &str, remedy: &str| {
+        let mut table = whole();
+        change(&mut table);
+        let error = parse(&table).unwrap_err();
+        let hint = error.hint().unwrap_or_default();
+        assert!(error.to_string().contains(says) && hint.contains(remedy), "{error}; {hint}");
+    };
+    let open = |table: &mut Table| {
+        let kafka = table["kafka"].as_table_mut().unwrap();
+        kafka.insert("tls".to_owned(), Value::Boolean(false));
+        kafka.insert("mechanism".to_owned(), Value::String("plain".to_owned()));
+    };
+    refused(&open, "the password would travel as it is", "TLS");
+    let without = |table: &mut Table| drop(table.remove("kafka"));
+    refused(&without, "a feed needs a cluster of Kafka", "[kafka]");
+    let elsewhere = |table: &mut Table| {
+        let flow = table["flows"]["f"].as_table_mut().unwrap();
+        flow.remove("pump");
+        flow["feed"].as_table_mut().unwrap().insert("at".to_owned(), Value::String("a".to_owned()));
+    };
+    refused(&elsewhere, "site \"a\" does not have the flow's trail", "it is at: b");
+}
+
+#[test]
+fn a_feed_is_a_group_of_the_site_that_it_is_to_run_at() {
+    let mut table = whole();
+    let groups = |table: &Table, site| {
+        let configuration = parse(table).unwrap();
+        configuration.groups(Some(site)).into_iter().map(|group| group.name).collect::<Vec<_>>()
+    };
+    assert_eq!(groups(&table, "a"), ["f-extract", "f-pump", "f-feed"]);
+    set(&mut table, &["flows", "f", "feed", "at"].map(str::to_owned), Value::String("b".to_owned()));
+    assert_eq!(groups(&table, "a"), ["f-extract", "f-pump"]);
+    assert_eq!(groups(&table, "b"), ["f-replicat", "f-feed", "b-collector"]);
+    set(&mut table, &["flows", "f", "feed", "exclude"].map(str::to_owned), vec![Value::from("p.q")].into());
+    let configuration = parse(&table).unwrap();
+    let settings = configuration.feed_settings(&configuration.flows["f"]).unwrap();
+    assert_eq!((settings.group.as_str(), settings.shape.prefix.as_str()), ("f-feed", "test.db"));
+    assert!(settings.shape.exclude.contains(&("p".to_owned(), "q".to_owned())));
+    assert_eq!(settings.shape.key_columns[&("a".to_owned(), "b".to_owned())], ["c"]);
+    assert!(configuration.concerns("b")["flows.f.feed.exclude"].groups == ["f-feed"]);
 }
 
 /// The sections of names and hooks stand in the files that `init` writes, for whoever needs them.

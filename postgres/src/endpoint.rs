@@ -4,6 +4,7 @@
 //! manual, "Parameter Key Words"). It holds the *names* of secrets' places, never a secret: a password in the
 //! address is refused, and passwords are read when a connection is made, from the place that is named.
 
+mod environment;
 mod parameters;
 pub(crate) mod password;
 mod uri;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use environment::LIBPQ_VARIABLES;
 pub use parameters::{ChannelBinding, SslMode, TargetSessionAttrs};
 pub(crate) use parameters::{Negotiation, RootCertificates, TcpSettings, TlsSettings, TlsVersion};
 pub(crate) use password::{Found, PasswordSources, check_key_permissions};

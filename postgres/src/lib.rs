@@ -50,7 +50,7 @@ pub mod replication;
 mod session;
 pub mod sql;
 
-pub use endpoint::{ChannelBinding, Endpoint, Host, SslMode, TargetSessionAttrs};
+pub use endpoint::{ChannelBinding, Endpoint, Host, LIBPQ_VARIABLES, SslMode, TargetSessionAttrs};
 pub use error::{ClientError, Error, ServerError};
 pub use replication::{
     CopyBoth, CreatedSlot, Frame, FrameReader, Notice, ReplicationConnection, SlotOptions, SnapshotOption,

@@ -154,6 +154,28 @@ pub enum Error {
         /// What is wrong.
         source: Malformed,
     },
+    /// A row that cannot be told as an event.
+    #[error("table \"{table}\" cannot be told: {reason}")]
+    Event {
+        /// The table, with its schema.
+        table: String,
+        /// Why; no value of a row.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// What a feed has told ends, and another history begins.
+    #[error(
+        "changes are missing behind {commit}: flow \"{flow}\" was instantiated again, and its trail goes on with another history"
+    )]
+    Anew {
+        /// The flow.
+        flow: String,
+        /// The last commit that was told.
+        commit: CommitLsn,
+        /// The file that says so.
+        mark: PathBuf,
+    },
     /// The other side does not go on.
     #[error("{peer} refuses: {refused}")]
     Refused {
@@ -251,10 +273,14 @@ impl Error {
             }
             Self::Tls { reason, .. } => reason.hint().to_owned(),
             Self::Kafka { hint, .. } => return Some(hint.clone()).filter(|hint| !hint.is_empty()),
-            Self::Topic { remedy, .. } => remedy.clone(),
+            Self::Topic { remedy, .. } | Self::Event { remedy, .. } => remedy.clone(),
             Self::Refused { refused, .. } | Self::Refusing { refused } => {
                 return Some(refused.remedy.clone()).filter(|remedy| !remedy.is_empty());
             }
+            Self::Anew { mark, .. } => format!(
+                "have the consumers load the tables anew; then remove \"{}\" and start the group again: it begins with the new history",
+                mark.display()
+            ),
             Self::Fork { .. } => {
                 "the two sites do not have the same history: compare the databases, then instantiate the flow again".to_owned()
             }

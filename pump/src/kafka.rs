@@ -51,7 +51,7 @@ mod settings;
 #[cfg(not(feature = "kafka"))]
 mod absent;
 #[cfg(feature = "kafka")]
-mod client;
+pub(crate) mod client;
 #[cfg(feature = "kafka")]
 mod ledger;
 #[cfg(feature = "kafka")]
@@ -61,7 +61,7 @@ mod packer;
 #[cfg(feature = "kafka")]
 mod reader;
 #[cfg(feature = "kafka")]
-mod topic;
+pub(crate) mod topic;
 #[cfg(feature = "kafka")]
 mod unit;
 #[cfg(feature = "kafka")]

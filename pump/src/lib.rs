@@ -2,13 +2,16 @@
 //!
 //! [`Pump`] reads a trail and sends whole transactions; [`Collector`] appends them with the same writer and acknowledges
 //! what is durable there. [`wire`] specifies the bytes between them, [`certs`] makes the certificates by which they know
-//! each other. [`kafka`] carries the same trail through a topic of Apache Kafka instead.
+//! each other. [`kafka`] carries the same trail through a topic of Apache Kafka instead;
+//! [`feed`] tells it to others, as change events.
 
+mod attempts;
 mod bandwidth;
 mod boundaries;
 pub mod certs;
 mod collector;
 mod error;
+pub mod feed;
 pub mod kafka;
 mod link;
 mod pump;

@@ -11,12 +11,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::{BackOff, Failure, GroupLock, Program, Publisher, State, Status, Stop};
-use irongate_trail::{Directory, Mark, Storage, Timestamp, register_reader};
+use irongate_checkpoint::{Failure, GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_trail::{Directory, Mark, Storage, Timestamp};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::attempts::Attempts;
 use crate::error::Error;
 use crate::link::{self, Link};
 use crate::sender::Sent;
@@ -89,7 +90,8 @@ impl Pump {
             (None, Meeting::Connect(_)) => None,
         };
         let instance = rand::random();
-        let mut back_off = BackOff::new(settings.link.retry_first, settings.link.retry_longest);
+        let mut attempts =
+            Attempts::new(&settings.group, settings.link.retry_first, settings.link.retry_longest);
         loop {
             let before = shown.acknowledged;
             let attempt = self.attempt(&storage, listener, instance, shown, &mut stop).await;
@@ -98,19 +100,9 @@ impl Pump {
                 Ok(()) => return Ok(shown.stopped()),
                 Err(error) => error,
             };
-            if shown.acknowledged.position != before.position || shown.connected.take().is_some_and(lasted) {
-                back_off.reset();
-            }
-            if !error.is_transient() {
-                return Err(error);
-            }
-            let pause = back_off.next();
-            tracing::warn!(
-                group = %settings.group, %error, hint = error.hint(), pause_seconds = pause.as_secs_f32(),
-                "trying again"
-            );
-            shown.trouble(&error, pause);
-            if stop.or(tokio::time::sleep(pause)).await.is_none() {
+            let has_moved = shown.acknowledged.position != before.position;
+            let connected = shown.connected.take();
+            if !attempts.failed(error, has_moved, connected, &shown.publisher, &mut stop).await? {
                 return Ok(shown.stopped());
             }
         }
@@ -127,15 +119,7 @@ impl Pump {
     ) -> Result<(), Error> {
         let settings = &self.settings;
         // What the other site has not acknowledged yet must not be purged, from the first moment on.
-        let readers = irongate_trail::readers(&**storage)?;
-        match readers.into_iter().find(|(name, _)| *name == settings.group) {
-            Some((_, mark)) if mark.position >= shown.acknowledged.position => shown.acknowledged = mark,
-            Some(_) => {}
-            None => {
-                own::facts(storage, settings.epoch)?;
-                register_reader(&**storage, &settings.group, &Mark::default())?;
-            }
-        }
+        shown.acknowledged = own::hold_back(storage, &settings.group, settings.epoch, shown.acknowledged)?;
         let meeting = async {
             let link = match (listener, &settings.meeting) {
                 (Some(listener), _) => wait_for_collector(listener, settings, &shown.publisher).await?,
@@ -151,12 +135,6 @@ impl Pump {
         shown.publisher.state(State::Running, "carrying the trail");
         session.run(shown, stop).await
     }
-}
-
-/// Whether a link stood long enough not to count as a failed attempt.
-fn lasted(since: Instant) -> bool {
-    const LONG: Duration = Duration::from_secs(60);
-    since.elapsed() > LONG
 }
 
 /// Handshakes at one time: more wait in the listener's queue.
@@ -235,14 +213,6 @@ impl Shown {
     pub(crate) fn next_connection(&mut self) {
         self.before = self.before.plus(self.sent);
         self.sent = Sent::default();
-    }
-
-    pub(crate) fn trouble(&self, error: &Error, pause: Duration) {
-        let failure = failure(error);
-        self.publisher.update(|status| {
-            status.doing = format!("trying again in {} s: {error}", pause.as_secs_f32().ceil());
-            status.error = Some(failure);
-        });
     }
 
     pub(crate) fn show(&self) {

@@ -58,7 +58,7 @@ pub fn next(steps: &[Step], entries: &[Entry], way: Way) -> Next {
                 mark(&mut done, place(step), false);
                 goes_back = true;
             }
-            What::Begun(_) | What::Failed { .. } | What::Chosen { .. } => {}
+            What::Begun(_) | What::Failed { .. } | What::Chosen { .. } | What::Accepted => {}
         }
     }
     match way {

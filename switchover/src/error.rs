@@ -254,6 +254,14 @@ pub enum Error {
         /// What is known of it.
         what: String,
     },
+    /// A site that comes back was written, or open, while it was made a copy.
+    #[error("\"{end}\" is no copy: since its rows were read, {what}")]
+    Written {
+        /// The database and its site.
+        end: String,
+        /// What is known of it.
+        what: String,
+    },
     /// A drill was taken back, and its standby is no copy any more.
     #[error("run \"{run}\" was taken back, but {what}")]
     Astray {
@@ -494,6 +502,9 @@ impl Error {
             Self::Unsalvaged { .. } => {
                 "take the run back with --abort and salvage again, now that the site is closed; --accept-loss at a new run gives it \
                  up. Where a repair has begun, salvage again and go on with --resume".to_owned()
+            }
+            Self::Written { .. } => {
+                "find out who wrote there; then --resume --by repair compares again, and --resume --by copy copies it anew".to_owned()
             }
             Self::Astray { .. } => {
                 "the standby is no longer a copy: find out who wrote, and instantiate the flow again".to_owned()

@@ -136,6 +136,8 @@ async fn depose(configuration: &Configuration, here: &Place, role: &Role) -> Res
     for flow in flows {
         groups.push(group_name(&flow.name, Program::Extract));
         groups.extend(flow.pump.is_some().then(|| group_name(&flow.name, Program::Pump)));
+        let feed = flow.feed.as_ref().filter(|feed| feed.at == here.site);
+        groups.extend(feed.map(|_| group_name(&flow.name, Program::Feed)));
     }
     let control = Control::of(&configuration.state_directory, &here.site);
     let stopped = match control.order(Word::Stop, &groups, STOP).await {

@@ -88,6 +88,8 @@ pub enum What {
         /// How.
         by: By,
     },
+    /// What the site that comes back had alone, and nobody has salvaged, may be lost after all.
+    Accepted,
     /// A step is being taken back.
     Undo {
         /// The step.
@@ -195,6 +197,23 @@ impl Journal {
         }
         let (heading, entries) = parse(&path, &text[..whole])?;
         Ok(Self { path, file, heading, entries })
+    }
+
+    /// Removes what a run has kept beside its journal: files with rows.
+    ///
+    /// # Errors
+    /// [`Error::Journal`].
+    pub(crate) fn forget_rows(state_directory: &Path, run: &str) -> Result<(), Error> {
+        let directory = state_directory.join(DIRECTORY);
+        let forgotten = fs::read_dir(&directory).and_then(|mut entries| {
+            entries.try_for_each(|entry| {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let is_kept = [".rows", ".found", ".since"].iter().any(|kind| name.ends_with(kind));
+                if is_kept && name.starts_with(&format!("{run}-")) { fs::remove_file(&path) } else { Ok(()) }
+            })
+        });
+        forgotten.map_err(failed(&directory))
     }
 
     /// Reads the journal of a run.

@@ -18,6 +18,7 @@ mod precheck;
 mod reinstate;
 mod repair;
 mod roles;
+mod since;
 mod switchover;
 
 use std::path::Path;
@@ -134,6 +135,8 @@ pub(crate) struct Run<'a> {
     pub(crate) heading: Heading,
     pub(crate) limits: &'a Limits,
     pub(crate) units: Vec<Unit<'a>>,
+    /// A repair or a copy of it has come to its end: what the site that comes back had alone is gone.
+    pub(crate) was_made_copy: bool,
 }
 
 /// Changes the roles of two sites. To be called at the site that writes when it is over.
@@ -209,7 +212,7 @@ pub async fn run(
         let to = Place::connect(configuration, database, &heading.to).await?;
         units.push(Unit { pair: configuration.pair(database, &heading.to)?, from, to });
     }
-    let mut run = Run { configuration, kind, heading: heading.clone(), limits, units };
+    let mut run = Run { configuration, kind, heading: heading.clone(), limits, units, was_made_copy: false };
     if *order == Order::DryRun {
         let begun = Instant::now();
         progress("prechecks", "checking");
@@ -235,10 +238,16 @@ pub async fn run(
         return Err(Error::IsOver { run: run.heading.run, outcome });
     }
     if kind == Kind::Reinstate && way == Way::Forward {
-        let is_asked = matches!(order, Order::Resume(_)) && request.by != By::Either;
-        if is_asked && by::chosen(&run.heading, journal.entries()) != request.by {
+        let is_resumed = matches!(order, Order::Resume(_));
+        run.was_made_copy = by::was_made_copy(journal.entries());
+        let differs = by::chosen(&run.heading, journal.entries()) != request.by;
+        if is_resumed && request.by != By::Either && (differs || run.was_made_copy) {
             journal.note(What::Chosen { by: request.by })?;
         }
+        if is_resumed && request.accept_loss && !run.heading.accept_loss {
+            journal.note(What::Accepted)?;
+        }
+        run.heading.accept_loss |= journal.entries().iter().any(|entry| entry.what == What::Accepted);
         let last = journal.entries().iter().rev().find_map(|entry| match entry.what {
             What::Chosen { by } => Some(by),
             _ => None,
@@ -269,7 +278,7 @@ impl Run<'_> {
                 Way::Forward => self.steps(journal.entries()),
                 Way::Back => self.all_steps(),
             };
-            match next(&steps, journal.entries(), way) {
+            match next(&steps, &by::counting(journal.entries()), way) {
                 Next::Do(place) => {
                     let Step { name, .. } = steps[place];
                     journal.note(What::Step { step: name.to_owned() })?;
@@ -281,8 +290,9 @@ impl Run<'_> {
                         Ok(evidence) => {
                             progress(name, &format!("done in {seconds:.1} s"));
                             journal.note(What::Done { step: name.to_owned(), seconds, evidence })?;
+                            self.was_made_copy |= by::makes_copy(name);
                         }
-                        Err(error) => return Err(self.failed(journal, &steps[..=place], error)),
+                        Err(error) => return Err(self.failed(journal, name, error)),
                     }
                 }
                 Next::Undo(place) => {
@@ -291,7 +301,7 @@ impl Run<'_> {
                     progress(name, "is taken back");
                     match self.undo(name, progress).await {
                         Ok(evidence) => journal.note(What::Undone { step: name.to_owned(), evidence })?,
-                        Err(error) => return Err(self.failed(journal, &steps[place..=place], error)),
+                        Err(error) => return Err(self.failed(journal, name, error)),
                     }
                 }
                 Next::End(outcome) => journal.note(What::Ended { outcome })?,
@@ -305,10 +315,8 @@ impl Run<'_> {
         }
     }
 
-    /// `begun` are the steps up to the one that has failed.
-    fn failed(&self, journal: &mut Journal, begun: &[Step], source: Error) -> Error {
-        let step = begun.last().map_or("", |step| step.name);
-        let can_abort = !begun.iter().any(|step| step.no_return);
+    fn failed(&self, journal: &mut Journal, step: &'static str, source: Error) -> Error {
+        let can_abort = !matches!(next(&self.all_steps(), journal.entries(), Way::Back), Next::NoReturn(_));
         let failed = What::Failed {
             step: step.to_owned(),
             error: source.to_string(),

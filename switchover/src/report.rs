@@ -185,6 +185,7 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
             What::Ended { outcome: Outcome::Done } => result = "done",
             What::Ended { outcome: Outcome::Aborted } => result = "aborted",
             What::Ended { outcome: Outcome::Superseded } => result = "superseded",
+            What::Accepted => drop(certificate.insert("loss_accepted".to_owned(), true.into())),
             _ => {}
         }
     }
@@ -291,7 +292,7 @@ fn tries(entries: &[Entry]) -> Vec<Try> {
                     last.evidence = evidence.clone();
                 }
             }
-            What::Begun(_) | What::Ended { .. } | What::Chosen { .. } => {}
+            What::Begun(_) | What::Ended { .. } | What::Chosen { .. } | What::Accepted => {}
         }
     }
     tries

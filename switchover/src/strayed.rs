@@ -29,9 +29,18 @@ pub async fn mark(place: &Place, what: &str) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Database`].
 pub async fn found(place: &Place) -> Result<Vec<String>, Error> {
-    const SQL: &str = "SELECT at::text || ': ' || what FROM irongate.strayed ORDER BY at";
+    found_since(place, None).await
+}
+
+/// What is marked of a site since a time of its clock, in seconds since 1970-01-01 00:00 UTC; all of it if none is given.
+///
+/// # Errors
+/// [`Error::Database`].
+pub async fn found_since(place: &Place, seconds: Option<&str>) -> Result<Vec<String>, Error> {
+    const SQL: &str = "SELECT at::text || ': ' || what FROM irongate.strayed
+         WHERE $1::text IS NULL OR extract(epoch FROM at) >= $1::text::numeric ORDER BY at";
     let failed = || place.failed("ask whether the site was open");
-    match place.session.query(SQL, &[]).await {
+    match place.session.query(SQL, &[&seconds]).await {
         Err(error) if is_missing(&error) => Ok(Vec::new()),
         rows => rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed()),
     }

@@ -41,6 +41,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 synchronous_commit: *synchronous == "on",
                 policies: Policies::default(),
                 sequence_margin: irongate_apply::SEQUENCE_MARGIN,
+                ahead: irongate_apply::AheadSettings::default(),
                 conflicts: None,
                 ddl: None,
                 retry: Retry::default(),

@@ -19,6 +19,28 @@ pub(crate) struct Deployment {
     pub(crate) directory: TempDir,
 }
 
+/// Writes the application's tables of a server until it is dropped.
+pub(crate) struct Writer(tokio::task::JoinHandle<()>);
+
+impl Writer {
+    /// Runs what `sql` makes of a number that grows, again and again.
+    pub(crate) async fn start(server: &Server, sql: fn(i32) -> String) -> Self {
+        let client = server.client("app").await;
+        Self(tokio::spawn(async move {
+            for n in 10_000_i32.. {
+                client.batch_execute(&sql(n)).await.expect("the server stays");
+                tokio::time::sleep(Duration::from_millis(4)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Tables of the application.
 const TABLES: &str = "
 CREATE TABLE person (id int PRIMARY KEY, name text NOT NULL, at timestamptz DEFAULT now());

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use super::deployment::{Deployment, PATIENCE, stop};
+use super::deployment::{Deployment, PATIENCE, Writer, stop};
 
 /// Small chunks, so that there are many.
 const SMALL: &str = "[flows.csp.instantiate]\nchunk_size = \"64KiB\"\nparallel = 3\n";
@@ -330,6 +330,8 @@ async fn a_load_that_is_stopped_says_how_it_goes_on_and_can_begin_anew() {
     let stopped = process.finish(PATIENCE).await;
     assert_eq!(stopped.code(), 4, "{}", stopped.stderr);
     assert!(stopped.stderr.contains("the same command goes on with it"), "{}", stopped.stderr);
+    // What ran beside it has stopped in order, and has not fallen.
+    assert_eq!(deployment.group("csp-extract").await["state"], "STOPPED");
     let left: i64 = deployment.target.scalar("app", chunks).await.parse().expect("a number");
     // The keeper gives up after its limit, and says so.
     wait_until(PATIENCE, "the keeper to end", async || keeper_of(&deployment).await.is_none()).await;
@@ -359,4 +361,45 @@ async fn a_load_that_is_stopped_says_how_it_goes_on_and_can_begin_anew() {
     assert_eq!((&last["tables_done"], &last["fraction"]), (&4.into(), &1.0.into()), "{last}");
     let document: Value = serde_json::from_str(&again.stdout).expect("one document");
     assert_eq!(document["rows"], last["rows"]);
+}
+
+/// Twice a second and more, as one that fills a table anew all the time.
+fn emptying(n: i32) -> String {
+    format!("SELECT pg_sleep(0.15); BEGIN; TRUNCATE buffer; INSERT INTO buffer VALUES ({n}, 'again'); COMMIT")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_that_empties_a_table_all_the_time_does_not_keep_a_load_from_beginning() {
+    for major in Server::majors() {
+        let deployment = Deployment::new(major, SMALL).await;
+        fill(&deployment, 3, 5_000).await;
+        for server in [&deployment.source, &deployment.target] {
+            server.batch_in("app", "CREATE TABLE buffer (id int PRIMARY KEY, t text)").await;
+        }
+        deployment.expect(0, &["setup"]).await;
+        let _no_keeper = NoKeeper::of(&deployment);
+        let writers = [
+            Writer::start(&deployment.source, emptying).await,
+            Writer::start(&deployment.source, emptying).await,
+        ];
+        let mut times = 0;
+        for round in 0..4 {
+            let more: &[&str] = if round == 0 { &[] } else { &["--truncate"] };
+            let begin = Instant::now();
+            let done = deployment.expect(0, &[&["instantiate", "csp"], more].concat()).await;
+            println!("{:?}\n{}", begin.elapsed(), done.stderr);
+            times += done.stderr.matches("letting go").count();
+        }
+        println!("PostgreSQL {major}: let go {times} times in 4 loads");
+        // One in three would be one time too many already; a hundred are allowed to each.
+        assert!(times < 40, "let go {times} times in 4 loads");
+        let extract = deployment.start("csp-extract").await;
+        let replicat = deployment.start("csp-replicat").await;
+        drop(writers);
+        deployment.add(1_000_000).await;
+        deployment.arrived(1_000_000).await;
+        deployment.compare().await.assert_same();
+        stop(replicat).await;
+        stop(extract).await;
+    }
 }

@@ -1,6 +1,8 @@
 //! The runbooks of an operator, in the order of a bad week: each stops at a refusal, and goes on where it stopped.
 
-use irongate_tests::books::{Application, books, follows, power_off, power_on, reference, running, slots};
+use irongate_tests::books::{
+    Application, books, follows, power_off, power_on, reference, running, salvage, slots,
+};
 use irongate_tests::{Cut, SITES, Server};
 
 use super::deployment::stop;
@@ -60,16 +62,7 @@ async fn the_runbooks_lead_through_switchover_disaster_and_return() {
     let unsigned = reference.script("secondary", 3, "reinstate", &["main"]).await.stderr;
     assert!(unsigned.contains("nobody has signed for that"), "{unsigned}");
     // What it had alone: nothing, which somebody signs for.
-    reference.expect("main", 0, &["salvage", "main", "--out", "found"]).await;
-    let form = reference.directory.path().join("found/decisions.toml");
-    let form =
-        if form.exists() { form } else { reference.directory.path().join("found/config/decisions.toml") };
-    let text = std::fs::read_to_string(&form).expect("salvage writes a form");
-    let text = text
-        .replace("\"undecided\"", "\"replay\"")
-        .replace("signed_off_by = \"\"", "signed_off_by = \"DBA\"");
-    std::fs::write(&form, text).expect("the file is ours");
-    reference.expect("main", 0, &["salvage", "main", "--apply", "found"]).await;
+    salvage(&reference, "found", "replay").await;
     reference.script("secondary", 0, "reinstate", &["main"]).await;
     reference.script("main", 0, "switchback", &[]).await;
     kept.extend(application.stop().await);

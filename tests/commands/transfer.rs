@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use irongate_tests::{Process, Server, wait_until};
 
-use super::deployment::{Deployment, PATIENCE, stop};
+use super::deployment::{Deployment, PATIENCE, Writer, stop};
 
 const SMALL: &str = "[flows.csp.instantiate]\nchunk_size = \"64KiB\"\n";
 
@@ -19,31 +19,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Adds people until it is dropped.
-struct Writer(tokio::task::JoinHandle<()>);
-
-impl Writer {
-    async fn start(server: &Server) -> Self {
-        let client = server.client("app").await;
-        Self(tokio::spawn(async move {
-            for n in 10_000_i32.. {
-                let sql = format!(
-                    "INSERT INTO person VALUES ({n}, 'new {n}'); UPDATE person SET name = 'changed {n}' WHERE id = {n} % 1000;
-                     DELETE FROM note WHERE person = {n} % 997"
-                );
-                client.batch_execute(&sql).await.expect("the server stays");
-                tokio::time::sleep(Duration::from_millis(3)).await;
-            }
-        }))
-    }
+/// Adds people.
+fn changes(n: i32) -> String {
+    format!(
+        "INSERT INTO person VALUES ({n}, 'new {n}'); UPDATE person SET name = 'changed {n}' WHERE id = {n} % 1000;
+         DELETE FROM note WHERE person = {n} % 997"
+    )
 }
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_is_carried_and_the_stream_goes_on_behind_it() {
     for major in Server::majors() {
@@ -51,7 +33,7 @@ async fn an_export_is_carried_and_the_stream_goes_on_behind_it() {
         deployment.expect(0, &["setup"]).await;
         let more = "INSERT INTO note SELECT n, 2, repeat(md5(n::text), 40) FROM generate_series(1, 1000) n";
         deployment.source.batch_in("app", more).await;
-        let writer = Writer::start(&deployment.source).await;
+        let writer = Writer::start(&deployment.source, changes).await;
         killed_exports(&deployment).await;
         let done = deployment.json(&["export", "out", "csp"]).await;
         let job = done["job"].as_str().expect("a name").to_owned();
@@ -187,6 +169,20 @@ async fn an_export_that_is_not_whole_or_of_another_is_refused_by_name() {
     refused(&import, &["public.note"]).await;
     deployment.expect(0, &["import", "out", "csp", "--truncate"]).await;
     deployment.compare().await.assert_same();
+    // The flow works now: its slot and its trail are not made anew without a word.
+    let slot = "SELECT confirmed_flush_lsn || ' ' || restart_lsn FROM pg_replication_slots";
+    let before = deployment.source.scalar("app", slot).await;
+    for words in [&["export", "out", "csp"] as &[_], &["export", "fresh", "csp"]] {
+        let said = deployment.expect(3, words).await.stderr;
+        assert!(said.contains("works already") && said.contains("--restart"), "{said}");
+    }
+    assert_eq!(deployment.source.scalar("app", slot).await, before);
+    assert!(!deployment.path().join("fresh").exists());
+    let said = deployment.expect(3, &["export", "out", "csp", "--restart"]).await.stderr;
+    assert!(said.contains("is not empty") && said.contains("name a directory"), "{said}");
+    assert_eq!(deployment.source.scalar("app", slot).await, before);
+    deployment.expect(0, &["export", "fresh", "csp", "--restart"]).await;
+    assert_ne!(deployment.source.scalar("app", slot).await, before);
     // Another beginning of the flow makes the export worthless.
     deployment.expect(0, &["instantiate", "csp", "--truncate"]).await;
     let said = deployment.expect(3, &["import", "out", "csp", "--truncate"]).await.stderr;

@@ -86,6 +86,24 @@ pub fn at_sites(plan: Plan) -> Plan {
     }
 }
 
+/// Lists what the lost site has alone into a directory, decides the same for all of it (`replay`, `discard`), signs, and has
+/// it carried out.
+///
+/// # Panics
+/// When a step does not do what it should.
+pub async fn salvage(reference: &Reference, directory: &str, decision: &str) {
+    reference.expect("main", 0, &["salvage", "main", "--out", directory]).await;
+    let found = reference.directory.path().join(directory);
+    let forms = [found.join("decisions.toml"), found.join("config/decisions.toml")];
+    let form = forms.iter().find(|form| form.exists()).expect("salvage writes a form");
+    let text = std::fs::read_to_string(form).expect("a text");
+    let text = text
+        .replace("\"undecided\"", &format!("\"{decision}\""))
+        .replace("signed_off_by = \"\"", "signed_off_by = \"DBA\"");
+    std::fs::write(form, text).expect("the file is ours");
+    reference.expect("main", 0, &["salvage", "main", "--apply", directory]).await;
+}
+
 /// Cuts the power of the main site: its server, its manager and its groups, all at once; nothing answers there any more.
 pub fn power_off(reference: &mut Reference) {
     if let Some(network) = &reference.network {

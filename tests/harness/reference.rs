@@ -317,10 +317,19 @@ impl Reference {
     /// # Panics
     /// When it ends in another way.
     pub async fn cut_off(&self, at: &str, cut: &Cut<'_>) -> bool {
+        self.cut_off_by("", at, cut).await
+    }
+
+    /// The same of a reinstatement that is to be made `by` a copy or a repair.
+    ///
+    /// # Panics
+    /// When it ends in another way.
+    pub async fn cut_off_by(&self, by: &str, at: &str, cut: &Cut<'_>) -> bool {
         let Cut { plan, site, order, step, place } = *cut;
         let mut command = std::process::Command::new(program("run-a-plan"));
         command.arg(self.directory.path().join("irongate.toml"));
         command.args([at, plan, site, order, step, place]).current_dir(self.directory.path());
+        command.env("IRONGATE_TEST_BY", by);
         let mut run = Process::spawn(self.enter(at, command));
         let status = run.wait(PATIENCE).await;
         if status.success() {

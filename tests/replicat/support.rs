@@ -112,6 +112,7 @@ impl Bench {
             synchronous_commit: false,
             policies: Policies::default(),
             sequence_margin: irongate_apply::SEQUENCE_MARGIN,
+            ahead: irongate_apply::AheadSettings::default(),
             conflicts: None,
             ddl: None,
             retry: Retry::default(),

@@ -76,7 +76,11 @@ fn a_group() {
             let settings = extract_settings(&flow, &address, &dir);
             Extract::new(if hurry { hurried(settings) } else { settings }).run(for_ever).await.unwrap();
         } else {
-            Replicat::new(replicat_settings(&flow, &address, &dir)).run(for_ever).await.unwrap();
+            let mut settings = replicat_settings(&flow, &address, &dir);
+            if hurry {
+                settings.ahead.from = Some(64 << 10);
+            }
+            Replicat::new(settings).run(for_ever).await.unwrap();
         }
     });
 }

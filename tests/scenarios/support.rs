@@ -123,6 +123,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         synchronous_commit: false,
         policies: Policies::default(),
         sequence_margin: irongate_apply::SEQUENCE_MARGIN,
+        ahead: irongate_apply::AheadSettings::default(),
         conflicts: None,
         ddl: None,
         retry: Retry { longest: Duration::from_secs(1), ..Retry::default() },
@@ -456,9 +457,12 @@ impl Flow {
         if Arc::strong_count(&self.dir) == 1 {
             self.drop_databases().await;
         }
-        let origin = irongate_checkpoint::Origin::of_flow(&self.name).expect("a name");
+        let own = irongate_checkpoint::Origin::of_flow(&self.name).expect("a name");
+        let ahead = irongate_checkpoint::Origin::of_worker(&self.name, 1000).expect("a name");
         let client = self.target.client("postgres").await;
-        origin.drop(&client).await.expect("an origin that nobody uses");
+        for origin in [own, ahead] {
+            origin.drop(&client).await.expect("an origin that nobody uses");
+        }
     }
 
     /// Takes the databases away, which no slot may hold any more.

@@ -59,6 +59,11 @@
 //! | `P` | progress: [`Progress`] in bincode | yes | – |
 //! | `E` | end: [`End`] in bincode; the file is sealed and never changes | yes | – |
 //! | `S` | sub-transaction: u32 xid that the following rows belong to | – | yes |
+//! | 0x81 | after: u64 commit LSN, the last that was appended to the main file before what follows | – | yes |
+//! | 0x82 | aborted: u32 xid of a sub-transaction whose rows do not count, as the adoption says again | – | yes |
+//!
+//! A side file that was written out before its end has the last two kinds from there on: they are for those who read ahead.
+//! What the first "after" says holds for all that stands before it, too.
 //!
 //! Kinds from 0x80 on may be skipped by a reader that does not know them; any other unknown kind is refused.
 //!
@@ -127,6 +132,10 @@ pub(crate) mod kind {
     pub(crate) const PROGRESS: u8 = b'P';
     pub(crate) const END: u8 = b'E';
     pub(crate) const SUBTRANSACTION: u8 = b'S';
+    /// For readers that read ahead of the commit; of no meaning once the file is adopted.
+    pub(crate) const AFTER: u8 = 0x81;
+    /// The same.
+    pub(crate) const ABORTED: u8 = 0x82;
 
     /// Whether this release knows the kind, or may pass over it.
     pub(crate) fn is_readable(kind: u8) -> bool {
@@ -509,6 +518,19 @@ pub fn parse_main_name(name: &str) -> Option<u64> {
 
 pub(crate) fn open_side_name(xid: u32, nonce: u32) -> String {
     format!("open-{xid}-{nonce}.side")
+}
+
+/// The transaction's xid in the name of an open side file.
+pub(crate) fn open_side_xid(name: &str) -> Option<u32> {
+    let (xid, nonce) = name.strip_prefix("open-")?.strip_suffix(".side")?.split_once('-')?;
+    nonce.parse::<u32>().ok()?;
+    xid.parse().ok()
+}
+
+/// Whether a side file of this name is the open one of that name, adopted.
+pub(crate) fn is_adopted_from(adopted: &str, open: &str) -> bool {
+    let rest = open.strip_prefix("open");
+    rest.and_then(|rest| adopted.strip_suffix(rest)).is_some_and(|seqno| seqno.parse::<u64>().is_ok())
 }
 
 pub(crate) fn adopted_side_name(seqno: u64, xid: u32, nonce: u32) -> String {

@@ -8,7 +8,9 @@
 //! removes and makes anew. Memory is one read-ahead buffer a file and the descriptions of tables, whatever the size of a
 //! transaction.
 
+mod ahead;
 mod begin;
+mod hold;
 mod side;
 
 use std::collections::HashSet;
@@ -25,7 +27,9 @@ use crate::records::{Found, Records, Step};
 use crate::relation::Relation;
 use crate::source::Item;
 use crate::storage::Storage;
+pub use ahead::{OpenSide, Presence, SideReader, open_sides};
 pub(crate) use begin::main_files;
+use hold::Hold;
 use side::SideCursor;
 
 /// Where reading begins.
@@ -120,6 +124,7 @@ pub struct Reader {
     interner: Interner,
     open: Option<Open>,
     side: Option<SideCursor>,
+    hold: Hold,
     /// The last commit that was passed or, before the first, that must precede it.
     previous: CommitLsn,
     skip_to: CommitLsn,
@@ -234,14 +239,26 @@ impl Reader {
                 side::Advance::End => self.side = None,
             }
         }
-        let Some(found) = self.step()? else { return Ok(None) };
+        if self.hold.is_held() {
+            return Ok(self.hold.release());
+        }
+        let found = match self.hold.take() {
+            Some(found) => found,
+            None => match self.step()? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
         self.place = found.offset;
         match (found.kind, &self.open) {
             (kind::INSERT | kind::UPDATE | kind::DELETE | kind::TRUNCATE | kind::MESSAGE, Some(open)) => {
                 Ok(Some(if open.skipped { Advance::Note(Note::Passed) } else { Advance::Main(found) }))
             }
             (kind::MESSAGE, None) => self.message_between(found).map(Some),
-            _ => self.bracket(&found).map(Some),
+            _ => match self.bracket(&found)? {
+                Advance::Item(Item::Begin(begin)) if self.hold.is_for(&begin) => self.hold_before(begin),
+                advance => Ok(Some(advance)),
+            },
         }
     }
 

@@ -11,7 +11,7 @@ use inotify::{Inotify, WatchMask};
 
 use crate::change::{Message, Row};
 use crate::error::Error;
-use crate::format::Mark;
+use crate::format::{Adopt, Mark};
 use crate::lsn::{Lineage, Position};
 use crate::mark::DURABLE;
 use crate::reader::{Begins, Reader};
@@ -73,6 +73,25 @@ pub trait Source: Send {
     /// How far the trail is durable, as known without asking again.
     fn durable(&self) -> Mark;
 
+    /// Stops before the transaction of this xid, where it was streamed before its commit: [`Source::next`] then gives
+    /// nothing more until the hold is taken back, by another call, or the transaction is [passed](Source::pass). For
+    /// whoever may have its rows already. A source without side files holds nothing.
+    fn hold(&mut self, _xid: Option<u32>) {}
+
+    /// The transaction that is held: how its rows are adopted.
+    fn held(&self) -> Option<&Adopt> {
+        None
+    }
+
+    /// Passes over the transaction that is held and returns its commit; `None` if it cannot be passed over, and then the
+    /// source must be opened anew.
+    ///
+    /// # Errors
+    /// As for [`Source::next`].
+    fn pass(&mut self) -> Result<Option<Commit>, Error> {
+        Ok(None)
+    }
+
     /// Waits until more may be durable, or a second has passed. Cancel-safe.
     fn wait(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -125,6 +144,18 @@ impl Source for Follower {
 
     fn durable(&self) -> Mark {
         self.reader.durable()
+    }
+
+    fn hold(&mut self, xid: Option<u32>) {
+        self.reader.hold(xid);
+    }
+
+    fn held(&self) -> Option<&Adopt> {
+        self.reader.held()
+    }
+
+    fn pass(&mut self) -> Result<Option<Commit>, Error> {
+        self.reader.pass()
     }
 
     async fn wait(&mut self) -> Result<(), Error> {

@@ -17,7 +17,7 @@ use futures_util::future::try_join_all;
 use irongate_trail::Timestamp;
 
 use crate::bucket::Cut;
-use crate::confirm::{Sides, Waiting, settle, settle_at_rest};
+use crate::confirm::{Sides, Values, Waiting, settle, settle_at_rest};
 use crate::counted;
 use crate::difference::{Difference, Kind};
 use crate::error::Error;
@@ -32,6 +32,8 @@ use crate::table::{BLOCK, Plan, Planned, plans};
 
 /// So many rows are settled together.
 const BATCH: usize = 500;
+/// So many where each look goes through the whole table.
+const BATCH_WITHOUT_KEY: usize = 5_000;
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -50,6 +52,9 @@ pub struct Comparing {
     pub most: u64,
     /// Whether differences are told with all values, or only with their keys.
     pub images: bool,
+    /// Tables that are read before all others, by their names at the source: those that somebody is likely to empty or to
+    /// rewrite meanwhile.
+    pub first: Vec<String>,
 }
 
 impl Default for Comparing {
@@ -61,6 +66,7 @@ impl Default for Comparing {
             statement_limit: Duration::from_secs(600),
             most: 100_000,
             images: true,
+            first: Vec::new(),
         }
     }
 }
@@ -137,10 +143,12 @@ pub async fn compare(
 /// that somebody has exported there and keeps until this is over.
 ///
 /// Nothing is on its way then, and nothing is waited for: what is not the same is a difference. A row of the target that
-/// changes under its eyes counts as unsettled.
+/// changes under its eyes counts as unsettled. A table has a `problem` only for how the two databases are made, and for what
+/// a role may do there: that lasts.
 ///
 /// # Errors
-/// As [`compare`].
+/// As [`compare`]; [`Error::SnapshotGone`], [`Error::Rewritten`] and [`Error::Altered`], for which it takes another snapshot;
+/// [`Error::Database`] also for whatever else a server refuses.
 ///
 /// Dropping the call ends its sessions; the servers give up what they are at within seconds.
 pub async fn compare_at_rest(
@@ -205,7 +213,10 @@ async fn comparing(
         }
     }
     // The largest first: then none of the workers is left with it in the end.
-    plans.sort_by_key(|plan| std::cmp::Reverse(plan.bytes()));
+    plans.sort_by_key(|plan| {
+        let is_first = options.first.contains(&plan.source.to_string());
+        std::cmp::Reverse((is_first, plan.bytes()))
+    });
     let work = Work {
         flow,
         options,
@@ -258,7 +269,7 @@ pub(crate) async fn planned(
         };
         sides.source.forget();
         sides.target.forget();
-        if !error.is_transient() || begun.elapsed() >= PATIENCE {
+        if error.needs_snapshot() || !error.is_transient() || begun.elapsed() >= PATIENCE {
             return Err(error);
         }
         tracing::warn!(%error, "the tables are looked at again");
@@ -278,6 +289,7 @@ async fn planned_once(
         doing: "connect".to_owned(),
         source: Box::new(error),
     };
+    tokio::try_join!(source.open(), target.open())?;
     let (source, target) = tokio::join!(source.session(), target.session());
     let source = source.map_err(|error| unreachable(&flow.source, error))?;
     let target = target.map_err(|error| unreachable(&flow.target, error))?;
@@ -355,6 +367,9 @@ impl Work<'_> {
                 Ok(()) => None,
             };
             if let Some(error) = trouble {
+                if self.is_at_rest && !error.is_structural() {
+                    return Err(self.passing(&plan, error));
+                }
                 (table.problem, table.hint) = (Some(error.to_string()), error.hint());
             }
             done.push(table);
@@ -365,6 +380,17 @@ impl Work<'_> {
             self.tell(false, |progress| progress.tables_done += 1);
         }
         Ok(done)
+    }
+
+    /// What went wrong at rest and does not lie in how the databases are made. A column or a table that was there when the
+    /// snapshot was taken, and is not any more, was altered away.
+    fn passing(&self, plan: &Plan, error: Error) -> Error {
+        match &error {
+            Error::Database { source, .. } if source.code().is_some_and(|code| code.starts_with("42")) => {
+                Error::Altered { table: plan.source.to_string() }
+            }
+            _ => error,
+        }
     }
 
     /// Fails if a table is not what it was when it was looked at first.
@@ -379,6 +405,8 @@ impl Work<'_> {
     }
 
     async fn table(&self, sides: &mut Sides, plan: &Plan, table: &mut Table) -> Result<(), Error> {
+        sides.source.hold(&plan.source, plan.shape(Which::Source));
+        sides.target.hold(&plan.target, plan.shape(Which::Target));
         let cut = self.cut(sides, plan).await?;
         let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
         let tell = |rows, bytes| {
@@ -404,6 +432,7 @@ impl Work<'_> {
         };
         let mut left: VecDeque<_> = portions(&cut, &differing).into();
         let mut unlike_rows = Vec::new();
+        let together = if plan.key.is_empty() { BATCH_WITHOUT_KEY } else { BATCH };
         while let Some(portion) = left.pop_front() {
             if table.differences >= self.options.most {
                 table.truncated = true;
@@ -422,8 +451,8 @@ impl Work<'_> {
             } else {
                 unlike_rows.extend(unlike(sides, plan, &cut, &portion, &self.pace).await?);
             }
-            while unlike_rows.len() >= BATCH && table.differences < self.options.most {
-                let rest = unlike_rows.split_off(BATCH);
+            while unlike_rows.len() >= together && table.differences < self.options.most {
+                let rest = unlike_rows.split_off(together);
                 let batch = std::mem::replace(&mut unlike_rows, rest);
                 self.batch(sides, plan, batch, table).await?;
             }
@@ -460,13 +489,12 @@ impl Work<'_> {
         if members.is_empty() {
             return Ok(());
         }
-        let settled = if self.is_at_rest {
-            settle_at_rest(sides, plan, members, self.options.images).await?
-        } else {
-            settle(sides, plan, members, &self.waiting, self.options.images).await?
+        let wanted = match self.options.images {
+            false => Values::None,
+            true if self.is_at_rest => Values::ForTarget,
+            true => Values::All,
         };
-        table.unsettled += settled.unsettled;
-        for difference in settled.differences {
+        let mut take = |difference: Difference| {
             let rows = difference.rows;
             table.differences += rows;
             match difference.kind {
@@ -475,8 +503,14 @@ impl Work<'_> {
                 Kind::Different => table.different += rows,
             }
             self.tell(false, |progress| progress.differences += rows);
-            self.observer.difference(difference)?;
-        }
+            Ok(self.observer.difference(difference)?)
+        };
+        let unsettled = if self.is_at_rest {
+            settle_at_rest(sides, plan, members, wanted, &mut take).await?
+        } else {
+            settle(sides, plan, members, &self.waiting, wanted, &mut take).await?
+        };
+        table.unsettled += unsettled;
         Ok(())
     }
 }

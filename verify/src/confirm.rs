@@ -23,8 +23,8 @@ use crate::table::Plan;
 const PREFIX: &str = "irongate.behind";
 /// How often it is looked how far Replicat is.
 const LOOK: Duration = Duration::from_millis(20);
-/// How many rows are fetched with all their values at once.
-const IMAGES: usize = 20;
+/// How many bytes of rows are fetched with all their values at once, as far as one row is not longer.
+const IMAGES: u64 = 4 << 20;
 /// The pause before another round, so that what is written all the time gets a moment.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The pause is at least so many times what a look takes.
@@ -113,11 +113,18 @@ fn lsn(side: &Side, row: &SimpleQueryRow) -> Result<Lsn, Error> {
     number(row, 0).map_err(|error| side.failed("read a place in the log", error))
 }
 
-/// What came of a batch.
-#[derive(Default, Debug)]
-pub(crate) struct Settled {
-    pub(crate) differences: Vec<Difference>,
-    pub(crate) unsettled: u64,
+/// Takes differences as soon as they are known to be such: values are held no longer than that.
+pub(crate) type Take<'a> = dyn FnMut(Difference) -> Result<(), Error> + Send + 'a;
+
+/// Which values differences have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Values {
+    /// None but the key's.
+    None,
+    /// Those that make the target like the source. Of a row without a key that is to go, the hashes are enough.
+    ForTarget,
+    /// Those of both sides.
+    All,
 }
 
 struct Pending {
@@ -132,15 +139,15 @@ struct Different {
     seen: Both,
 }
 
-/// Settles what looked different. With `images` the differences have their values.
+/// Settles what looked different. How many rows did not settle.
 pub(crate) async fn settle(
     sides: &mut Sides,
     plan: &Plan,
     members: Vec<Member>,
     waiting: &Waiting<'_>,
-    images: bool,
-) -> Result<Settled, Error> {
-    let mut settled = Settled::default();
+    wanted: Values,
+    take: &mut Take<'_>,
+) -> Result<u64, Error> {
     let known = Known::of(!plan.key.is_empty(), waiting.flow.reverse.is_some());
     let until = Instant::now() + waiting.limit;
     let looked = look(sides, plan, &members).await?;
@@ -156,8 +163,7 @@ pub(crate) async fn settle(
     while !pending.is_empty() {
         let passed = waiting.stuck().is_none() && waiting.passed(sides, until).await?;
         if !passed || rounds > 0 && Instant::now() >= until {
-            settled.unsettled += pending.len() as u64;
-            break;
+            return Ok(pending.len() as u64);
         }
         let members: Vec<Member> = pending.iter().map(|pending| pending.member.clone()).collect();
         let begun = Instant::now();
@@ -172,14 +178,14 @@ pub(crate) async fn settle(
             }
         }
         pending = again;
-        pending.extend(confirmed(sides, plan, different, images, &mut settled.differences).await?);
+        pending.extend(confirmed(sides, plan, different, wanted, take).await?);
         rounds += 1;
         if !pending.is_empty() {
             // A look at rows without a key goes through the whole table.
             tokio::time::sleep(PAUSE.max(took * REST)).await;
         }
     }
-    Ok(settled)
+    Ok(0)
 }
 
 /// The same where the source is read as of one moment and nobody writes the target: one look tells. Rows that are not what
@@ -188,8 +194,9 @@ pub(crate) async fn settle_at_rest(
     sides: &mut Sides,
     plan: &Plan,
     members: Vec<Member>,
-    images: bool,
-) -> Result<Settled, Error> {
+    wanted: Values,
+    take: &mut Take<'_>,
+) -> Result<u64, Error> {
     let looked = look(sides, plan, &members).await?;
     let different = members
         .into_iter()
@@ -197,10 +204,7 @@ pub(crate) async fn settle_at_rest(
         .filter(|(_, seen)| !seen.target.holds_what(&seen.source))
         .map(|(member, seen)| Different { member, seen })
         .collect();
-    let mut settled = Settled::default();
-    settled.unsettled =
-        confirmed(sides, plan, different, images, &mut settled.differences).await?.len() as u64;
-    Ok(settled)
+    Ok(confirmed(sides, plan, different, wanted, take).await?.len() as u64)
 }
 
 /// Reads rows at the target, then at the source.
@@ -240,7 +244,8 @@ pub(crate) fn found(
         for row in rows {
             let (hashes, rows) = ((number(row, 0)?, number(row, 1)?), number(row, 2)?);
             if let Some(place) = places.get(&hashes) {
-                found[*place] = Seen { rows, version: field(row, 3).to_owned(), hashes };
+                found[*place] =
+                    Seen { rows, version: field(row, 3).to_owned(), hashes, bytes: number(row, 4)? };
             }
         }
         return Ok(found);
@@ -255,8 +260,12 @@ pub(crate) fn found(
 }
 
 fn found_row(row: &SimpleQueryRow) -> Result<(usize, Seen), irongate_postgres::Error> {
-    let seen =
-        Seen { rows: 1, version: field(row, 1).to_owned(), hashes: (number(row, 2)?, number(row, 3)?) };
+    let seen = Seen {
+        rows: 1,
+        version: field(row, 1).to_owned(),
+        hashes: (number(row, 2)?, number(row, 3)?),
+        bytes: number(row, 4)?,
+    };
     Ok((number(row, 0)?, seen))
 }
 
@@ -265,42 +274,81 @@ async fn confirmed(
     sides: &mut Sides,
     plan: &Plan,
     different: Vec<Different>,
-    images: bool,
-    into: &mut Vec<Difference>,
+    wanted: Values,
+    take: &mut Take<'_>,
 ) -> Result<Vec<Pending>, Error> {
     let mut changed = Vec::new();
     // One key can be written in two ways, as 0 and -0 are.
     let mut met = BTreeSet::new();
     let mut different = different.into_iter().peekable();
     while different.peek().is_some() {
-        let mut some: Vec<Different> = different.by_ref().take(IMAGES).collect();
-        some.retain(|one| {
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        while let Some(one) = different.next_if(|one| some.is_empty() || bytes + one.seen.bytes() <= IMAGES) {
+            bytes += one.seen.bytes();
+            some.push(one);
+        }
+        some.retain(|one: &Different| {
             plan.key.is_empty()
                 || met.insert((one.seen.source.version.clone(), one.seen.target.version.clone()))
         });
         let mut read = [vec![None; some.len()], vec![None; some.len()]];
-        if images {
-            for which in [Which::Source, Which::Target] {
-                let values = values(sides.side(which), Sql { plan, which }, &some).await?;
+        for which in [Which::Source, Which::Target] {
+            let is_needed: Vec<bool> = some.iter().map(|one| one.needs(plan, which, wanted)).collect();
+            if is_needed.contains(&true) {
+                let values = values(sides.side(which), Sql { plan, which }, &some, &is_needed).await?;
                 read[which as usize] = values;
             }
         }
         let [source, target] = read;
-        for ((one, source), target) in some.into_iter().zip(source).zip(target) {
-            let is_as_seen = |seen: &Seen, image: &Option<Image>| (seen.rows > 0) == image.is_some();
-            let Both { source: here, target: there } = &one.seen;
-            if images && !(is_as_seen(here, &source) && is_as_seen(there, &target)) {
+        for ((one, mut source), mut target) in some.into_iter().zip(source).zip(target) {
+            let is_as_seen = |which, image: &Option<Image>| one.needs(plan, which, wanted) == image.is_some();
+            if !(is_as_seen(Which::Source, &source) && is_as_seen(Which::Target, &target)) {
                 changed.push(Pending { member: one.member, before: None });
                 continue;
             }
-            into.push(difference(plan, one, source, target));
+            if plan.key.is_empty() && one.seen.source.rows > 0 && one.seen.target.rows > 0 {
+                // Rows that are known by all they hold are alike at both sides.
+                match (&source, &target) {
+                    (Some(image), None) => target = Some(image.clone()),
+                    (None, Some(image)) => source = Some(image.clone()),
+                    _ => {}
+                }
+            }
+            take(difference(plan, one, source, target))?;
         }
     }
     Ok(changed)
 }
 
+impl Different {
+    /// Whether the values of a side are to be fetched. A copy of a row without a key is fetched where there are more of it.
+    fn needs(&self, plan: &Plan, which: Which, wanted: Values) -> bool {
+        let Both { source, target } = &self.seen;
+        let has_more = source.rows > target.rows;
+        match (wanted, which) {
+            (Values::None, _) => false,
+            (_, Which::Source) if plan.key.is_empty() => has_more,
+            (_, Which::Target) if plan.key.is_empty() => wanted == Values::All && !has_more,
+            (_, Which::Source) => source.rows > 0,
+            (_, Which::Target) => target.rows > 0,
+        }
+    }
+}
+
+impl Both {
+    /// How long the texts of both sides' rows are together.
+    fn bytes(&self) -> u64 {
+        self.source.bytes + self.target.bytes
+    }
+}
+
 /// The values of rows, as far as they are what was seen.
-async fn values(side: &mut Side, sql: Sql<'_>, some: &[Different]) -> Result<Vec<Option<Image>>, Error> {
+async fn values(
+    side: &mut Side,
+    sql: Sql<'_>,
+    all: &[Different],
+    is_needed: &[bool],
+) -> Result<Vec<Option<Image>>, Error> {
     let doing = format!("fetch rows of table {}", sql.plan.name(sql.which));
     let seen = |one: &Different| match sql.which {
         Which::Source => one.seen.source.clone(),
@@ -311,25 +359,29 @@ async fn values(side: &mut Side, sql: Sql<'_>, some: &[Different]) -> Result<Vec
         let columns = sql.plan.columns.iter().enumerate();
         columns.map(|(place, column)| (column.name.clone(), value(place))).collect()
     };
-    let mut found = vec![None; some.len()];
+    let mut found = vec![None; all.len()];
+    let some: Vec<(usize, &Different)> =
+        all.iter().enumerate().filter(|(place, _)| is_needed[*place]).collect();
     if sql.plan.key.is_empty() {
-        let hashes: Vec<_> = some.iter().map(|one| one.member.hashes).collect();
+        let places: HashMap<(i64, i64), usize> =
+            some.iter().map(|(place, one)| (one.member.hashes, *place)).collect();
+        let hashes: Vec<_> = places.keys().copied().collect();
         for row in side.ask(Scope::Now, &doing, &sql.examples(&hashes)).await? {
             let of = number(&row, 0).and_then(|first| Ok((first, number(&row, 1)?)));
             let of: (i64, i64) = of.map_err(|error| side.failed(&doing, error))?;
-            for (place, one) in some.iter().enumerate() {
-                if one.member.hashes == of && seen(one).rows > 0 {
-                    found[place] = Some(image(&row, 2));
-                }
+            if let Some(place) = places.get(&of) {
+                found[*place] = Some(image(&row, 2));
             }
         }
         return Ok(found);
     }
-    let keys: Vec<_> = some.iter().map(|one| &one.member.key).collect();
+    let keys: Vec<_> = some.iter().map(|(_, one)| &one.member.key).collect();
     for row in side.ask(Scope::Now, &doing, &sql.find(&keys, true)).await? {
-        let (place, now) = found_row(&row).map_err(|error| side.failed(&doing, error))?;
-        if some.get(place).is_some_and(|one| seen(one).hashes == now.hashes) {
-            found[place] = Some(image(&row, 4));
+        let (number, now) = found_row(&row).map_err(|error| side.failed(&doing, error))?;
+        if let Some((place, one)) = some.get(number)
+            && seen(one).hashes == now.hashes
+        {
+            found[*place] = Some(image(&row, 5));
         }
     }
     Ok(found)

@@ -121,7 +121,7 @@ async fn groups(
 impl BothGroups {
     fn of(&self, hashes: (i64, i64)) -> Both {
         let seen = |groups: &Groups| match groups.get(&hashes) {
-            Some((rows, versions)) => Seen { rows: *rows, version: versions.to_string(), hashes },
+            Some((rows, versions)) => Seen { rows: *rows, version: versions.to_string(), hashes, bytes: 0 },
             None => Seen::default(),
         };
         Both { target: seen(&self.target), source: seen(&self.source) }

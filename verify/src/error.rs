@@ -60,6 +60,20 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// A table has been emptied or rewritten since the snapshot that it is read under: under that one it has no rows.
+    #[error("{end}: table {table} was emptied or rewritten just when it was to be read")]
+    Rewritten {
+        /// Which database.
+        end: String,
+        /// The table.
+        table: String,
+    },
+    /// The snapshot is gone that everything was read under.
+    #[error("{end}: the snapshot that it was read under is lost: its session has ended")]
+    SnapshotGone {
+        /// Which database.
+        end: String,
+    },
     /// Rows that are counted can be shown to be the same only behind a message, and none has come through.
     #[error("rows of table {table} have no key, and cannot be shown to be the same: {because}")]
     Uncounted {
@@ -180,6 +194,21 @@ impl Error {
             Self::Stopped { source, .. } => source.is_transient(),
             Self::Checkpoint(source) => source.is_transient(),
             Self::Altered { .. } | Self::Uncounted { .. } | Self::Busy { .. } | Self::Moved { .. } => true,
+            Self::Rewritten { .. } | Self::SnapshotGone { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether another snapshot is needed before trying again can help.
+    pub(crate) fn needs_snapshot(&self) -> bool {
+        matches!(self, Self::Rewritten { .. } | Self::SnapshotGone { .. })
+    }
+
+    /// Whether it lies in how the two databases are made, or in what a role may do there.
+    pub(crate) fn is_structural(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Rights { .. } => true,
+            Self::Database { source, .. } => source.code() == Some("42501"),
             _ => false,
         }
     }
@@ -207,6 +236,9 @@ impl Error {
                 Some("irongate check names everything in which the two databases are not alike".into())
             }
             Self::Altered { .. } => Some("compare it again when both sides have been altered".into()),
+            Self::Rewritten { .. } | Self::SnapshotGone { .. } => {
+                Some("compare it again, under another snapshot".into())
+            }
             Self::Uncounted { .. } => Some("compare it again while the flow runs and keeps up".into()),
             Self::NotWritten { .. } => Some(
                 "look for triggers that fire ALWAYS, and for rules, which change what is written there"

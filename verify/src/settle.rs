@@ -52,6 +52,8 @@ pub(crate) struct Seen {
     pub(crate) version: String,
     /// What they hold.
     pub(crate) hashes: (i64, i64),
+    /// How long the text of one is, as far as that was asked.
+    pub(crate) bytes: u64,
 }
 
 impl Seen {
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     fn seen(version: &str, hash: i64) -> Seen {
-        Seen { rows: 1, version: version.into(), hashes: (hash, -hash) }
+        Seen { rows: 1, version: version.into(), hashes: (hash, -hash), bytes: 0 }
     }
 
     fn nothing() -> Seen {

@@ -7,6 +7,14 @@
 //!
 //! A side can be read as of a snapshot that somebody else has exported and keeps: then every question, over whichever
 //! session, is asked of that one state.
+//!
+//! **A table that is emptied or rewritten** (TRUNCATE, an ALTER TABLE that writes all rows anew) has no rows for a snapshot
+//! that is older: the server keeps the old ones for nobody. So a table is locked (ACCESS SHARE) before the first row of it is
+//! read ([`Side::hold`]). A snapshot of our own is taken behind the lock (LOCK TABLE takes none), and is younger than whatever
+//! was done before. One that somebody keeps is older than the lock; so each session that reads under it looks, behind its
+//! lock, whether the table still has the files that the snapshot's catalog names. It keeps them then for as long as the
+//! session has its lock, and a session has one state. The lock is let go with the table: whoever wants it for himself waits
+//! as long as this one table is read, and no longer.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +23,8 @@ use irongate_postgres::sql::quote_literal;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::Error;
-use crate::flow::End;
+use crate::flow::{End, Name};
+use crate::table::Shape;
 
 /// For how long a question is asked again and again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +53,21 @@ pub(crate) enum Scope {
     Snapshot,
 }
 
+/// The table that is being read.
+#[derive(PartialEq, Eq, Debug)]
+struct Held {
+    name: Name,
+    /// What locks it; nothing for what cannot be locked.
+    lock: String,
+}
+
+/// Why a session under a kept snapshot is of no use, and no other one would be.
+#[derive(Debug)]
+enum Trouble {
+    SnapshotGone,
+    Rewritten(Name),
+}
+
 /// One end of a flow, and the session there.
 #[derive(Debug)]
 pub(crate) struct Side {
@@ -53,13 +77,16 @@ pub(crate) struct Side {
     snapshot: Option<Instant>,
     /// The snapshot of somebody else that everything is read under.
     kept: Option<String>,
+    held: Option<Held>,
+    trouble: Option<Trouble>,
     /// The longest that the server may take over one statement.
     limit: Duration,
 }
 
 impl Side {
     pub(crate) fn new(end: &End, limit: Duration) -> Self {
-        Self { end: end.clone(), session: None, snapshot: None, kept: None, limit }
+        let end = end.clone();
+        Self { end, session: None, snapshot: None, kept: None, held: None, trouble: None, limit }
     }
 
     /// The same, read under a snapshot that somebody keeps.
@@ -68,7 +95,31 @@ impl Side {
         self
     }
 
+    /// Reads this table from now on: whatever is read of it is read behind a lock on it.
+    pub(crate) fn hold(&mut self, name: &Name, shape: &Shape) {
+        // What is foreign has no lock, and lies in no file of this server.
+        let parts = shape.parts.iter().filter(|part| part.blocks.is_some() || part.from == shape.from);
+        let parts: Vec<&str> = parts.map(|part| part.from.as_str()).collect();
+        let lock = match parts.is_empty() {
+            true => String::new(),
+            false => format!("LOCK TABLE {} IN ACCESS SHARE MODE", parts.join(", ")),
+        };
+        let held = Some(Held { name: name.clone(), lock });
+        if self.kept.is_some() && self.held != held {
+            self.forget();
+        }
+        self.held = held;
+    }
+
     pub(crate) fn failed(&self, doing: &str, source: irongate_postgres::Error) -> Error {
+        let end = || self.end.label.clone();
+        match &self.trouble {
+            Some(Trouble::SnapshotGone) => return Error::SnapshotGone { end: end() },
+            Some(Trouble::Rewritten(table)) => {
+                return Error::Rewritten { end: end(), table: table.to_string() };
+            }
+            None => {}
+        }
         Error::Database { end: self.end.label.clone(), doing: doing.to_owned(), source: Box::new(source) }
     }
 
@@ -77,17 +128,39 @@ impl Side {
         if self.session.as_ref().is_none_or(|session| session.is_closed()) {
             self.snapshot = None;
             self.session = None;
+            self.trouble = None;
             let session = Session::connect(&self.end.endpoint, "irongate compare").await?;
             session.batch_execute(&settings(self.limit)).await?;
             if let Some(snapshot) = &self.kept {
                 let name = quote_literal(snapshot);
                 let import = format!("{BEGIN}; SET TRANSACTION SNAPSHOT {name}");
-                session.batch_execute(&import).await?;
+                if let Err(error) = session.batch_execute(&import).await {
+                    let error = irongate_postgres::Error::from(error);
+                    // No such snapshot (by the version), or nobody has it any more.
+                    if matches!(error.code(), Some("22023" | "42704" | "55000")) {
+                        self.trouble = Some(Trouble::SnapshotGone);
+                    }
+                    return Err(error);
+                }
+                if let Some(held) = &self.held {
+                    session.batch_execute(&held.lock).await?;
+                    if is_rewritten(&session, &held.name).await? {
+                        self.trouble = Some(Trouble::Rewritten(held.name.clone()));
+                        let reason = "the table is not the one of the snapshot any more";
+                        return Err(irongate_postgres::Error::Protocol(reason.into()));
+                    }
+                }
             }
             self.session = Some(session);
         }
         // It was just made, if it was not there.
         self.session.as_ref().ok_or(irongate_postgres::Error::Closed(None))
+    }
+
+    /// Opens the session if it is not.
+    pub(crate) async fn open(&mut self) -> Result<(), Error> {
+        let opened = self.session().await.map(|_| ());
+        opened.map_err(|error| self.failed("connect", error))
     }
 
     /// Has the next question asked over a new session.
@@ -114,7 +187,7 @@ impl Side {
             };
             // Whatever state it is in, a new one is in none.
             self.forget();
-            if !error.is_transient() || begun.elapsed() >= PATIENCE {
+            if self.trouble.is_some() || !error.is_transient() || begun.elapsed() >= PATIENCE {
                 return Err(self.failed(doing, error));
             }
             tracing::warn!(end = self.end.label, %error, "a question of the compare is asked again");
@@ -134,9 +207,11 @@ impl Side {
             self.release().await?;
         }
         let (mut taken, is_kept) = (self.snapshot, self.kept.is_some());
+        let lock = self.held.as_ref().map(|held| held.lock.as_str()).unwrap_or_default();
+        let begin = format!("{BEGIN}; {lock}");
         let session = self.session().await?;
         if scope == Scope::Snapshot && taken.is_none() && !is_kept {
-            session.batch_execute(BEGIN).await?;
+            session.batch_execute(&begin).await?;
             taken = Some(Instant::now());
         }
         let asked = async {
@@ -167,6 +242,26 @@ impl Side {
     }
 }
 
+/// Whether a table, or a partition of it, is not in the files any more that the session's snapshot knows it in: what the
+/// catalog says is as old as the snapshot, and what the functions say is so now.
+async fn is_rewritten(session: &Session, table: &Name) -> Result<bool, irongate_postgres::Error> {
+    const SQL: &str = "
+        WITH RECURSIVE root AS (
+               SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1::text AND c.relname = $2::text),
+             tree AS (
+               SELECT oid FROM root
+               UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+                       JOIN pg_class p ON p.oid = t.oid AND p.relkind = 'p'),
+             was AS (SELECT c.oid, c.relfilenode FROM tree JOIN pg_class c USING (oid) WHERE c.relkind = 'r'),
+             now AS (
+               SELECT p.oid, pg_relation_filenode(p.oid)
+                 FROM root, LATERAL (SELECT root.oid UNION SELECT relid FROM pg_partition_tree(root.oid)) p (oid)
+                WHERE pg_relation_filenode(p.oid) IS NOT NULL)
+        SELECT EXISTS ((TABLE was EXCEPT TABLE now) UNION ALL (TABLE now EXCEPT TABLE was))";
+    Ok(session.query_one(SQL, &[&table.schema, &table.name]).await?.try_get(0)?)
+}
+
 /// What every session of a compare is set to: values print alike, whatever a database, a role or an address sets; nothing is
 /// written; a policy that would hide rows is an error; one statement takes one processor and not too long; the server
 /// notices when nobody waits any more.
@@ -175,8 +270,9 @@ fn settings(limit: Duration) -> String {
         "SET search_path = pg_catalog; {PRINTING}; SET row_security = off; \
          SET default_transaction_read_only = on; SET default_transaction_isolation = 'read committed'; \
          SET max_parallel_workers_per_gather = 0; SET jit = off; SET work_mem = '32MB'; SET lock_timeout = '30s'; \
-         SET idle_in_transaction_session_timeout = 0; SET statement_timeout = {}; \
-         SET client_connection_check_interval = '2s'",
+         SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET statement_timeout = {}; \
+         SET client_connection_check_interval = '2s'; \
+         SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'",
         limit.as_millis(),
     )
 }

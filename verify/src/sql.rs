@@ -201,13 +201,13 @@ impl Sql<'_> {
         text
     }
 
-    /// Which of these keys there are: number in the list, version and hashes of the row. With `images`, its values too. The
+    /// Which of these keys there are: number in the list, version, hashes and length of the row. With `images`, its values too. The
     /// source's rows must be the flow's; what is at the target is there, whatever the filter says.
     pub(crate) fn find(&self, keys: &[&Vec<String>], images: bool) -> String {
         let filter = if self.which == Which::Source { self.filter() } else { String::new() };
         let (outer, inner) = if images { self.images() } else { Default::default() };
         format!(
-            "SELECT c.n, q.v, {HASHES}{outer} FROM {} CROSS JOIN LATERAL (SELECT {VERSION} AS v, {} AS r{inner} \
+            "SELECT c.n, q.v, {HASHES}, octet_length(r){outer} FROM {} CROSS JOIN LATERAL (SELECT {VERSION} AS v, {} AS r{inner} \
              FROM {} x WHERE {}{filter} OFFSET 0) q",
             self.keys(keys),
             self.row(),
@@ -216,11 +216,11 @@ impl Sql<'_> {
         )
     }
 
-    /// How many rows have these hashes, and a sum over their versions.
+    /// How many rows have these hashes, a sum over their versions, and how long one is.
     pub(crate) fn count(&self, hashes: &[(i64, i64)]) -> String {
         format!(
-            "SELECT {HASHES}, count(*), sum(hashtextextended(v, 0)) FROM (SELECT {VERSION} AS v, {} AS r FROM {} x \
-             WHERE true{} OFFSET 0) q WHERE hashtextextended(r, 0) IN ({}) GROUP BY 1, 2",
+            "SELECT {HASHES}, count(*), sum(hashtextextended(v, 0)), max(octet_length(r)) \
+             FROM (SELECT {VERSION} AS v, {} AS r FROM {} x WHERE true{} OFFSET 0) q WHERE hashtextextended(r, 0) IN ({}) GROUP BY 1, 2",
             self.row(),
             self.plan.shape(self.which).from,
             self.filter(),

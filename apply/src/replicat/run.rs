@@ -78,7 +78,8 @@ impl Replicat {
                 TrailDirectory(settings.trail.clone()),
                 PostgresTarget::new(settings.clone()),
                 settings.grouping_in_force(),
-            ),
+            )
+            .working_ahead(settings),
             storage,
             settings,
             publisher,
@@ -91,7 +92,10 @@ impl Replicat {
         let mut attempt = 0;
         loop {
             let error = match run.until_stopped(shutdown.as_mut(), &mut attempt).await {
-                Ok(()) => return Ok(Stopped { applied: *run.applier.applied() }),
+                Ok(()) => {
+                    run.applier.end_ahead("Replicat was asked to stop").await;
+                    return Ok(Stopped { applied: *run.applier.applied() });
+                }
                 Err(error) => error,
             };
             let awaited = match &error {
@@ -247,13 +251,17 @@ impl Run<'_> {
     }
 
     fn publish(&self, doing: &str) {
+        let doing = match self.applier.ahead() {
+            Some((xid, rows)) => format!("{doing}, {rows} changes ahead in transaction {xid}"),
+            None => doing.to_owned(),
+        };
         let (applied, totals) = (self.applier.applied(), self.applier.totals());
         let durable = self.applier.source().map(Source::durable).unwrap_or_default();
         let behind = durable.commit_lsn > applied.commit_lsn;
         let micros = Timestamp::now().0.saturating_sub(applied.commit_time.0);
         self.publisher.update(|status| {
             if status.doing != doing {
-                doing.clone_into(&mut status.doing);
+                status.doing = doing;
             }
             status.error = None;
             // A reader that has just begun stands at the head of a file, however far the Replicat before it was.
@@ -270,6 +278,8 @@ impl Run<'_> {
             status.counters.conflicts = totals.conflicts;
             status.counters.bytes = totals.bytes;
             status.counters.skipped = totals.skipped;
+            status.counters.ahead = totals.ahead;
+            status.counters.given_up = totals.given_up;
             let sum =
                 |of: fn(&irongate_checkpoint::TableCounters) -> u64| totals.tables.values().map(of).sum();
             status.counters.rows_inserted = sum(|table| table.inserts);

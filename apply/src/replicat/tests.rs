@@ -8,6 +8,8 @@ use irongate_trail::{
     TupleBuilder,
 };
 
+use irongate_trail::Row;
+
 use super::*;
 
 /// Transactions of one row each, numbered from 1 by their commit LSNs.

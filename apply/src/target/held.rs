@@ -64,6 +64,11 @@ impl Held {
         self.load(client, flow).await
     }
 
+    /// Whether anything waits at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
     /// Whether anything waits of a table that the batch speaks of.
     pub(super) fn concerns(&self, batch: &Batch) -> bool {
         !self.tables.is_empty() && batch.relations().iter().any(|table| self.has(&table.schema, &table.name))

@@ -16,7 +16,7 @@ use irongate_checkpoint::{
     Watermarks,
 };
 use irongate_postgres::Session;
-use irongate_trail::{Lsn, Position, Relation, Timestamp};
+use irongate_trail::{CommitLsn, Lsn, Position, Relation, Timestamp};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::held::Held;
@@ -79,6 +79,8 @@ pub(crate) struct Connection {
     /// By the address of the relation, which the plan keeps alive.
     plans: HashMap<usize, Arc<Plan>>,
     statements: HashMap<String, tokio_postgres::Statement>,
+    /// The session works ahead of the one that has claimed the flow: what must have been applied last when it commits.
+    pub(super) ahead: Option<CommitLsn>,
     /// Rows may be waiting to be sent back.
     pub(super) owes: bool,
     pub(super) held: Held,
@@ -126,6 +128,8 @@ impl Target for PostgresTarget {
         };
         connection.send_back(&self.settings).await?;
         let client = connection.session.client();
+        // What a session ahead may still be committing must be seen, or must not come any more.
+        connection.checkpoint.nobody_ahead(client).await?;
         let Some(applied) = connection.checkpoint.load(client).await? else {
             let flow = self.settings.flow.clone();
             let is_loading = is_loading(client, &flow).await?;
@@ -208,6 +212,10 @@ impl Target for PostgresTarget {
         }
     }
 
+    fn process(&self) -> Option<i32> {
+        self.connection.as_ref().map(|connection| connection.session.process_id())
+    }
+
     async fn settle(&mut self, applied: Mark) -> Result<Mark, Error> {
         let (Some(connection), Some(watermarks)) = (&mut self.connection, &mut self.watermarks) else {
             return Err(not_loaded());
@@ -273,7 +281,11 @@ async fn launch<'a>(flight: impl Future<Output = Result<(), Failure>> + Send + '
 }
 
 impl Connection {
-    async fn open(settings: &ReplicatSettings, origin: Origin, claim: bool) -> Result<Self, Error> {
+    pub(super) async fn open(
+        settings: &ReplicatSettings,
+        origin: Origin,
+        claim: bool,
+    ) -> Result<Self, Error> {
         let application = format!("irongate {}", settings.group);
         let session = Session::connect(&settings.target, &application).await?;
         session.batch_execute(SETTINGS).await?;
@@ -291,7 +303,7 @@ impl Connection {
             prepared_for_conflicts(&session).await?;
         }
         let held = Held::default();
-        Ok(Self { session, checkpoint, origin, open: None, plans, statements, owes, held })
+        Ok(Self { session, checkpoint, origin, open: None, plans, statements, ahead: None, owes, held })
     }
 
     /// The target's insert and flush LSN.
@@ -442,8 +454,7 @@ impl Connection {
             }
         }
         if let (Ok(()), Some(end), Some(open)) = (&copied, end, &self.open) {
-            let save = self.checkpoint.save_with_marker(client, end, batch.marker());
-            flights.push(launch(async { save.await.map_err(sort_checkpoint) }).await);
+            flights.push(launch(self.save(batch, end)).await);
             // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
             let position = open.xact_setup(client, end.end_lsn, end.commit_time);
             flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await);
@@ -478,20 +489,30 @@ impl Connection {
         Ok(true)
     }
 
-    /// What begins a target transaction that begins with the batch. Where TRUNCATE or DDL may come first, a mark does.
+    /// What begins a target transaction that begins with the batch. Where TRUNCATE or DDL may come first, a mark does; not
+    /// in a session that works ahead, which has neither, and must not hold the row that the mark changes.
     pub(super) fn begin_sql(&self, batch: &Batch, goes_on: bool) -> Cow<'static, str> {
-        if goes_on || batch.truncates() {
+        if self.ahead.is_none() && (goes_on || batch.truncates()) {
             Cow::Owned(format!("BEGIN; {}", self.checkpoint.mark()))
         } else {
             Cow::Borrowed("BEGIN")
         }
     }
 
+    async fn save(&self, batch: &Batch, end: &Applied) -> Result<(), Failure> {
+        let (client, marker) = (self.session.client(), batch.marker());
+        let saved = match self.ahead {
+            Some(previous) => self.checkpoint.save_after(client, previous, end, marker).await,
+            None => self.checkpoint.save_with_marker(client, end, marker).await,
+        };
+        saved.map_err(sort_checkpoint)
+    }
+
     /// Writes position and checkpoint and commits.
     pub(super) async fn finish(&mut self, batch: &Batch, end: &Applied) -> Result<(), Failure> {
         if let Some(open) = &self.open {
             let client = self.session.client();
-            self.checkpoint.save_with_marker(client, end, batch.marker()).await.map_err(sort_checkpoint)?;
+            self.save(batch, end).await?;
             open.xact_setup(client, end.end_lsn, end.commit_time).await.map_err(sort_checkpoint)?;
         }
         self.commit().await

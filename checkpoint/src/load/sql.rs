@@ -7,6 +7,10 @@ use crate::table::CHECKPOINT_SCHEMA;
 /// The ledger's tables, in Irongate's schema.
 pub const LOAD_TABLES: [&str; 3] = ["load", "load_table", "load_chunk"];
 
+/// The table, in Irongate's schema, of what a load has made and is to make of the structure. It is made by the first
+/// load that copies the structure too.
+pub const LOAD_SCHEMA: &str = "load_schema";
+
 /// The statements that make the ledger and let `role` use it; to be run by the schema's owner. They can be run again.
 pub fn load_setup(role: &str) -> Vec<String> {
     let role = quote_identifier(role);
@@ -72,7 +76,8 @@ pub fn load_setup(role: &str) -> Vec<String> {
 
 /// The statements that take the ledger away.
 pub fn load_teardown() -> Vec<String> {
-    LOAD_TABLES.map(|table| format!("DROP TABLE IF EXISTS {CHECKPOINT_SCHEMA}.{table}")).to_vec()
+    let all = LOAD_TABLES.iter().chain([&LOAD_SCHEMA]);
+    all.map(|table| format!("DROP TABLE IF EXISTS {CHECKPOINT_SCHEMA}.{table}")).collect()
 }
 
 /// The key of the advisory lock of a flow's load: not that of its checkpoint, which Replicat may hold while it waits.
@@ -122,6 +127,10 @@ pub(super) const PLAN: &str = "INSERT INTO irongate.load_table (flow, source_sch
      target_table = excluded.target_table, generation = excluded.generation, start_lsn = excluded.start_lsn, \
      chunks = excluded.chunks, chunk_blocks = excluded.chunk_blocks, size = excluded.size, chunks_done = 0, rows = 0, \
      bytes = 0";
+
+pub(super) const PRESENT: &str = "UPDATE irongate.load_table t SET chunks_done = t.chunks \
+     FROM unnest($2::text[], $3::text[]) AS p (schema_name, table_name) \
+     WHERE t.flow = $1 AND t.source_schema = p.schema_name AND t.source_table = p.table_name";
 
 pub(super) const LEAVE_OUT: &str =
     "DELETE FROM irongate.load_table WHERE flow = $1 AND source_schema = $2 AND source_table = $3";

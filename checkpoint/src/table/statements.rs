@@ -52,23 +52,43 @@ macro_rules! claim_key {
     };
 }
 
+/// The same of the session that works ahead for the flow.
+macro_rules! ahead_key {
+    () => {
+        "hashtextextended('irongate work ahead of flow ' || $1::text, 0)"
+    };
+}
+
+/// Who has the lock.
+macro_rules! claimant {
+    ($key:expr) => {
+        concat!(
+            "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
+            $key,
+            " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+             AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
+        )
+    };
+}
+
 pub(super) const CLAIM: &str =
     concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", claim_key!(), ")");
+pub(super) const CLAIM_AHEAD: &str =
+    concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", ahead_key!(), ")");
 pub(super) const RELEASE: &str =
     concat!("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.", claim_key!(), ")");
 /// `pg_locks` shows the upper half of the key as `classid` and the lower as `objid`, with `objsubid` 1.
-pub(super) const CLAIMANT: &str = concat!(
-    "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
-    claim_key!(),
-    " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-     AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
-);
+pub(super) const CLAIMANT: &str = claimant!(claim_key!());
+pub(super) const AHEAD_CLAIMANT: &str = claimant!(ahead_key!());
 
 pub(super) const LOAD: &str = "SELECT system_identifier, timeline, slot_incarnation, commit_lsn, end_lsn, commit_time, \
      trail_seqno, trail_offset, epoch, transactions FROM irongate.checkpoint WHERE flow = $1";
 pub(super) const MARKER: &str = "SELECT marker FROM irongate.checkpoint WHERE flow = $1";
-pub(super) const REMOVE: &str = "DELETE FROM irongate.checkpoint WHERE flow = $1";
+pub(super) const REMOVE: &str = "DELETE FROM irongate.checkpoint WHERE flow IN ($1, $1 || ' (aside)')";
+/// No flow has such a name.
+pub(super) const SET_ASIDE: &str = "UPDATE irongate.checkpoint SET flow = flow || ' (aside)' WHERE flow = $1";
+pub(super) const BRING_BACK: &str = "UPDATE irongate.checkpoint SET flow = $1 WHERE flow = $1 || ' (aside)'";
 
 /// Columns and parameters of a whole row.
 macro_rules! insert {

@@ -17,6 +17,9 @@ pub(crate) struct Export {
     /// Show how far the export in the directory is; do nothing
     #[arg(long)]
     pub(crate) status: bool,
+    /// Make slot and trail anew although the flow works; its target must be loaded with this export then
+    #[arg(long, conflicts_with = "status")]
+    pub(crate) restart: bool,
     /// Read in so many sessions side by side
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) parallel: Option<u32>,

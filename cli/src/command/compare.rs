@@ -73,6 +73,7 @@ pub(super) async fn found(
         statement_limit: Duration::from_secs(how.statement_timeout),
         most: how.limit,
         images: out.is_some() || show > 0,
+        ..verify::Comparing::default()
     };
     let stop = signals::stop()?;
     let started = irongate_trail::Timestamp::now().to_string();

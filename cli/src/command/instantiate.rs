@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use irongate_deployment::{self as deployment, Event, KeepOrder, KeeperEnd, KeeperPlace, Kept};
+use irongate_deployment::{
+    self as deployment, Event, KEEPER_CONNECTED, KeeperEnd, KeeperPlace, Kept, SchemaCopy,
+};
 use serde_json::json;
 
 use super::{Here, setup};
@@ -23,28 +25,35 @@ const MOST_LINES: usize = 8;
 pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Result<()> {
     let here = Here::load(global)?;
     let flow = here.configuration.flow(&options.flow)?;
+    let schema = SchemaCopy {
+        pg_dump: options.pg_dump.clone(),
+        owners: !options.no_owner,
+        privileges: !options.no_privileges,
+    };
+    let limit = Duration::from_secs(options.slot_timeout);
+    if options.print_sql {
+        let mut tell = |event: Event<'_>| setup::tell(&event);
+        let plan = deployment::schema_plan(&here.configuration, flow, &schema, limit, &mut tell).await?;
+        return setup::print_plan(global, &plan);
+    }
     let stop = signals::stop()?;
     let how = deployment::Instantiate {
         truncate: options.truncate,
         restart: options.restart,
-        slot_limit: Duration::from_secs(options.slot_timeout),
+        slot_limit: limit,
         parallel: options.parallel.map(|number| number as usize),
         rate_limit: options.rate_limit,
         keeper: KeeperPlace::Process(keeper_words(global)?),
         with_extract: !options.no_extract,
+        tables: options.table.clone(),
+        with_schema: options.with_schema.then_some(schema),
     };
     let mut screen = Screen::new(global, &flow.name);
     let begin = Instant::now();
     let mut tell = |event: Event<'_>| screen.tell(event);
-    let result = {
-        let work = deployment::instantiate(&here.configuration, flow, &how, &mut tell);
-        tokio::select! {
-            done = work => Some(done),
-            () = stop => None,
-        }
-    };
+    let result = deployment::instantiate_until(&here.configuration, flow, &how, stop, &mut tell).await;
     screen.clear();
-    let Some(result) = result else {
+    let Some(done) = result? else {
         let limit = output::seconds(flow.load.keeper_limit.as_secs_f64());
         return Err(End::Incomplete(format!(
             "the load of flow \"{}\" was stopped: the same command goes on with it, and within {limit} under the same \
@@ -53,7 +62,6 @@ pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Resul
         ))
         .into());
     };
-    let done = result?;
     let seconds = begin.elapsed().as_secs_f64();
     if global.json {
         return output::json(&json!({
@@ -78,7 +86,7 @@ pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Resul
         output::seconds(seconds),
         done.consistent_point,
     ))?;
-    if done.later_tables > 0 {
+    if done.later_tables > 0 && options.table.is_empty() {
         output::text(format_args!(
             "{} begin later than that, because the snapshot was lost on the way: Replicat leaves out what their copies \
              have, and the target is consistent as soon as it has caught up",
@@ -201,11 +209,17 @@ pub(crate) async fn keep(global: &Global, options: &KeepSnapshot) -> anyhow::Res
     // The terminal of the command may close; the snapshot is for the next one.
     let mut hang_up = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     tokio::spawn(async move { while hang_up.recv().await.is_some() {} });
-    let order = KeepOrder {
-        snapshot: options.snapshot.clone(),
-        limit: Duration::from_secs(options.limit),
-        lock_limit: Duration::from_secs(options.lock_limit),
+    let snapshot = async {
+        output::text(KEEPER_CONNECTED).ok()?;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // A thread of its own: one that reads does not hold up the end of the process.
+        std::thread::spawn(move || {
+            let line = std::io::stdin().lines().next().and_then(Result::ok);
+            let _ = tell.send(line);
+        });
+        told.await.ok().flatten()
     };
+    let limit = Duration::from_secs(options.limit);
     let path = state_file(&here.configuration.state_directory, &flow.name);
     let ready = |kept: &Kept| {
         let state = json!({
@@ -220,7 +234,7 @@ pub(crate) async fn keep(global: &Global, options: &KeepSnapshot) -> anyhow::Res
             tracing::warn!(%error, "whoever wanted the snapshot kept is gone");
         }
     };
-    let ended = deployment::keep_snapshot(&here.configuration, flow, &order, ready, stop).await;
+    let ended = deployment::keep_snapshot(&here.configuration, flow, limit, snapshot, ready, stop).await;
     let is_mine = std::fs::read_to_string(&path)
         .is_ok_and(|text| text.contains(&format!("\"pid\":{},", std::process::id())));
     if is_mine {

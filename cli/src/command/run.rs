@@ -3,6 +3,7 @@
 use irongate_apply::Replicat;
 use irongate_capture::Extract;
 use irongate_checkpoint::Program;
+use irongate_pump::feed::Feed;
 use irongate_pump::kafka::{KafkaPump, KafkaReader};
 use irongate_pump::{Collector, Pump};
 
@@ -49,6 +50,11 @@ pub(crate) async fn run(global: &Global, options: &Run) -> anyhow::Result<()> {
         Program::Pump => {
             let settings = here.configuration.pump_settings(group.only_flow()?)?;
             let stopped = tokio::spawn(Pump::new(settings).run(stop)).await??;
+            tracing::info!(group = group.name, transactions = stopped.sent.transactions, "stopped");
+        }
+        Program::Feed => {
+            let settings = here.configuration.feed_settings(group.only_flow()?)?;
+            let stopped = tokio::spawn(Feed::new(settings).run(stop)).await??;
             tracing::info!(group = group.name, transactions = stopped.sent.transactions, "stopped");
         }
         Program::Collector if group.flow.is_some() => {

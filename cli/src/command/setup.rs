@@ -33,7 +33,7 @@ pub(super) fn shown(statements: &[Statement]) -> Vec<Shown<'_>> {
         .collect()
 }
 
-fn print_plan(global: &Global, plan: &[Statement]) -> anyhow::Result<()> {
+pub(super) fn print_plan(global: &Global, plan: &[Statement]) -> anyhow::Result<()> {
     if global.json {
         return output::json(&json!({ "statements": shown(plan) }));
     }

@@ -88,6 +88,14 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
             output::count(errors),
             output::count(conflicts),
         ))?;
+        let Counters { ahead, given_up, .. } = group.counters;
+        if ahead > 0 || given_up > 0 {
+            output::text(format_args!(
+                "{} applied ahead of their commit, {} begun so and given up",
+                output::count(ahead),
+                output::count(given_up)
+            ))?;
+        }
         if group.tables.is_empty() {
             continue;
         }

@@ -47,6 +47,7 @@ pub(crate) async fn export(global: &Global, options: &Export) -> anyhow::Result<
     let how = deployment::Export {
         parallel: options.parallel.map(|number| number as usize),
         rate_limit: options.rate_limit,
+        restart: options.restart,
         slot_limit: Duration::from_secs(options.slot_timeout),
     };
     let stop = signals::stop()?;

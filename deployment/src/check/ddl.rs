@@ -1,5 +1,7 @@
 //! The DDL channel: whether what set-up has installed for it is still there, and works.
 
+use irongate_postgres::catalog;
+
 use super::finding::{Fix, sql};
 use super::{Findings, Severity, Side};
 use crate::configuration::{Configuration, Flow};
@@ -14,6 +16,13 @@ pub(super) async fn pair(
     findings: &mut Findings,
 ) {
     match ddl::lacking_at_source(&source.session, configuration, flow).await {
+        // Before set-up nothing of it is there: that is one thing to say.
+        Ok(lacks) if ddl::is_not_installed(&lacks) => findings.error(
+            &source.end,
+            format!("DDL channel of flow \"{}\"", flow.name),
+            "it is not set up: changes of structure do not reach the target",
+            format!("run \"irongate setup {}\"", flow.name),
+        ),
         Ok(lacks) => {
             for lack in lacks {
                 let severity = if flow.ddl.is_some() { Severity::Error } else { Severity::Warning };
@@ -41,6 +50,10 @@ pub(super) async fn pair(
         );
     }
     let role = target.end.own_login().role();
+    // What follows from a role that is missing goes without saying.
+    if matches!(catalog::role_facts(&target.session, Some(role)).await, Ok(None)) {
+        return;
+    }
     match ddl::lacking_at_target(&target.session, flow, survey, role).await {
         Ok(lacks) => {
             for lack in lacks {

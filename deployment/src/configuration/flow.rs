@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::conflicts::{ConflictSection, Ends};
 use super::ddl::{DdlOptions, DdlSection};
+use super::feed::{FeedOptions, FeedSection, Surroundings};
 use super::link::{PumpOptions, PumpSection, SiteOptions, Via};
 use super::load::{LoadOptions, LoadSection};
 use super::names;
@@ -54,6 +55,7 @@ pub(super) struct FlowSection {
     pump: Option<Spanned<PumpSection>>,
     conflicts: Option<ConflictSection>,
     ddl: Option<DdlSection>,
+    feed: Option<Spanned<FeedSection>>,
     autostart: Option<bool>,
 }
 
@@ -271,6 +273,8 @@ pub struct Flow {
     pub conflicts: Option<Conflicts>,
     /// Which changes of structure go with the rows; `None` carries none.
     pub ddl: Option<DdlOptions>,
+    /// Whether its changes are told to others as events, and how.
+    pub feed: Option<FeedOptions>,
     /// When the trail's files go.
     pub purge: PurgeOptions,
 }
@@ -360,14 +364,19 @@ impl FlowSection {
         let conflicts = self.conflicts.and_then(|section| section.review(&ends, problems));
         let ddl = self.ddl.map(|section| section.review(problems));
         let pump = self.pump.map(|pump| pump.into_inner().review(problems));
+        let at = match (&pump, self.at) {
+            (_, Some(at)) => at.into_inner(),
+            (Some(_), None) => from.clone(),
+            (None, None) => to.clone(),
+        };
+        let extract = self.extract.review(problems);
+        let sites: &[&str] = if pump.is_some() { &[&at, &to] } else { &[&at] };
+        let around = Surroundings::new(context, self.database.get_ref(), sites, extract.binary);
+        let feed = self.feed.map(|section| FeedSection::review(section, &around, problems));
         let flow = Flow {
             name: name.get_ref().clone(),
             database: self.database.into_inner(),
-            at: match (&pump, self.at) {
-                (_, Some(at)) => at.into_inner(),
-                (Some(_), None) => from.clone(),
-                (None, None) => to.clone(),
-            },
+            at,
             from,
             to,
             pump,
@@ -380,11 +389,12 @@ impl FlowSection {
             failover_slot: self.failover_slot.unwrap_or(true),
             renames: renames(self.map, problems),
             key_columns: key_columns(self.key_columns, problems),
-            extract: self.extract.review(problems),
+            extract,
             replicat: self.replicat.review(problems),
             load: self.instantiate.review(problems),
             conflicts,
             ddl,
+            feed,
             purge: self.trail.into_options(),
         };
         (flow, spans)

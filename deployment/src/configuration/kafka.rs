@@ -17,7 +17,12 @@ const RECORD: u64 = 900 << 10;
 /// The longest, in bytes: several are in memory at once.
 const MOST_RECORD: u64 = 64 << 20;
 /// The longest name of a topic.
-const LONGEST_TOPIC: usize = 249;
+pub(super) const LONGEST_TOPIC: usize = 249;
+
+/// Whether a text can stand in the name of a topic.
+pub(super) fn is_topic(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
 
 /// `[kafka]` as it is written.
 #[derive(Deserialize)]
@@ -153,8 +158,7 @@ impl KafkaSection {
 
     fn review_prefix(&self, deployment: &str, problems: &mut Problems<'_>) -> String {
         let Some(prefix) = &self.topic_prefix else { return format!("irongate.{deployment}.") };
-        let sound = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if !prefix.get_ref().chars().all(sound) || prefix.get_ref().len() > LONGEST_TOPIC - 64 {
+        if !is_topic(prefix.get_ref()) || prefix.get_ref().len() > LONGEST_TOPIC - 64 {
             problems.add(
                 prefix.span(),
                 format!("\"{}\" cannot stand in the name of a topic", prefix.get_ref()),

@@ -27,6 +27,8 @@ pub enum Concern {
     Collector,
     /// The Replicat.
     Replicat,
+    /// The feed of events.
+    Feed,
     /// `irongate setup` has to be run again.
     Setup,
 }
@@ -41,6 +43,7 @@ impl Concern {
             Self::Pump => "pump",
             Self::Collector => "collector",
             Self::Replicat => "replicat",
+            Self::Feed => "feed",
             Self::Setup => "setup",
         }
     }
@@ -89,11 +92,11 @@ pub(super) fn written(text: &str) -> BTreeMap<String, String> {
 /// Whom a key concerns.
 pub(super) fn concern(key: &str) -> &'static [Concern] {
     use Concern::*;
-    const EVERYBODY: &[Concern] = &[Manager, Extract, Pump, Collector, Replicat];
+    const EVERYBODY: &[Concern] = &[Manager, Extract, Pump, Collector, Replicat, Feed];
     let parts: Vec<&str> = key.split('.').collect();
     match parts[..] {
         ["site"] | ["deployment", "state_directory" | "trail_directory"] => EVERYBODY,
-        ["deployment", ..] => &[Manager, Extract, Pump, Collector, Replicat, Setup],
+        ["deployment", ..] => &[Manager, Extract, Pump, Collector, Replicat, Feed, Setup],
         ["sites", _, "listen"] => &[Collector],
         ["sites", _, "address"] => &[Pump],
         ["sites", _, "control_listen" | "control_orders" | "http"] => &[Manager],
@@ -101,10 +104,11 @@ pub(super) fn concern(key: &str) -> &'static [Concern] {
         ["databases", _, _, "extract_role" | "replicat_role"] => &[Extract, Replicat, Setup],
         ["databases", ..] => &[Extract, Replicat],
         ["link", ..] => &[Manager, Pump, Collector],
-        ["kafka", "replication" | "min_in_sync" | "retention"] => &[Setup],
+        ["kafka", "replication" | "min_in_sync"] => &[Feed, Setup],
+        ["kafka", "retention"] => &[Setup],
         ["kafka", "record_size"] => &[Pump],
         ["kafka", "topic_prefix"] => &[Pump, Collector, Setup],
-        ["kafka", ..] => &[Pump, Collector],
+        ["kafka", ..] => &[Pump, Collector, Feed],
         ["manager", "alarms", "trail_free_critical"] => &[Collector],
         ["flows", _, "autostart"] | ["flows", _, "trail" | "instantiate", ..] => &[Reload],
         ["flows", _, "extract", "file_size"] => &[Extract, Collector],
@@ -115,10 +119,14 @@ pub(super) fn concern(key: &str) -> &'static [Concern] {
         ["flows", _, "pump", "via"] => &[Manager, Pump, Collector, Setup],
         ["flows", _, "pump", "listen" | "address"] => &[Pump, Collector],
         ["flows", _, "pump", ..] => &[Pump],
-        ["flows", _, "map" | "key_columns", ..] => &[Replicat],
+        ["flows", _, "feed"] | ["flows", _, "feed", "at"] => &[Manager, Feed],
+        ["flows", _, "feed", "messages"] => &[Extract, Feed],
+        ["flows", _, "feed", ..] => &[Feed],
+        ["flows", _, "key_columns", ..] => &[Replicat, Feed],
+        ["flows", _, "map", ..] => &[Replicat],
         ["flows", _, "tables" | "exclude" | "partitions"] => &[Extract, Replicat, Setup],
         ["flows", _, "publication" | "slot" | "failover_slot"] => &[Extract, Setup],
-        ["flows", _, "database" | "from" | "to" | "at"] => &[Extract, Pump, Collector, Replicat, Setup],
+        ["flows", _, "database" | "from" | "to" | "at"] => &[Extract, Pump, Collector, Replicat, Feed, Setup],
         ["flows", _, ..] => &[Replicat],
         _ => &[Reload],
     }
@@ -154,6 +162,7 @@ impl Configuration {
             Program::Extract => has(Concern::Extract),
             Program::Pump => has(Concern::Pump),
             Program::Replicat => has(Concern::Replicat),
+            Program::Feed => has(Concern::Feed),
             Program::Collector => has(Concern::Collector),
             _ => false,
         };

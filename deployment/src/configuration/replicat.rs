@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use irongate_apply::{Action, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry, SEQUENCE_MARGIN};
+use irongate_apply::{
+    Action, AheadSettings, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry, SEQUENCE_MARGIN,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::problem::Problems;
-use super::units::{Bytes, Time, delays};
+use super::units::{Bytes, Limit, Time, delays};
 
 /// Attempts of a rule whose action is `retry`, and the pause before each, where the rule gives none.
 const RULE_ATTEMPTS: u32 = 5;
@@ -22,6 +24,8 @@ pub(super) struct ReplicatSection {
     batch_transactions: Option<Spanned<u32>>,
     synchronous_commit: Option<bool>,
     sequence_margin: Option<u64>,
+    ahead_from: Option<Spanned<Limit<Bytes>>>,
+    ahead_idle: Option<Spanned<Time>>,
     retry_attempts: Option<u32>,
     retry_delay: Option<Spanned<Time>>,
     retry_longest_delay: Option<Spanned<Time>>,
@@ -58,6 +62,8 @@ pub struct ReplicatOptions {
     pub synchronous_commit: bool,
     /// How many steps a sequence is set ahead of where the source's was read.
     pub sequence_margin: u64,
+    /// Which transactions are applied before their commit has come.
+    pub ahead: AheadSettings,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
     /// What to do about the other errors.
@@ -70,6 +76,7 @@ impl Default for ReplicatOptions {
             grouping: Grouping::default(),
             synchronous_commit: false,
             sequence_margin: SEQUENCE_MARGIN,
+            ahead: AheadSettings::default(),
             retry: Retry::default(),
             policies: Policies::default(),
         }
@@ -83,6 +90,7 @@ impl PartialEq for ReplicatOptions {
         grouping(&self.grouping) == grouping(&other.grouping)
             && self.synchronous_commit == other.synchronous_commit
             && self.sequence_margin == other.sequence_margin
+            && self.ahead == other.ahead
             && retry(&self.retry) == retry(&other.retry)
             && self.policies == other.policies
     }
@@ -110,6 +118,19 @@ impl ReplicatSection {
         }
         options.synchronous_commit = self.synchronous_commit.unwrap_or(options.synchronous_commit);
         options.sequence_margin = self.sequence_margin.unwrap_or(options.sequence_margin);
+        if let Some(from) = self.ahead_from {
+            if from.get_ref().0.is_some_and(|bytes| bytes.0 == 0) {
+                let remedy = "use \"8MiB\", or \"off\" for none".into();
+                problems.add(from.span(), "transactions of nothing applied ahead", Some(remedy));
+            }
+            options.ahead.from = from.into_inner().0.map(|bytes| bytes.0);
+        }
+        if let Some(idle) = self.ahead_idle {
+            if idle.get_ref().0 < Duration::from_secs(1) {
+                problems.add(idle.span(), "a patience of next to nothing", Some("use \"1s\" or more".into()));
+            }
+            options.ahead.idle = idle.into_inner().0;
+        }
         options.retry.attempts = self.retry_attempts.or(options.retry.attempts);
         let usual = (options.retry.delay, options.retry.longest);
         (options.retry.delay, options.retry.longest) =

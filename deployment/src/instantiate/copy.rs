@@ -22,30 +22,6 @@ pub(super) struct Done {
     pub(super) bytes: u64,
 }
 
-/// Keeps the source's tables as they are until the end of the transaction: no TRUNCATE, no ALTER TABLE.
-pub(super) async fn lock(
-    session: &Session,
-    tables: &[(String, bool)],
-) -> Result<(), irongate_postgres::Error> {
-    let only = |partitioned: bool| if partitioned { "" } else { "ONLY " };
-    let names: Vec<_> =
-        tables.iter().map(|(name, partitioned)| format!("{}{name}", only(*partitioned))).collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    Ok(session.batch_execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "))).await?)
-}
-
-/// The same beside another session of ours that has locked them. Whoever wants a table for himself and came in between
-/// waits for that one, and this session behind him: for ever, were it not for the time limit.
-pub(super) async fn lock_at_once(
-    session: &Session,
-    tables: &[(String, bool)],
-) -> Result<(), irongate_postgres::Error> {
-    session.batch_execute("SET LOCAL lock_timeout = '500ms'").await?;
-    lock(session, tables).await
-}
-
 /// Lets the rows of one statement at the source be those of another at the target. A failure names the end that failed:
 /// when one ends the stream, the other is not to blame. `moved` is told of each piece's rows and bytes.
 pub(super) async fn pipe(

@@ -10,30 +10,31 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use irongate_checkpoint::LoadLedger;
-use irongate_postgres::{Session, catalog};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use irongate_postgres::Session;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::copy;
-use crate::configuration::{Configuration, Flow, TableName};
-use crate::end::{As, End};
+use super::hold::Waiting;
+use crate::configuration::{Configuration, Flow};
+use crate::end::End;
 use crate::error::Error;
-use crate::setup::import_snapshot;
 
 /// How often the keeper looks whether somebody is at work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How much longer than for its locks a keeper's word is waited for.
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// What a keeper says when it has connected, and waits to be told a snapshot.
+pub const CONNECTED: &str = "connected";
 
-/// What a keeper says that has come too late: a later snapshot is as good.
-pub(super) const REWRITTEN: &str = "was rewritten or emptied just when the snapshot was taken";
+/// How long a keeper's word is waited for.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the keeper of a load's snapshot lives.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -44,17 +45,6 @@ pub enum KeeperPlace {
     /// In a process of its own: this program with these arguments, to which the flow's name and the rest are added. It
     /// calls [`keep_snapshot`].
     Process(Vec<OsString>),
-}
-
-/// What a keeper is told.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct KeepOrder {
-    /// The exported snapshot that it takes over.
-    pub snapshot: String,
-    /// How long it stays when nobody is at work.
-    pub limit: Duration,
-    /// How long it waits for the locks on the tables.
-    pub lock_limit: Duration,
 }
 
 /// A snapshot that is kept.
@@ -97,38 +87,44 @@ pub(crate) fn application(flow: &Flow) -> String {
     name[..end].to_owned()
 }
 
-/// Keeps a snapshot until `stop` is done, the session is ended at the server, or nobody has been at work for the limit.
-/// `ready` is told once the snapshot is kept.
+/// Keeps a snapshot until `stop` is done, the session is ended at the server, or nobody has been at work for the time
+/// limit. It connects first; then `snapshot` says what is to be taken over, or nothing if nobody wants it any more. `ready`
+/// is told once the snapshot is kept.
 ///
 /// # Errors
-/// [`Error::Database`] where the snapshot cannot be taken over or the connection is lost; [`Error::Keeper`] where a table
-/// was rewritten just then. Cancel-safe: the snapshot goes.
+/// [`Error::Database`] where the snapshot cannot be taken over or the connection is lost; [`Error::Keeper`] where somebody
+/// came in between who wanted a table for himself. Cancel-safe: the snapshot goes.
 pub async fn keep_snapshot(
     configuration: &Configuration,
     flow: &Flow,
-    order: &KeepOrder,
+    limit: Duration,
+    snapshot: impl Future<Output = Option<String>>,
     ready: impl FnOnce(&Kept),
     stop: impl Future<Output = ()>,
 ) -> Result<KeeperEnd, Error> {
     let source = End::source(configuration, flow)?;
-    let session = source.connect(As::Extract, &application(flow)).await?;
+    let waiting = Waiting::connect(&source, flow, &application(flow)).await?;
+    let mut stop = std::pin::pin!(stop);
+    let snapshot = tokio::select! {
+        snapshot = snapshot => snapshot,
+        () = stop.as_mut() => None,
+    };
+    let Some(snapshot) = snapshot else { return Ok(KeeperEnd::Told) };
     let failed = |error| source.failed("take the snapshot over", error);
-    let tables = guarded(&session, flow, order).await.map_err(failed)?;
-    if let Some(table) = rewritten(&session, &tables).await.map_err(failed)? {
-        let reason = format!("table {table} {REWRITTEN}");
-        return Err(Error::Keeper { flow: flow.name.clone(), reason });
-    }
+    let session = match waiting.hold(flow, &snapshot).await.map_err(failed)? {
+        Ok(session) => session,
+        Err(reason) => return Err(Error::Keeper { flow: flow.name.clone(), reason }),
+    };
     let kept = export(&session).await.map_err(failed)?;
     ready(&kept);
     let ledger = LoadLedger::new(&flow.name);
-    let mut stop = std::pin::pin!(stop);
     let mut alone_since: Option<Instant> = None;
     loop {
         match ledger.is_claimed(&session).await {
             Ok(true) => alone_since = None,
             Ok(false) => {
                 let since = *alone_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= order.limit {
+                if since.elapsed() >= limit {
                     return Ok(KeeperEnd::Alone);
                 }
             }
@@ -145,68 +141,11 @@ pub async fn keep_snapshot(
     }
 }
 
-/// Begins the transaction that has the snapshot, and locks the flow's tables in it; their OIDs.
-async fn guarded(
-    session: &Session,
-    flow: &Flow,
-    order: &KeepOrder,
-) -> Result<Vec<u32>, irongate_postgres::Error> {
-    session
-        .batch_execute(
-            "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
-             WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
-        )
-        .await?;
-    import_snapshot(session, &order.snapshot, order.lock_limit).await?;
-    let (oids, tables) = tables(session, flow).await?;
-    copy::lock(session, &tables).await?;
-    Ok(oids)
-}
-
-/// The flow's published tables: their OIDs, and their quoted names with whether they are partitioned.
-async fn tables(
-    session: &Session,
-    flow: &Flow,
-) -> Result<(Vec<u32>, Vec<(String, bool)>), irongate_postgres::Error> {
-    let published = catalog::publication_tables(session, &[flow.publication.as_str()]).await?;
-    let oids: Vec<u32> = published.iter().map(|table| table.oid).collect();
-    let described = catalog::described(session, &oids).await?;
-    let tables: Vec<(String, bool)> = described
-        .iter()
-        .map(|table| {
-            let name = TableName::new(&table.summary.schema, &table.summary.name).quoted();
-            (name, table.summary.kind == catalog::TableKind::Partitioned)
-        })
-        .collect();
-    Ok((oids, tables))
-}
-
-/// Locks the flow's tables for a session that works beside the keeper.
-pub(super) async fn join(session: &Session, flow: &Flow) -> Result<(), irongate_postgres::Error> {
-    let (_, tables) = tables(session, flow).await?;
-    copy::lock_at_once(session, &tables).await
-}
-
 async fn export(session: &Session) -> Result<Kept, irongate_postgres::Error> {
     const SQL: &str = "SELECT pg_catalog.pg_export_snapshot(), pid, backend_start::pg_catalog.text
         FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()";
     let row = session.query_one(SQL, &[]).await?;
     Ok(Kept { snapshot: row.try_get(0)?, pid: row.try_get(1)?, start: row.try_get(2)? })
-}
-
-/// A table that was rewritten between the snapshot and the lock: the snapshot would see it without rows, and the stream
-/// does not speak of them. What the snapshot sees in the catalog is compared with what is so now.
-pub(super) async fn rewritten(
-    session: &Session,
-    oids: &[u32],
-) -> Result<Option<String>, irongate_postgres::Error> {
-    const SQL: &str = "SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c
-         WHERE c.relkind = 'r'
-           AND c.oid IN (SELECT coalesce(t.relid, o.oid) FROM pg_catalog.unnest($1::pg_catalog.oid[]) o(oid)
-                         LEFT JOIN LATERAL pg_catalog.pg_partition_tree(o.oid) t ON true)
-           AND pg_catalog.pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode LIMIT 1";
-    let found = session.query_opt(SQL, &[&oids]).await?;
-    Ok(found.map(|row| row.try_get(0)).transpose()?)
 }
 
 /// A keeper that was started here. One in this process ends when this is dropped.
@@ -217,7 +156,7 @@ pub(super) struct Keeper {
 }
 
 #[derive(Debug)]
-struct Here {
+pub(super) struct Here {
     task: JoinHandle<()>,
 }
 
@@ -227,27 +166,51 @@ impl Drop for Here {
     }
 }
 
-impl Keeper {
-    /// Has a snapshot taken over.
-    pub(super) async fn start(
+/// A keeper that has connected and waits for a snapshot.
+#[derive(Debug)]
+pub(super) enum Candidate {
+    Here {
+        here: Here,
+        ask: oneshot::Sender<String>,
+        told: oneshot::Receiver<Kept>,
+        failed: oneshot::Receiver<Error>,
+    },
+    Process {
+        flow: String,
+        child: Box<Child>,
+        stdout: Lines<BufReader<ChildStdout>>,
+        log: PathBuf,
+    },
+}
+
+impl Candidate {
+    /// Starts a keeper, and has it connect.
+    pub(super) async fn connect(
         place: &KeeperPlace,
         configuration: &Configuration,
         flow: &Flow,
-        order: KeepOrder,
     ) -> Result<Self, Error> {
         match place {
-            KeeperPlace::Here => Self::here(configuration, flow, order).await,
-            KeeperPlace::Process(words) => Self::process(words, configuration, flow, &order).await,
+            KeeperPlace::Here => Self::here(configuration, flow).await,
+            KeeperPlace::Process(words) => Self::process(words, configuration, flow).await,
         }
     }
 
-    async fn here(configuration: &Configuration, flow: &Flow, order: KeepOrder) -> Result<Self, Error> {
+    async fn here(configuration: &Configuration, flow: &Flow) -> Result<Self, Error> {
+        let (ask, asked) = oneshot::channel();
         let (tell, told) = oneshot::channel();
-        let (configuration, flow) = (configuration.clone(), flow.clone());
         let (fail, failed) = oneshot::channel();
+        let (connect, connected) = oneshot::channel();
+        let (configuration, flow) = (configuration.clone(), flow.clone());
         let task = tokio::spawn(async move {
+            let snapshot = async {
+                let _ = connect.send(());
+                asked.await.ok()
+            };
             let ready = move |kept: &Kept| drop(tell.send(kept.clone()));
-            let ended = keep_snapshot(&configuration, &flow, &order, ready, std::future::pending()).await;
+            let limit = flow.load.keeper_limit;
+            let ended =
+                keep_snapshot(&configuration, &flow, limit, snapshot, ready, std::future::pending()).await;
             if let Err(error) = ended
                 && let Err(error) = fail.send(error)
             {
@@ -255,70 +218,100 @@ impl Keeper {
             }
         });
         let here = Here { task };
-        match told.await {
-            Ok(kept) => Ok(Self { kept, _here: Some(here) }),
-            Err(_) => Err(match failed.await {
-                Ok(error) => error,
-                Err(_) => Error::Internal("the keeper of the snapshot".to_owned()),
-            }),
+        match connected.await {
+            Ok(()) => Ok(Self::Here { here, ask, told, failed }),
+            Err(_) => Err(why(failed).await),
         }
     }
 
-    async fn process(
-        words: &[OsString],
-        configuration: &Configuration,
-        flow: &Flow,
-        order: &KeepOrder,
-    ) -> Result<Self, Error> {
-        let failed = |reason: String| Error::Keeper { flow: flow.name.clone(), reason };
-        let (program, arguments) =
-            words.split_first().ok_or_else(|| failed("no program is named for it".to_owned()))?;
-        let path = log(configuration, flow);
-        let log = std::fs::create_dir_all(&configuration.state_directory)
-            .and_then(|()| std::fs::File::create(&path))
-            .map_err(|source| Error::Directory { path: path.clone(), source })?;
+    async fn process(words: &[OsString], configuration: &Configuration, flow: &Flow) -> Result<Self, Error> {
+        let (program, arguments) = words
+            .split_first()
+            .ok_or_else(|| refused(&flow.name, "no program is named for it".to_owned()))?;
+        let log = log(configuration, flow);
+        let to_log = std::fs::create_dir_all(&configuration.state_directory)
+            .and_then(|()| std::fs::File::create(&log))
+            .map_err(|source| Error::Directory { path: log.clone(), source })?;
         let mut child = tokio::process::Command::new(program)
             .args(arguments)
             .arg(&flow.name)
-            .args(["--snapshot", &order.snapshot])
-            .args(["--limit", &order.limit.as_secs().max(1).to_string()])
-            .args(["--lock-limit", &order.lock_limit.as_secs().max(1).to_string()])
-            .stdin(Stdio::null())
+            .args(["--limit", &flow.load.keeper_limit.as_secs().max(1).to_string()])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(to_log)
             // A signal from the terminal is for the command, and not for its keeper.
             .process_group(0)
             .spawn()
-            .map_err(|error| failed(format!("\"{}\" cannot be run: {error}", program.display())))?;
-        let mut line = String::new();
-        let answer = async {
-            match child.stdout.take() {
-                Some(stdout) => BufReader::new(stdout).read_line(&mut line).await,
-                None => Ok(0),
+            .map_err(|error| {
+                refused(&flow.name, format!("\"{}\" cannot be run: {error}", program.display()))
+            })?;
+        let stdout = child.stdout.take().ok_or_else(|| Error::Internal("a keeper's output".to_owned()))?;
+        let mut stdout = BufReader::new(stdout).lines();
+        match line(&mut stdout).await {
+            Some(line) if line == CONNECTED => {
+                Ok(Self::Process { flow: flow.name.clone(), child: Box::new(child), stdout, log })
             }
-        };
-        let read = tokio::time::timeout(order.lock_limit + START_LIMIT, answer).await;
-        let is_late = read.is_err();
-        match Kept::from_line(&line) {
-            Some(kept) => Ok(Self { kept, _here: None }),
-            None => {
-                let _ = child.start_kill();
-                let said = std::fs::read_to_string(&path).unwrap_or_default();
-                let error = said.lines().rev().find_map(|line| line.strip_prefix("error: "));
-                let reason = match (is_late, error) {
-                    (true, _) => "it did not answer in time",
-                    (false, Some(error)) => error,
-                    (false, None) => "it ended without a word",
+            said => Err(unable(&flow.name, &mut child, &log, said)),
+        }
+    }
+
+    /// Has a snapshot taken over.
+    pub(super) async fn keep(self, snapshot: &str) -> Result<Keeper, Error> {
+        match self {
+            Self::Here { here, ask, told, failed } => {
+                let _ = ask.send(snapshot.to_owned());
+                match told.await {
+                    Ok(kept) => Ok(Keeper { kept, _here: Some(here) }),
+                    Err(_) => Err(why(failed).await),
                 }
-                .to_owned();
-                Err(failed(reason))
+            }
+            Self::Process { flow, mut child, mut stdout, log } => {
+                if let Some(mut stdin) = child.stdin.take() {
+                    // One that has ended says so in its log.
+                    let _ = stdin.write_all(format!("{snapshot}\n").as_bytes()).await;
+                }
+                let said = line(&mut stdout).await;
+                match said.as_deref().and_then(Kept::from_line) {
+                    Some(kept) => Ok(Keeper { kept, _here: None }),
+                    None => Err(unable(&flow, &mut child, &log, said)),
+                }
             }
         }
     }
 }
 
+fn refused(flow: &str, reason: String) -> Error {
+    Error::Keeper { flow: flow.to_owned(), reason }
+}
+
+/// Why the task of a keeper has ended.
+async fn why(failed: oneshot::Receiver<Error>) -> Error {
+    failed.await.unwrap_or_else(|_| Error::Internal("the keeper of the snapshot".to_owned()))
+}
+
+/// The next line that a keeper says; an empty one stands for none in time.
+async fn line(stdout: &mut Lines<BufReader<ChildStdout>>) -> Option<String> {
+    match tokio::time::timeout(START_LIMIT, stdout.next_line()).await {
+        Ok(read) => read.ok().flatten(),
+        Err(_) => Some(String::new()),
+    }
+}
+
+/// Why a keeper's process has not said what was expected.
+fn unable(flow: &str, child: &mut Child, log: &Path, said: Option<String>) -> Error {
+    let _ = child.start_kill();
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let error = text.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    let reason = match (said, error) {
+        (Some(_), _) => "it did not answer in time",
+        (None, Some(error)) => error,
+        (None, None) => "it ended without a word",
+    };
+    refused(flow, reason.to_owned())
+}
+
 /// Where the keeper's process writes its log.
-fn log(configuration: &Configuration, flow: &Flow) -> std::path::PathBuf {
+fn log(configuration: &Configuration, flow: &Flow) -> PathBuf {
     configuration.state_directory.join(format!("{}-keeper.log", flow.name))
 }
 

@@ -54,6 +54,8 @@ pub(crate) fn to_copy(tables: &[LoadTable], done: &BTreeSet<LoadedChunk>) -> Vec
     order.sort_by_key(|place| std::cmp::Reverse(tables[*place].size));
     let chunks = |place: usize| (0..tables[place].chunks).map(move |chunk| (place, chunk));
     let is_lacking = |(place, chunk): &(usize, u32)| !done.contains(&(tables[*place].source.clone(), *chunk));
+    // A finished table may have come without a ledger of its chunks.
+    order.retain(|place| !tables[*place].is_finished());
     order.into_iter().flat_map(chunks).filter(is_lacking).collect()
 }
 

@@ -10,11 +10,9 @@ use irongate_trail::{Directory, Lineage, ResumeLsn};
 use super::snapshot::plan_of;
 use super::tables::{Copied, copied};
 use super::target::{Layout, Target, refuse_rows, refuse_writer};
-use super::work::not_locked;
 use super::{APPLICATION, Claims, Load, Ready, keeper, plan};
-use crate::end::As;
 use crate::error::Error;
-use crate::setup::{Event, Progress as Report, blocking, import_snapshot};
+use crate::setup::{Event, Progress as Report, blocking};
 
 /// How a call begins.
 pub(super) enum Begin {
@@ -25,13 +23,15 @@ pub(super) enum Begin {
     },
     /// Where the last one was cut off.
     GoOn(Box<LoadJob>),
+    /// With the tables alone that are asked for.
+    Tables,
     /// Not at all: this very call has ended the load, without being told so.
     Done(Box<LoadJob>),
 }
 
 /// What is known of a load's stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Stream {
+pub(super) struct Stream {
     /// Identifier and timeline of the source's system.
     system: (u64, u32),
     /// What the slot has confirmed; nothing where there is no slot that can be read.
@@ -43,7 +43,7 @@ struct Stream {
 }
 
 /// Why the stream of a load cannot be gone on with, if that is so.
-fn given_up(job: &LoadJob, stream: &Stream) -> Option<&'static str> {
+pub(super) fn given_up(job: &LoadJob, stream: &Stream) -> Option<&'static str> {
     let lineage = &job.lineage;
     if stream.system != (lineage.system_identifier, lineage.timeline) {
         return Some("the source is another server than it was, or has been promoted since");
@@ -63,7 +63,10 @@ fn given_up(job: &LoadJob, stream: &Stream) -> Option<&'static str> {
 
 impl Load<'_> {
     pub(super) async fn decide(&self, claims: &Claims, progress: &mut Report<'_>) -> Result<Begin, Error> {
-        let anew = || Begin::Anew { ours: BTreeSet::new() };
+        let anew = || match self.options.tables.is_empty() {
+            true => Begin::Anew { ours: BTreeSet::new() },
+            false => Begin::Tables,
+        };
         let Some(job) = self.ledger.job(&claims.target).await? else { return Ok(anew()) };
         if job.done {
             let is_own = self.job.as_ref() == Some(&job.job);
@@ -75,6 +78,7 @@ impl Load<'_> {
             return Ok(anew());
         }
         let tables = self.ledger.tables(&claims.target).await?;
+        self.refuse_other_load(&tables)?;
         let reason =
             if self.restart { Some("as asked") } else { given_up(&job, &self.stream(claims).await?) };
         let finished = tables.iter().filter(|table| table.is_finished()).count();
@@ -95,7 +99,7 @@ impl Load<'_> {
         Ok(Begin::GoOn(Box::new(job)))
     }
 
-    async fn stream(&self, claims: &Claims) -> Result<Stream, Error> {
+    pub(super) async fn stream(&self, claims: &Claims) -> Result<Stream, Error> {
         let failed = |error| self.source.failed("look at the slot", error);
         let mut connection = ReplicationConnection::connect(&self.source.own_login().endpoint, APPLICATION)
             .await
@@ -153,7 +157,11 @@ impl Load<'_> {
     }
 
     /// How the tables are copied under the snapshot of the ledger, if that is still there.
-    async fn under_its_snapshot(&self, claims: &Claims, job: &LoadJob) -> Result<Option<Vec<Copied>>, Error> {
+    async fn under_its_snapshot(
+        &mut self,
+        claims: &Claims,
+        job: &LoadJob,
+    ) -> Result<Option<Vec<Copied>>, Error> {
         let snapshot = &job.snapshot;
         let failed = |error| self.source.failed("look for the keeper of the snapshot", error);
         if !keeper::is_alive(&claims.source, snapshot.keeper_pid, &snapshot.keeper_start)
@@ -162,14 +170,15 @@ impl Load<'_> {
         {
             return Ok(None);
         }
-        let session = self.source.connect(As::Extract, APPLICATION).await?;
-        if let Err(error) = import_snapshot(&session, &snapshot.name, self.limit()).await {
-            tracing::warn!(%error, "the snapshot of the load cannot be imported");
-            return Ok(None);
+        match self.connect_readers().await?.hold(self.flow, &snapshot.name).await {
+            Ok(held) => self.take_readers(held)?,
+            Err(error) => {
+                tracing::warn!(%error, "the snapshot of the load cannot be imported");
+                return Ok(None);
+            }
         }
-        keeper::join(&session, self.flow).await.map_err(|error| not_locked(&self.source, error))?;
         let ends = [&self.source, &self.target];
-        copied(&session, &claims.target, self.flow, ends).await.map(Some)
+        copied(self.reader()?, &claims.target, self.flow, ends).await.map(Some)
     }
 
     /// Begins the tables anew that are not finished, under a new snapshot.
@@ -180,10 +189,9 @@ impl Load<'_> {
         ledger: Vec<LoadTable>,
         progress: &mut Report<'_>,
     ) -> Result<Ready, Error> {
-        let (session, snapshot) = self.new_snapshot(claims, progress).await?;
+        let snapshot = self.new_snapshot(claims, progress).await?;
         let ends = [&self.source, &self.target];
-        let copied = copied(&session, &claims.target, self.flow, ends).await?;
-        drop(session);
+        let copied = copied(self.reader()?, &claims.target, self.flow, ends).await?;
         let targets: Vec<QualifiedName> = ledger
             .iter()
             .map(|table| table.target.clone())
@@ -217,18 +225,12 @@ impl Load<'_> {
             .filter(|table| has_rows_of_ours(table, &ledger, &layout))
             .map(|table| table.target.clone())
             .collect();
-        let (truncated, deleted) = plan::emptied(&emptied, &layout.references);
-        let statement = |names: Vec<QualifiedName>| -> Vec<String> {
-            names.iter().filter_map(|name| layout.alone(name)).collect()
-        };
-        let (truncated, deleted) = (statement(truncated), statement(deleted));
+        let emptying = layout.emptying(&emptied);
         let untouched: Vec<&Copied> =
             copied.iter().filter(|table| !targets_of(&ledger).contains(&table.target_name())).collect();
         let end = self.target;
         let at_target = Target::open(&end, self.flow, self.limit(), true).await?;
-        let done = at_target
-            .again(&self.ledger, (&job, &snapshot), &planned, (&truncated, &deleted), &untouched)
-            .await;
+        let done = at_target.again(&self.ledger, (&job, &snapshot), &planned, &emptying, &untouched).await;
         at_target.close().await;
         done?;
         job.snapshot = snapshot;
@@ -261,7 +263,7 @@ fn untouched<'a>(ledger: &[LoadTable], copied: &'a [Copied]) -> Vec<&'a Copied> 
 }
 
 /// The tables of the ledger with how they are copied. One that is finished may be there no more.
-fn joined(ledger: Vec<LoadTable>, copied: Vec<Copied>) -> Vec<(LoadTable, Copied)> {
+pub(super) fn joined(ledger: Vec<LoadTable>, copied: Vec<Copied>) -> Vec<(LoadTable, Copied)> {
     let mut by_source: BTreeMap<QualifiedName, Copied> =
         copied.into_iter().map(|table| (table.source_name(), table)).collect();
     ledger

@@ -8,14 +8,15 @@ use irongate_checkpoint::{LoadJob, LoadSnapshot, LoadTable, QualifiedName};
 use irongate_postgres::{ReplicationConnection, Session, SlotOptions, SnapshotOption};
 use irongate_trail::Lsn;
 
-use super::keeper::{KeepOrder, Keeper};
+use super::hold::Readers;
+use super::keeper::Candidate;
+use super::schema::Schema;
 use super::tables::{Copied, copied};
 use super::target::{Target, refuse_rows, refuse_writer};
-use super::work::not_locked;
 use super::{APPLICATION, Claims, Load, Ready, keeper, plan, source_time};
 use crate::end::As;
 use crate::error::Error;
-use crate::setup::{Progress as Report, Started, create_slot, import_snapshot, lock_groups, start};
+use crate::setup::{Progress as Report, Started, create_slot, lock_groups, start};
 
 /// A table as the ledger begins with it.
 pub(super) fn plan_of(table: &Copied, start: Lsn, generation: i32, chunk_bytes: u64) -> LoadTable {
@@ -58,6 +59,7 @@ impl Load<'_> {
         let at_target = Target::open(&end, self.flow, self.limit(), false).await?;
         refuse_writer(&self.target, &at_target.session, self.configuration, self.flow).await?;
         let is_emptied = |table: &&Copied| self.options.truncate || ours.contains(&table.source_name());
+        let schema = self.make_schema(progress).await?;
         // Everything that can be refused is refused before the old slot is given up.
         let before = copied(&claims.source, &at_target.session, self.flow, ends).await?;
         let left: Vec<&Copied> = before.iter().filter(|table| !is_emptied(table)).collect();
@@ -65,11 +67,23 @@ impl Load<'_> {
         let failed = |error| self.source.failed("end an earlier keeper", error);
         keeper::end_all(&claims.source, self.flow).await.map_err(failed)?;
         self.keeper = None;
+        // Whoever needs the snapshot is there before it is.
+        let candidate = Candidate::connect(&self.options.keeper, self.configuration, self.flow).await?;
+        let readers = self.connect_readers().await?;
         let started = start(self.configuration, self.flow, self.limit(), progress).await?;
-        let begun = self.begun(claims, &started, &at_target, is_emptied).await;
+        let begun = {
+            let kept = self.keep((candidate, readers), &started.snapshot, started.consistent_point.0).await;
+            match kept {
+                Ok(snapshot) => {
+                    self.begun(claims, (&started, snapshot), &at_target, schema.as_ref(), is_emptied).await
+                }
+                Err(error) => Err(error),
+            }
+        };
         if begun.is_err() {
             self.give_up_slot(started).await;
             self.keeper = None;
+            self.readers.clear();
             let _ = keeper::end_all(&claims.source, self.flow).await;
         }
         at_target.close().await;
@@ -80,14 +94,16 @@ impl Load<'_> {
     async fn begun(
         &mut self,
         claims: &Claims,
-        started: &Started,
+        (started, snapshot): (&Started, LoadSnapshot),
         at_target: &Target<'_>,
+        schema: Option<&Schema>,
         is_emptied: impl Fn(&&Copied) -> bool,
     ) -> Result<Ready, Error> {
-        let (session, snapshot) = self.keep(&started.snapshot, started.consistent_point.0).await?;
         let ends = [&self.source, &self.target];
-        let copied = copied(&session, &claims.target, self.flow, ends).await?;
-        drop(session);
+        if let Some(schema) = schema {
+            self.same_schema(schema, &snapshot.name).await?;
+        }
+        let copied = copied(self.reader()?, &claims.target, self.flow, ends).await?;
         let chunk = self.flow.load.chunk_size;
         let tables: Vec<LoadTable> =
             copied.iter().map(|table| plan_of(table, snapshot.lsn, 1, chunk)).collect();
@@ -106,26 +122,27 @@ impl Load<'_> {
         Ok(Ready { job, tables: tables.into_iter().zip(copied).collect() })
     }
 
-    /// Has a snapshot kept, and opens a session that sees it.
-    async fn keep(&mut self, exported: &str, lsn: Lsn) -> Result<(Session, LoadSnapshot), Error> {
-        let order = KeepOrder {
-            snapshot: exported.to_owned(),
-            limit: self.flow.load.keeper_limit,
-            lock_limit: self.limit(),
-        };
-        let keeper = Keeper::start(&self.options.keeper, self.configuration, self.flow, order).await?;
+    /// Has a snapshot kept, and taken over by the sessions that read.
+    async fn keep(
+        &mut self,
+        (candidate, readers): (Candidate, Readers),
+        exported: &str,
+        lsn: Lsn,
+    ) -> Result<LoadSnapshot, Error> {
+        let (keeper, held) = tokio::join!(candidate.keep(exported), readers.hold(self.flow, exported));
+        let keeper = keeper?;
         let kept = keeper.kept.clone();
         self.keeper = Some(keeper);
-        let session = self.source.connect(As::Extract, APPLICATION).await?;
-        import_snapshot(&session, &kept.snapshot, self.limit())
+        self.take_readers(held.map_err(|error| self.source.failed("import the slot's snapshot", error))?)?;
+        let taken = source_time(self.reader()?)
             .await
-            .map_err(|error| self.source.failed("import the slot's snapshot", error))?;
-        keeper::join(&session, self.flow).await.map_err(|error| not_locked(&self.source, error))?;
-        let taken =
-            source_time(&session).await.map_err(|error| self.source.failed("ask for the time", error))?;
-        let snapshot =
-            LoadSnapshot { name: kept.snapshot, lsn, taken, keeper_pid: kept.pid, keeper_start: kept.start };
-        Ok((session, snapshot))
+            .map_err(|error| self.source.failed("ask for the time", error))?;
+        Ok(LoadSnapshot { name: kept.snapshot, lsn, taken, keeper_pid: kept.pid, keeper_start: kept.start })
+    }
+
+    /// A session that sees the snapshot.
+    pub(super) fn reader(&self) -> Result<&Session, Error> {
+        self.readers.first().ok_or_else(|| Error::Internal("no session reads".to_owned()))
     }
 
     /// Takes a new snapshot and has it kept. A temporary slot is created for it, whose consistent point says exactly
@@ -134,12 +151,15 @@ impl Load<'_> {
         &mut self,
         claims: &Claims,
         progress: &mut Report<'_>,
-    ) -> Result<(Session, LoadSnapshot), Error> {
-        let failed = |doing: &str, error| self.source.failed(doing, error);
+    ) -> Result<LoadSnapshot, Error> {
+        let source = self.source;
+        let failed = |doing: &str, error| source.failed(doing, error);
         keeper::end_all(&claims.source, self.flow)
             .await
             .map_err(|error| failed("end an earlier keeper", error))?;
         self.keeper = None;
+        let candidate = Candidate::connect(&self.options.keeper, self.configuration, self.flow).await?;
+        let readers = self.connect_readers().await?;
         let mut connection = ReplicationConnection::connect(&self.source.own_login().endpoint, APPLICATION)
             .await
             .map_err(|error| failed("connect for replication", error))?;
@@ -154,8 +174,8 @@ impl Load<'_> {
         let created =
             create_slot(&self.source, (&name, options), &mut connection, watch, self.limit(), progress)
                 .await?;
-        let kept =
-            self.keep(created.snapshot_name.as_deref().unwrap_or_default(), created.consistent_point).await;
+        let exported = created.snapshot_name.as_deref().unwrap_or_default();
+        let kept = self.keep((candidate, readers), exported, created.consistent_point).await;
         drop(connection);
         kept
     }

@@ -1,6 +1,7 @@
 //! The target's session for what concerns the whole load: it holds the flow's claim, so that no Replicat applies
 //! meanwhile, and its writes are marked with the flow's origin.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use irongate_checkpoint::{
@@ -12,6 +13,7 @@ use irongate_postgres::sql::qualified;
 use irongate_trail::{CommitLsn, ResumeLsn, Timestamp};
 
 use super::APPLICATION;
+use super::plan;
 use super::tables::Copied;
 use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
@@ -100,28 +102,59 @@ impl<'a> Target<'a> {
         ledger: &LoadLedger,
         (job, snapshot): (&LoadJob, &LoadSnapshot),
         tables: &[LoadTable],
-        (truncated, deleted): (&[String], &[String]),
+        emptying: &[String],
         must_be_empty: &[&Copied],
     ) -> Result<(), Error> {
-        let failed = |error| self.end.failed("empty the tables", error);
         let work = async {
             // First, since TRUNCATE may not be: see `CheckpointTable::mark`.
             ledger.again(&self.session, snapshot, tables).await?;
             refuse_rows(self.end, &self.session, must_be_empty).await?;
-            if !truncated.is_empty() {
-                let sql = format!("TRUNCATE {}", truncated.join(", "));
-                self.session.batch_execute(&sql).await.map_err(failed)?;
-            }
-            for table in deleted {
-                let sql = format!("DELETE FROM {table}");
-                self.session.batch_execute(&sql).await.map_err(failed)?;
-            }
-            Ok(())
+            self.empty(emptying).await
         };
         self.within(job.consistent_point, snapshot.taken, work).await
     }
 
-    /// Makes the flow's checkpoint and ends the load. The server refuses it where a table is not finished.
+    async fn empty(&self, emptying: &[String]) -> Result<(), Error> {
+        for statement in emptying {
+            let done = self.session.batch_execute(statement).await;
+            done.map_err(|error| self.end.failed("empty the tables", error))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the flow's checkpoint aside, which says that it is applied up to `end`, and begins the ledger of a load of which
+    /// all but the unfinished `tables` is there; those are emptied. What waits in the error queue for them is in their copies.
+    pub(super) async fn reload(
+        &self,
+        ledger: &LoadLedger,
+        (job, end): (&LoadJob, ResumeLsn),
+        tables: &[LoadTable],
+        emptying: &[String],
+    ) -> Result<(), Error> {
+        const SKIP: &str = "UPDATE irongate.error_queue q SET state = 'skipped', resolved_at = pg_catalog.clock_timestamp()
+              FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[]) AS t (schema_name, name)
+             WHERE q.flow = $1 AND q.state = 'queued' AND q.table_schema = t.schema_name AND q.table_name = t.name";
+        let failed = |error: tokio_postgres::Error| self.end.failed("empty the tables", error);
+        let present: Vec<_> =
+            tables.iter().filter(|table| table.is_finished()).map(|table| &table.source).collect();
+        let (schemas, names): (Vec<&str>, Vec<&str>) = tables
+            .iter()
+            .filter(|table| !table.is_finished())
+            .map(|table| (table.source.0.as_str(), table.source.1.as_str()))
+            .unzip();
+        let work = async {
+            // First, since TRUNCATE may not be: see `CheckpointTable::mark`.
+            self.checkpoint.set_aside(&self.session).await?;
+            ledger.begin(&self.session, job, tables).await?;
+            ledger.present(&self.session, &present).await?;
+            let flow = &self.checkpoint.flow();
+            self.session.execute(SKIP, &[flow, &schemas, &names]).await.map_err(failed)?;
+            self.empty(emptying).await
+        };
+        self.within(end, job.snapshot.taken, work).await
+    }
+
+    /// Makes the flow's checkpoint, or brings back the one that was set aside, and ends the load. The server refuses it where a table is not finished.
     pub(super) async fn finish(&self, ledger: &LoadLedger, job: &LoadJob) -> Result<(), Error> {
         let applied = Applied {
             lineage: job.lineage,
@@ -133,8 +166,10 @@ impl<'a> Target<'a> {
             transactions: 0,
         };
         let work = async {
-            self.checkpoint.remove(&self.session).await?;
-            self.checkpoint.initialise(&self.session, &applied).await?;
+            if !self.checkpoint.bring_back(&self.session).await? {
+                self.checkpoint.remove(&self.session).await?;
+                self.checkpoint.initialise(&self.session, &applied).await?;
+            }
             Ok(ledger.finish(&self.session).await?)
         };
         self.within(job.consistent_point, job.snapshot.taken, work).await
@@ -244,9 +279,9 @@ pub(super) async fn refuse_rows(end: &End<'_>, session: &Session, tables: &[&Cop
 /// itself one of `targets` is said to lie in that table.
 pub(super) struct Layout {
     pub(super) references: Vec<(QualifiedName, QualifiedName)>,
-    pub(super) place_of: std::collections::BTreeMap<QualifiedName, QualifiedName>,
+    pub(super) place_of: BTreeMap<QualifiedName, QualifiedName>,
     /// Those that are there.
-    pub(super) present: std::collections::BTreeMap<QualifiedName, bool>,
+    pub(super) present: BTreeMap<QualifiedName, bool>,
 }
 
 impl Layout {
@@ -272,8 +307,7 @@ impl Layout {
         }
         let mut schemas: Vec<&str> = targets.iter().map(|(schema, _)| schema.as_str()).collect();
         schemas.dedup();
-        let (mut place_of, mut present) =
-            (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
+        let (mut place_of, mut present) = (BTreeMap::new(), BTreeMap::new());
         for row in session.query(PLACES, &[&schemas]).await? {
             let name: QualifiedName = (row.try_get(0)?, row.try_get(1)?);
             if !targets.contains(&name) {
@@ -289,8 +323,19 @@ impl Layout {
         Ok(Self { references, place_of, present })
     }
 
+    /// The statements that empty these tables and no others.
+    pub(super) fn emptying(&self, tables: &BTreeSet<QualifiedName>) -> Vec<String> {
+        let (truncated, deleted) = plan::emptied(tables, &self.references);
+        let alone = |names: Vec<QualifiedName>| -> Vec<String> {
+            names.iter().filter_map(|name| self.alone(name)).collect()
+        };
+        let (truncated, deleted) = (alone(truncated), alone(deleted));
+        let truncate = (!truncated.is_empty()).then(|| format!("TRUNCATE {}", truncated.join(", ")));
+        truncate.into_iter().chain(deleted.iter().map(|table| format!("DELETE FROM {table}"))).collect()
+    }
+
     /// A table as a statement names it that empties it alone.
-    pub(super) fn alone(&self, table: &QualifiedName) -> Option<String> {
+    fn alone(&self, table: &QualifiedName) -> Option<String> {
         let into_partitions = self.present.get(table)?;
         let only = if *into_partitions { "" } else { "ONLY " };
         Some(format!("{only}{}", qualified(&table.0, &table.1)))

@@ -13,19 +13,14 @@ use super::copy::{self, Done};
 use super::progress::Board;
 use super::rate::Rate;
 use super::tables::Copied;
-use super::{keeper, plan, target};
+use super::{plan, target};
 use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
-use crate::setup::{Event, Progress as Report, import_snapshot};
+use crate::setup::{Event, Progress as Report};
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
-
-/// Settings of the sessions that read. Several read already; and a scan that joins another begins somewhere, which would
-/// only shuffle the rows.
-const READING: &str = "SET jit = off; SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; \
-     SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'";
 
 /// The name by which the sessions that copy are shown; the server cuts it to 63 bytes.
 pub(super) fn application(flow: &Flow) -> String {
@@ -59,12 +54,16 @@ impl Work {
     }
 }
 
-/// Copies what the queue holds, in so many sessions. Dropped, it ends them.
-pub(super) async fn run(work: &Arc<Work>, parallel: usize, progress: &mut Report<'_>) -> Result<(), Error> {
+/// Copies what the queue holds, beside each session that reads in one that writes. Dropped, it ends them.
+pub(super) async fn run(
+    work: &Arc<Work>,
+    readers: Vec<Session>,
+    progress: &mut Report<'_>,
+) -> Result<(), Error> {
     let mut sessions = JoinSet::new();
-    for number in 1..=parallel {
+    for (number, reader) in (1..).zip(readers) {
         let work = Arc::clone(work);
-        sessions.spawn(async move { session(&work, number).await });
+        sessions.spawn(async move { session(&work, number, reader).await });
     }
     let mut told: Option<Instant> = None;
     loop {
@@ -89,7 +88,7 @@ pub(super) async fn run(work: &Arc<Work>, parallel: usize, progress: &mut Report
     Ok(())
 }
 
-async fn session(work: &Work, number: usize) -> Result<(), Error> {
+async fn session(work: &Work, number: usize, at_source: Session) -> Result<(), Error> {
     let (source, target) =
         (End::source(&work.configuration, &work.flow)?, End::target(&work.configuration, &work.flow)?);
     let application = application(&work.flow);
@@ -104,38 +103,11 @@ async fn session(work: &Work, number: usize) -> Result<(), Error> {
         }
         Err(error) => return Err(error),
     };
-    let at_source = source.connect(As::Extract, &application).await?;
-    at_source.batch_execute(READING).await.map_err(|error| source.failed("prepare the session", error))?;
-    import_snapshot(&at_source, &work.job.snapshot.name, work.limit)
-        .await
-        .map_err(|error| source.failed("import the load's snapshot", error))?;
-    if !guard(work, &at_source).await.map_err(|error| not_locked(&source, error))? {
-        return Err(Error::SnapshotLost { end: source.to_string() });
-    }
     while let Some((place, chunk)) = work.next() {
         one(work, (place, chunk), &at_source, (&at_target, &origin), [&source, &target]).await?;
     }
     origin.session_reset(&at_target).await?;
     Ok(())
-}
-
-/// Why the tables could not be locked beside the keeper.
-pub(super) fn not_locked(source: &End<'_>, error: irongate_postgres::Error) -> Error {
-    if error.code() == Some("55P03") {
-        return Error::Overtaken { end: source.to_string() };
-    }
-    source.failed("lock the tables", error)
-}
-
-/// Locks the tables while the keeper still does. From here on this session can be trusted whatever becomes of the keeper:
-/// nothing has moved or rewritten the rows since the snapshot was taken, and nothing will while the session lasts. False
-/// if the keeper was gone.
-async fn guard(work: &Work, at_source: &Session) -> Result<bool, irongate_postgres::Error> {
-    let tables: Vec<(String, bool)> =
-        work.tables.iter().map(|(_, table)| (table.source.quoted(), table.partitioned)).collect();
-    copy::lock_at_once(at_source, &tables).await?;
-    let snapshot = &work.job.snapshot;
-    keeper::is_alive(at_source, snapshot.keeper_pid, &snapshot.keeper_start).await
 }
 
 /// Copies one chunk.

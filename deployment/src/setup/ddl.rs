@@ -101,12 +101,20 @@ pub(crate) async fn lacking_at_source(
     Ok(lacks)
 }
 
+/// Whether what is lacking is all of it.
+pub(crate) fn is_not_installed(lacks: &[Lack]) -> bool {
+    lacks.iter().any(|lack| lack.object == table())
+}
+
+fn table() -> String {
+    format!("table {CHECKPOINT_SCHEMA}.ddl_flow")
+}
+
 /// Functions and event triggers that are not there as they should be.
 async fn objects(client: &Client, installed: bool) -> Result<Vec<Lack>, irongate_postgres::Error> {
     let mut lacks = Vec::new();
     if !installed {
-        let object = format!("table {CHECKPOINT_SCHEMA}.ddl_flow");
-        lacks.push(lack(object, "it does not exist", ddl_table()));
+        lacks.push(lack(table(), "it does not exist", ddl_table()));
     }
     const BODY: &str =
         "SELECT p.prosrc FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{Applied, CheckpointTable, GroupLock, LoadLedger, Role};
-use irongate_postgres::{ReplicationConnection, Session, catalog};
+use irongate_postgres::{Session, catalog};
 use irongate_trail::{CommitLsn, Directory, Lineage, Position, ResumeLsn, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::start::{Started, blocking, lock_groups_here, start};
-use super::{Progress, reading, refuse_elsewhere};
+use super::{Progress, import_snapshot, reading, refuse_elsewhere};
 use crate::configuration::{Configuration, Flow};
 use crate::end::{As, End};
 use crate::error::Error;
@@ -22,6 +22,10 @@ use crate::instantiate::carry_sequences;
 
 /// How long a claim is waited for that a process may hold which was killed a moment ago.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);
+
+/// Switches off what would end the session that keeps a snapshot; not every version knows both.
+const UNLIMITED: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+     WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
 
 /// Where a flow begins: the state of its source, and the place in its log and in its trail behind that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,13 +41,18 @@ pub struct FlowStart {
 }
 
 /// A flow that has begun at a snapshot. None of its groups runs here as long as this is there.
+///
+/// A table that is emptied or rewritten after the slot was made has no rows under the snapshot. No lock is held against
+/// that: an application that wants a table for itself would wait as long as all tables are read, and everybody else
+/// behind it. So whoever reads has to lock the table that it reads and to see that its files are still those that the
+/// snapshot's catalog names, as `irongate_verify::compare_at_rest` does.
 #[derive(Debug)]
 pub struct FlowSnapshot {
     /// The snapshot's name; it can be imported as long as this is there.
     pub name: String,
     /// Where the flow begins.
     pub start: FlowStart,
-    _connection: ReplicationConnection,
+    _session: Session,
     _locks: [GroupLock; 2],
 }
 
@@ -51,7 +60,7 @@ pub struct FlowSnapshot {
 /// touched.
 ///
 /// # Errors
-/// As [`begin_capture`](super::begin_capture).
+/// As [`begin_capture`](super::begin_capture); [`Error::SnapshotLost`] where the server has taken it away already.
 ///
 /// Not cancel-safe, but safe to repeat.
 pub async fn begin_at_snapshot(
@@ -64,7 +73,31 @@ pub async fn begin_at_snapshot(
     let Started { lineage, consistent_point, position, epoch, snapshot, _connection } =
         start(configuration, flow, slot_limit, progress).await?;
     let start = FlowStart { lineage, consistent_point, position, epoch };
-    Ok(FlowSnapshot { name: snapshot, start, _connection, _locks: locks })
+    let (session, name) = keep(configuration, flow, &snapshot, slot_limit).await?;
+    Ok(FlowSnapshot { name, start, _session: session, _locks: locks })
+}
+
+/// Takes a snapshot over from the connection that has made the slot. That one is idle in a transaction, and no time limit
+/// of its own can be set there without losing the snapshot; here all are switched off.
+async fn keep(
+    configuration: &Configuration,
+    flow: &Flow,
+    snapshot: &str,
+    limit: Duration,
+) -> Result<(Session, String), Error> {
+    const EXPORT: &str = "SELECT pg_catalog.pg_export_snapshot()";
+    let source = End::source(configuration, flow)?;
+    let failed = |error: irongate_postgres::Error| match error.code() {
+        // There is none of this name, or nobody has it any more.
+        Some("22023" | "42704" | "55000") => Error::SnapshotLost { end: source.to_string() },
+        _ => source.failed("take the snapshot over", error),
+    };
+    let session = source.connect(As::Extract, "irongate reinstate").await?;
+    session.batch_execute(UNLIMITED).await.map_err(|error| failed(error.into()))?;
+    import_snapshot(&session, snapshot, limit).await.map_err(failed)?;
+    let row = session.query_one(EXPORT, &[]).await.map_err(|error| failed(error.into()))?;
+    let name = row.try_get(0).map_err(|error| failed(error.into()))?;
+    Ok((session, name))
 }
 
 /// A flow whose target is being made what its source was. Nobody applies as long as this is there.

@@ -192,13 +192,17 @@ pub(crate) async fn import_snapshot(
     snapshot: &str,
     limit: Duration,
 ) -> Result<(), irongate_postgres::Error> {
+    Ok(session.batch_execute(&import_sql(snapshot, limit)).await?)
+}
+
+/// What [`import_snapshot`] says to the server.
+pub(crate) fn import_sql(snapshot: &str, limit: Duration) -> String {
     let name = irongate_postgres::sql::quote_literal(snapshot);
-    let sql = format!(
+    format!(
         "{}; SET row_security = off; \
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {name}",
         patience(limit)
-    );
-    Ok(session.batch_execute(&sql).await?)
+    )
 }
 
 /// Settings of a session that works for long and waits for locks only up to a limit.

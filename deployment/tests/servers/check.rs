@@ -189,6 +189,30 @@ async fn a_deployment_that_was_never_set_up_is_told_what_to_do_and_does_not_cras
     assert_eq!(find("slot").fix.as_deref(), Some("irongate setup"));
     // What follows from a missing role is not said once more for every table.
     assert_eq!(found.len(), 4, "{}", shown(&found));
+    // Nor is a channel for changes of structure that is not there, object by object.
+    let mut world = world;
+    world.reconfigure(&format!("{FLOW}\n[flows.{}.ddl]\n", world.name));
+    let found = alarms(&world).await;
+    let channel = "DDL channel of flow";
+    assert_eq!(
+        found.iter().filter(|finding| finding.object.contains(channel)).count(),
+        1,
+        "{}",
+        shown(&found)
+    );
+    assert_eq!(found.len(), 5, "{}", shown(&found));
+    // Rows that will be hidden from the roles are said before these are made.
+    world.at_source("ALTER TABLE a ENABLE ROW LEVEL SECURITY").await;
+    world.at_target("ALTER TABLE b ENABLE ROW LEVEL SECURITY").await;
+    let found = alarms(&world).await;
+    for (place, who) in [("db.a: table public.a", "extract"), ("db.b: table public.b", "replicat")] {
+        let finding = found.iter().find(|finding| {
+            finding.object.contains(place)
+                && finding.reason.contains(&format!("row security applies to role \"{}_{who}\"", world.name))
+        });
+        let finding = finding.unwrap_or_else(|| panic!("{place}: {}", shown(&found)));
+        assert!(finding.severity == Severity::Error && finding.fix.as_ref().unwrap().contains("BYPASSRLS"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,10 +138,11 @@ fn spec(configuration: &Configuration, site: &str, executable: &Path, group: &Gr
         name: group.name.clone(),
         flow: group.flow_name().to_owned(),
         program: group.program,
-        autostart: group.flow.is_none_or(|flow| flow.autostart),
+        // A feed waits for its flow's trail, and for what comes after its flow has ended: a change of sites does not start it.
+        autostart: group.program == Program::Feed || group.flow.is_none_or(|flow| flow.autostart),
         executable: executable.to_owned(),
         arguments: words.into_iter().map(OsString::from).collect(),
-        turn: group.flow.filter(|flow| configuration.is_reverse(flow)).map(|flow| {
+        turn: group.flow.filter(|flow| group.program != Program::Feed && configuration.is_reverse(flow)).map(|flow| {
             format!(
                 "site \"{}\" writes database \"{}\" in normal mode; this flow is started by a switchover (irongate \
                  switchover --to {}), which makes what it needs; if site \"{}\" writes already",

@@ -108,6 +108,11 @@ pub(crate) fn configuration(settings: &KafkaSettings, name: &str) -> Result<Clie
 /// Asked by a producer, which alone hears in the background why brokers cannot be reached: a certificate that is not trusted, a
 /// password that is wrong. The others would say that it took too long.
 pub(crate) fn metadata(settings: &KafkaSettings, topic: &str, doing: &str) -> Result<Metadata, Error> {
+    ask(settings, Some(topic), &format!("topic \"{topic}\" {doing}"))
+}
+
+/// What the brokers say of one topic, or of all. Blocks.
+pub(crate) fn ask(settings: &KafkaSettings, topic: Option<&str>, doing: &str) -> Result<Metadata, Error> {
     let context = Context::default();
     let config = configuration(settings, "look")?;
     let made: Result<FutureProducer<Context>, _> =
@@ -115,8 +120,8 @@ pub(crate) fn metadata(settings: &KafkaSettings, topic: &str, doing: &str) -> Re
     let producer = made.map_err(|error| failed(settings, "the client cannot be set up", &error, &context))?;
     producer
         .client()
-        .fetch_metadata(Some(topic), settings.timeout)
-        .map_err(|error| failed(settings, &format!("topic \"{topic}\" {doing}"), &error, &context))
+        .fetch_metadata(topic, settings.timeout)
+        .map_err(|error| failed(settings, doing, &error, &context))
 }
 
 pub(crate) fn millis(time: Duration) -> String {

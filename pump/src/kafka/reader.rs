@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::{BackOff, GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_checkpoint::{GroupLock, Program, Publisher, State, Status, Stop};
 use irongate_trail::{Directory, Mark, Storage, Timestamp};
 use tokio::time::{Instant, sleep};
 
@@ -20,10 +20,11 @@ use super::ledger::{Ledger, Verdict, Why};
 use super::log::{Log, Owner, Read};
 use super::settings::KafkaReaderSettings;
 use super::unit::{Header, Kind};
+use crate::attempts::Attempts;
 use crate::collector::lane::Counts;
 use crate::collector::room::{self, Room, Verdict as RoomVerdict};
 use crate::error::Error;
-use crate::pump::{failure, tell_end};
+use crate::pump::tell_end;
 use lane::Lane;
 use note::Note;
 
@@ -33,8 +34,6 @@ const SYNC_BYTES: usize = 4 << 20;
 const TICK: Duration = Duration::from_millis(250);
 /// Pause between two looks at a disk that has too little room.
 const HOLDING: Duration = Duration::from_millis(500);
-/// A session that stood so long does not count as a failed attempt.
-const LONG: Duration = Duration::from_secs(60);
 
 /// One reader of a topic. Needs a multi-threaded tokio runtime: writing the trail may block.
 #[derive(Debug)]
@@ -94,33 +93,20 @@ impl KafkaReader {
         let directory = Directory::create(&settings.trail)
             .map_err(|error| Error::File { path: settings.trail.clone(), reason: error.to_string() })?;
         let storage: Arc<dyn Storage> = Arc::new(directory);
-        let mut back_off = BackOff::new(settings.kafka.retry_first, settings.kafka.retry_longest);
+        let mut attempts =
+            Attempts::new(&settings.group, settings.kafka.retry_first, settings.kafka.retry_longest);
         loop {
             let before = shown.durable;
             let attempt = self.attempt(&storage, shown, &mut stop).await;
             shown.next_session();
             let error = match attempt {
                 Ok(()) => return Ok(shown.durable),
+                Err(error) if self.once => return Err(error),
                 Err(error) => error,
             };
-            let lasted = shown.connected.take().is_some_and(|since| since.elapsed() > LONG);
-            if shown.durable.position != before.position || lasted {
-                back_off.reset();
-            }
-            if !error.is_transient() || self.once {
-                return Err(error);
-            }
-            let pause = back_off.next();
-            tracing::warn!(
-                group = %settings.group, %error, hint = error.hint(), pause_seconds = pause.as_secs_f32(),
-                "trying again"
-            );
-            let told = failure(&error);
-            shown.publisher.update(|status| {
-                status.doing = format!("trying again in {} s: {error}", pause.as_secs_f32().ceil());
-                status.error = Some(told);
-            });
-            if stop.or(sleep(pause)).await.is_none() {
+            let has_moved = shown.durable.position != before.position;
+            let connected = shown.connected.take();
+            if !attempts.failed(error, has_moved, connected, &shown.publisher, &mut stop).await? {
                 return Ok(shown.durable);
             }
         }

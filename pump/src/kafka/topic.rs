@@ -14,13 +14,13 @@ use crate::error::Error;
 
 type Admin = AdminClient<Context>;
 
-fn admin(kafka: &KafkaSettings, context: &Context) -> Result<Admin, Error> {
+pub(crate) fn admin(kafka: &KafkaSettings, context: &Context) -> Result<Admin, Error> {
     let config = configuration(kafka, "admin")?;
     Admin::from_config_and_context(&config, context.clone())
         .map_err(|error| failed(kafka, "the client cannot be set up", &error, context))
 }
 
-fn options(kafka: &KafkaSettings) -> AdminOptions {
+pub(crate) fn options(kafka: &KafkaSettings) -> AdminOptions {
     AdminOptions::new().request_timeout(Some(kafka.timeout)).operation_timeout(Some(kafka.timeout))
 }
 
@@ -34,19 +34,33 @@ async fn look(kafka: &KafkaSettings, topic: &str, doing: &'static str) -> Result
 /// # Errors
 /// [`Error::Kafka`], [`Error::File`].
 pub async fn create_topic(kafka: &KafkaSettings, topic: &TopicSettings) -> Result<bool, Error> {
-    let context = Context::default();
-    let admin = admin(kafka, &context)?;
-    let doing = format!("topic \"{}\" cannot be made", topic.name);
     // Where no broker can be reached, this says why.
     look(kafka, &topic.name, "cannot be made").await?;
     let retention = topic.retention.map_or_else(|| "-1".to_owned(), super::client::millis);
     let min_in_sync = topic.min_in_sync.to_string();
-    let new = NewTopic::new(&topic.name, 1, TopicReplication::Fixed(i32::from(topic.replication)))
-        .set("cleanup.policy", "delete")
-        .set("retention.ms", &retention)
-        .set("retention.bytes", "-1")
-        .set("min.insync.replicas", &min_in_sync)
-        .set("unclean.leader.election.enable", "false");
+    let set = [
+        ("cleanup.policy", "delete"),
+        ("retention.ms", retention.as_str()),
+        ("retention.bytes", "-1"),
+        ("min.insync.replicas", min_in_sync.as_str()),
+        ("unclean.leader.election.enable", "false"),
+    ];
+    make(kafka, &topic.name, 1, topic.replication, &set).await
+}
+
+/// Makes a topic with these settings; false if it is there already.
+pub(crate) async fn make(
+    kafka: &KafkaSettings,
+    name: &str,
+    partitions: u16,
+    replication: u16,
+    set: &[(&str, &str)],
+) -> Result<bool, Error> {
+    let context = Context::default();
+    let admin = admin(kafka, &context)?;
+    let doing = format!("topic \"{name}\" cannot be made");
+    let new = NewTopic::new(name, i32::from(partitions), TopicReplication::Fixed(i32::from(replication)));
+    let new = set.iter().fold(new, |new, (name, value)| new.set(name, value));
     let made = admin.create_topics([&new], &options(kafka)).await;
     let code = match made {
         Ok(results) => match results.into_iter().next() {
@@ -59,7 +73,7 @@ pub async fn create_topic(kafka: &KafkaSettings, topic: &TopicSettings) -> Resul
         Rd::TopicAlreadyExists => Ok(false),
         Rd::InvalidReplicationFactor => Err(Error::Kafka {
             doing: format!("Kafka at {}: {doing}", kafka.place()),
-            reason: format!("it has fewer than {} brokers", topic.replication),
+            reason: format!("it has fewer than {replication} brokers"),
             transient: false,
             hint: "set replication in [kafka] to the number of brokers at most".to_owned(),
         }),
@@ -135,35 +149,10 @@ fn judge(
             "raise its max.message.bytes, or lower record_size in [kafka]",
         );
     }
-    if value("unclean.leader.election.enable").is_some_and(|value| value == "true") {
-        fault(
-            false,
-            "lets a broker lead that lacks records (unclean.leader.election.enable): acknowledged transactions can be lost".to_owned(),
-            "set it to false",
-        );
-    }
-    let in_sync = number("min.insync.replicas").unwrap_or(1);
-    if replicas < 2 {
-        fault(
-            false,
-            "has one copy: what its broker loses is lost".to_owned(),
-            "give it three copies, with min.insync.replicas 2",
-        );
-    } else if in_sync < 2 {
-        fault(
-            false,
-            "counts a record as there when one broker has it (min.insync.replicas 1)".to_owned(),
-            "set its min.insync.replicas to 2",
-        );
-    } else if in_sync >= replicas as i64 {
-        fault(
-            false,
-            format!(
-                "needs all of its {replicas} copies to be written (min.insync.replicas {in_sync}): one broker away stops the flow"
-            ),
-            "give it one copy more than min.insync.replicas",
-        );
-    }
+    faults.extend(copies(replicas, &value, "record", "flow"));
+    let mut fault = |fatal, reason: String, remedy: &str| {
+        faults.push(Fault { fatal, reason, remedy: remedy.to_owned() });
+    };
     if let Some(bytes) = number("retention.bytes").filter(|bytes| *bytes >= 0) {
         fault(
             false,
@@ -183,6 +172,48 @@ fn judge(
         );
     }
     faults.sort_by_key(|fault| !fault.fatal);
+    faults
+}
+
+/// What lets a topic lose what was acknowledged, or stops its writer when one broker is away. `unit` is what is written there,
+/// and `stops` what would stop.
+pub(crate) fn copies(
+    replicas: usize,
+    value: impl Fn(&str) -> Option<String>,
+    unit: &str,
+    stops: &str,
+) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |reason: String, remedy: &str| {
+        faults.push(Fault { fatal: false, reason, remedy: remedy.to_owned() });
+    };
+    if value("unclean.leader.election.enable").is_some_and(|value| value == "true") {
+        fault(
+            format!(
+                "lets a broker lead that lacks {unit}s (unclean.leader.election.enable): acknowledged ones can be lost"
+            ),
+            "set it to false",
+        );
+    }
+    let in_sync = value("min.insync.replicas").and_then(|value| value.parse::<i64>().ok()).unwrap_or(1);
+    if replicas < 2 {
+        fault(
+            "has one copy: what its broker loses is lost".to_owned(),
+            "give it three copies, with min.insync.replicas 2",
+        );
+    } else if in_sync < 2 {
+        fault(
+            "counts what is written as there when one broker has it (min.insync.replicas 1)".to_owned(),
+            "set its min.insync.replicas to 2",
+        );
+    } else if in_sync >= replicas as i64 {
+        fault(
+            format!(
+                "needs all of its {replicas} copies to be written (min.insync.replicas {in_sync}): one broker away stops the {stops}"
+            ),
+            "give it one copy more than min.insync.replicas",
+        );
+    }
     faults
 }
 

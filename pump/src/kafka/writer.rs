@@ -9,20 +9,18 @@ mod session;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
-use irongate_checkpoint::{BackOff, GroupLock, Program, Publisher, State, Status, Stop};
-use irongate_trail::{Directory, Mark, Storage, register_reader};
+use irongate_checkpoint::{GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_trail::{Directory, Storage};
 use tokio::time::Instant;
 
 use super::settings::KafkaPumpSettings;
+use crate::attempts::Attempts;
 use crate::error::Error;
 use crate::pump::{Shown, Stopped, own, tell_end};
 use carrier::Carrier;
 use session::Session;
 
-/// A session that stood so long does not count as a failed attempt.
-const LONG: Duration = Duration::from_secs(60);
 /// The least that a record may hold, in bytes.
 const LEAST_RECORD: usize = 16 << 10;
 
@@ -64,7 +62,8 @@ impl KafkaPump {
     async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
         let settings = &self.settings;
         let storage: Arc<dyn Storage> = Arc::new(Directory::new(&settings.trail));
-        let mut back_off = BackOff::new(settings.kafka.retry_first, settings.kafka.retry_longest);
+        let mut attempts =
+            Attempts::new(&settings.group, settings.kafka.retry_first, settings.kafka.retry_longest);
         loop {
             let before = shown.acknowledged;
             let attempt = self.attempt(&storage, shown, &mut stop).await;
@@ -73,20 +72,9 @@ impl KafkaPump {
                 Ok(()) => return Ok(shown.stopped()),
                 Err(error) => error,
             };
-            let lasted = shown.connected.take().is_some_and(|since| since.elapsed() > LONG);
-            if shown.acknowledged.position != before.position || lasted {
-                back_off.reset();
-            }
-            if !error.is_transient() {
-                return Err(error);
-            }
-            let pause = back_off.next();
-            tracing::warn!(
-                group = %settings.group, %error, hint = error.hint(), pause_seconds = pause.as_secs_f32(),
-                "trying again"
-            );
-            shown.trouble(&error, pause);
-            if stop.or(tokio::time::sleep(pause)).await.is_none() {
+            let has_moved = shown.acknowledged.position != before.position;
+            let connected = shown.connected.take();
+            if !attempts.failed(error, has_moved, connected, &shown.publisher, &mut stop).await? {
                 return Ok(shown.stopped());
             }
         }
@@ -101,15 +89,7 @@ impl KafkaPump {
     ) -> Result<(), Error> {
         let settings = &self.settings;
         // What the topic does not have yet must not be purged, from the first moment on.
-        let readers = irongate_trail::readers(&**storage)?;
-        match readers.into_iter().find(|(name, _)| *name == settings.group) {
-            Some((_, mark)) if mark.position >= shown.acknowledged.position => shown.acknowledged = mark,
-            Some(_) => {}
-            None => {
-                own::facts(storage, settings.epoch)?;
-                register_reader(&**storage, &settings.group, &Mark::default())?;
-            }
-        }
+        shown.acknowledged = own::hold_back(storage, &settings.group, settings.epoch, shown.acknowledged)?;
         shown.publisher.doing(&format!("connecting to Kafka at {}", settings.kafka.place()));
         let opening = Session::open(settings, storage, shown.acknowledged);
         let Some(session) = stop.or(opening).await.transpose()? else { return Ok(()) };

@@ -56,6 +56,29 @@ pub(crate) fn facts(storage: &Arc<dyn Storage>, epoch: u64) -> Result<Facts, Err
     Ok(Facts { histories: histories(&headers), end, server_version })
 }
 
+/// Keeps the trail from being purged behind what a group's targets have: registers the group as a reader, from the beginning
+/// on if it is a new one. What it has `acknowledged`, here or in an earlier run.
+///
+/// # Errors
+/// Those of [`facts`] and of the register of readers.
+pub(crate) fn hold_back(
+    storage: &Arc<dyn Storage>,
+    group: &str,
+    epoch: u64,
+    acknowledged: Mark,
+) -> Result<Mark, Error> {
+    let readers = irongate_trail::readers(&**storage)?;
+    match readers.into_iter().find(|(name, _)| name == group) {
+        Some((_, mark)) if mark.position >= acknowledged.position => return Ok(mark),
+        Some(_) => {}
+        None => {
+            facts(storage, epoch)?;
+            irongate_trail::register_reader(&**storage, group, &Mark::default())?;
+        }
+    }
+    Ok(acknowledged)
+}
+
 /// The stretches from the first file on from which every lineage goes on from the one before.
 fn histories(headers: &[FileHeader]) -> Vec<History> {
     let mut found: Vec<History> = Vec::new();

@@ -20,6 +20,8 @@ const SHARE: u64 = 5;
 /// More rows than these are never repaired, unless that is asked for.
 pub(super) const MOST: u64 = 1_000_000;
 
+/// The step behind which nobody writes the tables of the site that comes back.
+pub(super) const STOP_GROUPS: &str = "stop-groups";
 /// The step that finds what differs.
 pub(super) const COMPARE: &str = "compare";
 /// The step that puts it right.
@@ -84,6 +86,28 @@ pub(super) fn recommended(differing: u64, rows: u64) -> (By, String) {
     }
 }
 
+/// Whether a step makes the site a copy.
+pub(super) fn makes_copy(step: &str) -> bool {
+    [REPAIR, COPY].contains(&step)
+}
+
+/// Whether such a step has come to its end.
+pub(super) fn was_made_copy(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| matches!(&entry.what, What::Done { step, .. } if makes_copy(step)))
+}
+
+/// The entries that count: where somebody has asked for another way, or for the same once more, everything that makes
+/// the site a copy is due again.
+pub(super) fn counting(entries: &[Entry]) -> Vec<Entry> {
+    let asked = entries.iter().rposition(|entry| matches!(entry.what, What::Chosen { .. }));
+    let is_due = |step: &str| step == STOP_GROUPS || step == COMPARE || makes_copy(step);
+    let counts = |(number, entry): &(usize, &Entry)| {
+        asked.is_none_or(|asked| *number > asked)
+            || !matches!(&entry.what, What::Done { step, .. } if is_due(step))
+    };
+    entries.iter().enumerate().filter(counts).map(|(_, entry)| entry.clone()).collect()
+}
+
 /// How it goes on, by what was asked for, what was found, and what was asked for since.
 pub(super) fn chosen(heading: &Heading, entries: &[Entry]) -> By {
     entries.iter().fold(heading.by, |by, entry| match &entry.what {
@@ -103,6 +127,7 @@ pub(super) fn chosen(heading: &Heading, entries: &[Entry]) -> By {
 
 /// The steps that are still to be done, and those that were.
 pub(super) fn steps(mut all: Vec<Step>, by: By, entries: &[Entry]) -> Vec<Step> {
+    let entries = counting(entries);
     let is_done = |name: &str| {
         entries.iter().any(|entry| matches!(&entry.what, What::Done { step, .. } if step == name))
     };
@@ -172,6 +197,32 @@ mod tests {
         assert_eq!(left(By::Repair, &[What::Chosen { by: By::Copy }]), [COPY]);
         let twice = [done(COMPARE, COPY), What::Chosen { by: By::Repair }];
         assert_eq!(left(By::Either, &twice), [COMPARE, REPAIR]);
+    }
+
+    #[test]
+    fn who_asks_once_more_has_it_done_once_more() {
+        let next = |what: &[What]| {
+            let entries: Vec<Entry> = what.iter().map(|what| Entry { at: 0, what: what.clone() }).collect();
+            let by = chosen(&heading(By::Repair), &entries);
+            let steps = steps(Kind::Reinstate.steps().to_vec(), by, &entries);
+            match crate::engine::next(&steps, &counting(&entries), crate::engine::Way::Forward) {
+                crate::engine::Next::Do(place) => steps[place].name,
+                other => panic!("{other:?}"),
+            }
+        };
+        let mut what: Vec<What> = ["prechecks", "lock", "fence", "nothing-new", STOP_GROUPS, COMPARE, REPAIR]
+            .map(|step| done(step, ""))
+            .into();
+        assert_eq!(next(&what), "follow");
+        what.push(What::Chosen { by: By::Repair });
+        assert_eq!(next(&what), STOP_GROUPS);
+        what.extend([done(STOP_GROUPS, ""), done(COMPARE, "")]);
+        assert_eq!(next(&what), REPAIR);
+        what.push(What::Chosen { by: By::Copy });
+        what.push(done(STOP_GROUPS, ""));
+        assert_eq!(next(&what), COPY);
+        what.push(done(COPY, ""));
+        assert_eq!(next(&what), "follow");
     }
 
     #[test]

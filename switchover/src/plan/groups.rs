@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, Run};
 use crate::error::Error;
+use crate::fence;
 use crate::place::Place;
 
 impl Run<'_> {
@@ -74,10 +75,10 @@ impl Run<'_> {
     /// Lets the site that wrote before follow: the rest of the reverse groups is started, and the forward slot, which
     /// nobody reads any more and which would keep the log for ever, is dropped.
     pub(super) async fn follow(&self) -> Result<Value, Error> {
-        if self.kind == Kind::Reinstate {
-            self.forget_found()?;
-        }
         let mut slots = Vec::new();
+        if self.kind == Kind::Reinstate {
+            slots = self.is_copy_again().await?;
+        }
         for unit in &self.units {
             // Once more before what would show it is gone, and before what comes from the other site is in that log too.
             self.nothing_behind(unit).await?;
@@ -93,6 +94,11 @@ impl Run<'_> {
             }
         }
         self.await_echo().await?;
+        if self.kind == Kind::Reinstate {
+            for unit in &self.units {
+                fence::still_closed(unit.from()?).await?;
+            }
+        }
         self.unlock().await?;
         let mut sessions = Vec::new();
         for unit in &self.units {

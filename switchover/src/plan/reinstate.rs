@@ -7,12 +7,12 @@
 
 use irongate_checkpoint::Program;
 use irongate_deployment::groups::group_name;
-use irongate_deployment::{Event, Instantiate};
+use irongate_deployment::{Event, Instantiate, Severity};
 use irongate_manager::supervisor::Word;
 use irongate_trail::Lsn;
 use serde_json::{Value, json};
 
-use super::by::{By, COMPARE, COPY, REPAIR};
+use super::by::{By, COMPARE, COPY, REPAIR, STOP_GROUPS};
 use super::peek::{self, Shown};
 use super::roles::role_of;
 use super::{Progress, Run, Unit};
@@ -30,7 +30,7 @@ pub(super) const STEPS: [Step; 9] = [
     step("lock"),
     step("fence"),
     step("nothing-new"),
-    step("stop-groups"),
+    step(STOP_GROUPS),
     step(COMPARE),
     Step { name: REPAIR, no_return: true },
     Step { name: COPY, no_return: true },
@@ -45,7 +45,7 @@ impl Run<'_> {
     ) -> Result<Value, Error> {
         match name {
             "nothing-new" => self.nothing_new().await,
-            "stop-groups" => self.stop_groups().await,
+            STOP_GROUPS => self.stop_groups().await,
             COMPARE => self.compare_lost(progress).await,
             REPAIR => self.repair_lost(progress).await,
             _ => self.copy(progress).await,
@@ -96,6 +96,9 @@ impl Run<'_> {
                 )),
             }
         }
+        for unit in &self.units {
+            complaints.extend(self.holds_no_rows(unit).await?);
+        }
         let reach = self.check_hooks(&mut complaints).await?;
         let choice = self.choice(&lost, &mut complaints).await?;
         if !complaints.is_empty() {
@@ -110,6 +113,23 @@ impl Run<'_> {
             evidence.extend(choice);
         }
         Ok(evidence)
+    }
+
+    /// What in the structure of the site that comes back keeps it from holding the rows of the other one: a copy would fail
+    /// of it as a repair would, and behind the point of no return.
+    async fn holds_no_rows(&self, unit: &Unit<'_>) -> Result<Vec<String>, Error> {
+        const STRUCTURE: [&str; 3] = ["table ", "column ", "type "];
+        let back = format!("{}: ", unit.from()?);
+        let findings = irongate_deployment::check(self.configuration, &[unit.pair.out_of]).await?;
+        let here = findings.into_iter().filter(|finding| {
+            let object = finding.object.strip_prefix(&back).unwrap_or_default();
+            finding.severity == Severity::Error && STRUCTURE.iter().any(|kind| object.starts_with(kind))
+        });
+        let complaint = |finding: irongate_deployment::Finding| {
+            let fix = finding.fix.unwrap_or_else(|| "see to it".to_owned()).replace('\n', " ");
+            format!("{}: {} ({fix})", finding.object, finding.reason)
+        };
+        Ok(here.map(complaint).collect())
     }
 
     /// How the site is to be made a copy, by what was asked for and by what can be told before anything is compared. What
@@ -172,8 +192,8 @@ impl Run<'_> {
                         "{count} transactions were committed since the salvage"
                     )));
                 }
-                // That it is gone was signed for, or it went since.
-                Shown::NoSlot | Shown::Lost if signed.incomplete => {}
+                // That it is gone was signed for; or there is nothing left of what it would show.
+                Shown::NoSlot | Shown::Lost if signed.incomplete || self.was_made_copy => {}
                 Shown::NoSlot | Shown::Lost => {
                     return Err(unsalvaged("the slot that would show what was committed since is gone"));
                 }
@@ -211,13 +231,32 @@ impl Run<'_> {
 
     /// Makes the tables of the site that comes back a copy of those of the site that writes.
     async fn copy(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        self.close().await?;
+        self.nothing_new().await?;
         let mut copied = Vec::new();
         for unit in &self.units {
             let flow = unit.pair.out_of;
+            let is_begun = self.since(unit)?.is_some_and(|since| since.by == By::Copy);
+            let restart = is_begun
+                && match self.unwritten(unit).await {
+                    Ok(()) => self.was_made_copy,
+                    Err(error @ Error::Written { .. }) => {
+                        progress(COPY, &format!("{error}: copying from the beginning"));
+                        true
+                    }
+                    Err(error) => return Err(error),
+                };
+            if !is_begun || restart {
+                self.begin_reading(unit, By::Copy).await?;
+            }
             // One that was cut off behind the copy and before its note may have been started by somebody since.
             self.order(Word::Stop, &self.heading.to, &[group_name(&flow.name, Program::Extract)]).await?;
-            let options =
-                Instantiate { truncate: true, slot_limit: self.limits.slot, ..Instantiate::default() };
+            let options = Instantiate {
+                truncate: true,
+                restart,
+                slot_limit: self.limits.slot,
+                ..Instantiate::default()
+            };
             let mut tell = |event: Event<'_>| match event {
                 Event::Waiting(blockers) => {
                     for blocker in blockers {
@@ -229,6 +268,7 @@ impl Run<'_> {
             };
             let done =
                 irongate_deployment::instantiate(self.configuration, flow, &options, &mut tell).await?;
+            self.unopened(unit).await?;
             copied.push(json!({
                 "flow": flow.name,
                 "tables": done.tables,
@@ -238,16 +278,20 @@ impl Run<'_> {
                 "from": done.consistent_point.to_string(),
             }));
         }
-        let slots = self.is_copy_again().await?;
-        Ok(json!({ "copied": copied, "dropped_slots": slots }))
+        Ok(json!({ "copied": copied }))
     }
 
-    /// Takes the marks away, and the slots of the flow that led from the site. Which these were.
+    /// The site is a copy: takes its marks away, what was kept of its rows, and the slots of the flow that led from it.
+    /// Which these were. Behind the note that the repair or the copy is done: before it the slots show what was lost.
     pub(super) async fn is_copy_again(&self) -> Result<Vec<String>, Error> {
+        self.close().await?;
+        for unit in &self.units {
+            self.unopened(unit).await?;
+        }
         for unit in &self.units {
             strayed::clear(unit.from()?).await?;
         }
-        // Only now is nothing there any more that its log could show.
+        self.forget_found()?;
         let mut slots = Vec::new();
         for unit in &self.units {
             if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {

@@ -11,7 +11,7 @@
 //!    be in the trail; nothing is in both. The site that writes goes on all the time.
 //! 3. The rows of the lost site are compared with those of the snapshot (`irongate_verify::compare_at_rest`). One side is one
 //!    state and the other stands still, so that a row that is not the same is a difference at once: nothing is on its
-//!    way, and nothing has to settle. The differences are kept in a file, with both images; and *P* beside it, last and durable.
+//!    way, and nothing has to settle. The differences are kept in a file, with the values it takes; and *P* beside it, last and durable.
 //! 4. The differences are put right (`irongate_verify::Repair::apply_at_rest`), each row from what was seen to what the
 //!    snapshot has, and read back. Then the lost site is the snapshot: what did not differ was the same, what differed is now.
 //! 5. In one transaction the flow's checkpoint is made at *P*. Replicat applies from there on: nothing is lost and nothing
@@ -26,8 +26,17 @@
 //! what it takes from the slot is in the trail.
 //!
 //! **Salvage.** What is thrown away in 4 was read in 3. Behind 3 it is looked once more whether anything was committed there
-//! that no salvage has seen, and then nothing is thrown away. What is committed later is not in the file, and stops 4 if
-//! it is in its way.
+//! that no salvage has seen, and then nothing is thrown away. What is committed later is not in the file: it stops 4 if it
+//! is in its way, and else is found behind 4, in the log of the lost site ([`super::since`]); then 2 to 4 are done again.
+//!
+//! **Emptied or rewritten.** A table that the live site empties or rewrites behind *P* has no rows under the snapshot. The compare
+//! meets that for each table before its first row is read, and ends; then it is made again under another snapshot, and reads
+//! that table first. No row is taken for missing because of it, and nobody at the live site waits but for a table that is
+//! being read.
+//!
+//! **What passes.** A snapshot, a connection or a lock that is lost, and a time limit that is over, say nothing about the rows: it is
+//! compared again some times, and then the run ends so that it can be gone on with. Only how the databases are made, and what
+//! the roles may do there, makes a repair impossible.
 //!
 //! **Origins.** The repair writes under an origin of its own, `irongate_FLOW/0`: it is not captured, and does not show as a new
 //! transaction of the lost site.
@@ -58,6 +67,8 @@ use crate::error::Error;
 const TELL: Duration = Duration::from_secs(5);
 /// How often a compare whose findings do not fit any more is made again.
 const ATTEMPTS: u32 = 3;
+/// The pause before a compare is made again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a compare has found, beside the file of the differences themselves.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +107,7 @@ impl Run<'_> {
     pub(super) async fn compare_lost(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
         let (mut all, mut rows, mut differences, mut reasons) = (Vec::new(), 0, 0, Vec::new());
         for unit in &self.units {
+            self.begin_reading(unit, By::Repair).await?;
             let found = self.compare_unit(unit, progress).await?;
             rows += found.rows();
             differences += found.differences;
@@ -123,8 +135,37 @@ impl Run<'_> {
         Ok(json!({ "by": by, "because": because, "compared": all }))
     }
 
-    /// Compares one database, and keeps what differs.
+    /// Compares one database, and keeps what differs. What passes is waited out, some times.
     async fn compare_unit(&self, unit: &Unit<'_>, progress: &mut Progress<'_>) -> Result<Comparison, Error> {
+        let (mut attempts, mut first) = (1, Vec::new());
+        loop {
+            let error = match self.compare_once(unit, &first, progress).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            match &error {
+                // Each table may be met so once more: it is read first then.
+                Error::Verify(irongate_verify::Error::Rewritten { table, .. }) if !first.contains(table) => {
+                    first.push(table.clone());
+                }
+                error if passes(error) && attempts < ATTEMPTS => attempts += 1,
+                Error::Verify(verify @ irongate_verify::Error::Database { .. }) if !verify.is_transient() => {
+                    let reasons = vec![verify.to_string()];
+                    return Err(Error::NotRepairable { end: unit.from()?.to_string(), reasons });
+                }
+                _ => return Err(error),
+            }
+            progress(COMPARE, &format!("{error}: comparing again"));
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn compare_once(
+        &self,
+        unit: &Unit<'_>,
+        first: &[String],
+        progress: &mut Progress<'_>,
+    ) -> Result<Comparison, Error> {
         let flow = unit.pair.out_of;
         let [rows, found_file] = self.files(unit);
         // Without it the other one says nothing.
@@ -147,6 +188,7 @@ impl Run<'_> {
         let options = Comparing {
             bytes_a_second: flow.load.rate_limit,
             most: if self.heading.by == By::Repair { u64::MAX } else { MOST + 1 },
+            first: first.to_vec(),
             ..Comparing::default()
         };
         let writer =
@@ -173,6 +215,9 @@ impl Run<'_> {
 
     /// Makes every database of the site that comes back what the compare's snapshot was, and begins its flow there.
     pub(super) async fn repair_lost(&self, progress: &mut Progress<'_>) -> Result<Value, Error> {
+        // A run that was cut off may have been so for long.
+        self.close().await?;
+        self.nothing_new().await?;
         let mut repaired = Vec::new();
         for unit in &self.units {
             let mut attempts = 1;
@@ -182,6 +227,7 @@ impl Run<'_> {
                     Err(error) if is_stale(&error) && attempts < ATTEMPTS => {
                         attempts += 1;
                         progress(REPAIR, &format!("{error}: comparing again"));
+                        self.begin_reading(unit, By::Repair).await?;
                         let found = self.compare_unit(unit, progress).await?;
                         if let Some(table) = found.failed().next() {
                             let problem = table.problem.clone().unwrap_or_default();
@@ -195,8 +241,7 @@ impl Run<'_> {
                 }
             });
         }
-        let dropped = self.is_copy_again().await?;
-        Ok(json!({ "righted": repaired, "dropped_slots": dropped }))
+        Ok(json!({ "righted": repaired }))
     }
 
     async fn repair_unit(&self, unit: &Unit<'_>, progress: &mut Progress<'_>) -> Result<Value, Error> {
@@ -230,6 +275,8 @@ impl Run<'_> {
                 }
             })
             .await?;
+        // Also what is not in the way of any difference.
+        self.unwritten(unit).await?;
         let sequences = rejoining.finish(&found.start).await?;
         let count: u64 = righted.iter().map(irongate_verify::Righted::rows).sum();
         Ok(json!({
@@ -244,7 +291,8 @@ impl Run<'_> {
 
     /// Removes what a compare has kept: there are rows in it.
     pub(super) fn forget_found(&self) -> Result<(), Error> {
-        self.units.iter().flat_map(|unit| self.files(unit)).try_for_each(|file| remove(&file))
+        self.units.iter().flat_map(|unit| self.files(unit)).try_for_each(|file| remove(&file))?;
+        self.units.iter().try_for_each(|unit| remove(&self.since_file(unit)))
     }
 
     /// The differences of a database, and what is known of them.
@@ -259,11 +307,27 @@ impl Run<'_> {
     }
 }
 
+/// Whether a compare that has failed may succeed when it is made again soon. Somebody who writes where nobody should does not
+/// pass.
+fn passes(error: &Error) -> bool {
+    use irongate_deployment::Error as Deployment;
+    match error {
+        Error::Verify(irongate_verify::Error::Moved { .. }) => false,
+        Error::Verify(error) => error.is_transient(),
+        Error::Deployment(error @ (Deployment::Database { .. } | Deployment::SnapshotLost { .. })) => {
+            error.is_transient()
+        }
+        _ => false,
+    }
+}
+
 /// Whether what a compare has found is gone, or does not fit any more.
 fn is_stale(error: &Error) -> bool {
     use irongate_verify::Error as Verify;
     match error {
-        Error::Found { .. } | Error::Deployment(irongate_deployment::Error::Slot { .. }) => true,
+        Error::Found { .. }
+        | Error::Written { .. }
+        | Error::Deployment(irongate_deployment::Error::Slot { .. }) => true,
         Error::Verify(error) => matches!(
             error,
             Verify::Altered { .. }
@@ -316,7 +380,7 @@ fn remove(path: &PathBuf) -> Result<(), Error> {
 }
 
 /// Under its name the file is there whole or not at all.
-fn write(path: &PathBuf, content: &[u8]) -> Result<(), Error> {
+pub(super) fn write(path: &PathBuf, content: &[u8]) -> Result<(), Error> {
     use std::io::Write;
 
     let new = path.with_extension("new");

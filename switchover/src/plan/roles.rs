@@ -49,7 +49,7 @@ impl Run<'_> {
         if !journal.entries().iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
             journal.note(What::Ended { outcome: Outcome::Superseded })?;
         }
-        Ok(())
+        Journal::forget_rows(&self.configuration.state_directory, run)
     }
 
     /// Takes a database in hand that stays whose it is; in which epoch it is.

@@ -77,6 +77,8 @@ impl Run<'_> {
             FENCE => self.reopen().await,
             "stop-groups" => {
                 self.forget_found()?;
+                let back = &self.heading.from;
+                progress(name, &format!("site \"{back}\" does not follow until it is reinstated"));
                 self.start_reverse().await
             }
             "stop-forward" => self.start_forward().await,
@@ -87,18 +89,22 @@ impl Run<'_> {
     }
 
     /// Keeps the applications out of the site that writes.
-    async fn close(&self) -> Result<Value, Error> {
-        let how = fence::Close {
-            standby: true,
-            writers: self.limits.writers,
-            locks: self.limits.locks,
-            run: Some(self.heading.run.clone()),
-        };
+    pub(super) async fn close(&self) -> Result<Value, Error> {
+        let how = self.how_to_close();
         let mut closed = Vec::new();
         for unit in &self.units {
             closed.push(fence::close(unit.from()?, &how).await?);
         }
         Ok(json!({ "closed": closed }))
+    }
+
+    pub(super) fn how_to_close(&self) -> fence::Close {
+        fence::Close {
+            standby: true,
+            writers: self.limits.writers,
+            locks: self.limits.locks,
+            run: Some(self.heading.run.clone()),
+        }
     }
 
     async fn reopen(&self) -> Result<Value, Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Begins, Interner, Reader};
+use super::{Begins, Hold, Interner, Reader};
 use crate::error::Error;
 use crate::format::{self, FileHeader, FileKind, Mark, main_name};
 use crate::lsn::{CommitLsn, Lineage, Position, ResumeLsn};
@@ -86,6 +86,7 @@ impl Reader {
             interner: Interner::default(),
             open: None,
             side: None,
+            hold: Hold::default(),
             skip_to,
             resume,
             ended_at: ResumeLsn::default(),

@@ -105,6 +105,8 @@ impl SideCursor {
                 self.relations.insert(relation.id, Arc::clone(&relation));
                 Note::Relation(relation)
             }
+            // Said for those who read ahead; the adoption says all that counts.
+            kind::AFTER | kind::ABORTED => Note::Passed,
             kind @ format::KIND_SKIPPABLE.. => Note::Unknown(kind),
             kind if kind::is_readable(kind) => {
                 return Err(damaged(Malformed("a record that does not belong there")));

@@ -1,6 +1,13 @@
 //! Transactions streamed before their commit: one file for each top-level xid, adopted by the commit record, dropped by
 //! an abort. In memory is only what tells sub-transactions apart, and a buffer for each of the [`MAX_OPEN_SIDES`] that
 //! were used last.
+//!
+//! A reader may read ahead in the file of a transaction that is still open. What it reads there counts only once the file
+//! is adopted, but it must be able to tell what comes before what: a row may rest on any transaction that was committed
+//! before it was made. So wherever a transaction was appended to the main file since the record before, a note says which
+//! ([`kind::AFTER`]). The notes are exact whenever the two files are written out, each at its own time. A file gets the
+//! first once it is written out, so that small ones, in which nobody reads ahead, have none: commits rise, and what the
+//! first note says holds for all that stands before it, too.
 
 use std::sync::Arc;
 
@@ -10,6 +17,7 @@ use super::{Declared, FLUSH_AT, Writer, check_message, check_row, header};
 use crate::change::{Message, Truncate};
 use crate::error::Error;
 use crate::format::{self, Adopt, Digest, FileKind, kind};
+use crate::lsn::CommitLsn;
 use crate::relation::Relation;
 use crate::storage::{File, Storage};
 use crate::transaction::{Begin, Commit};
@@ -38,9 +46,20 @@ pub(super) struct Side {
     /// Changes by sub-transaction, so that those of an aborted one can be taken off.
     changes: FxHashMap<u32, u64>,
     aborted: Vec<u32>,
+    /// The commit that the last note says.
+    after: Option<CommitLsn>,
 }
 
 impl Side {
+    /// Notes what was committed before the record to come. No harm is done if that then is not appended.
+    #[inline]
+    fn note(&mut self, commit: CommitLsn) {
+        if self.after != Some(commit) && self.flushed > 0 {
+            self.after = Some(commit);
+            self.record(kind::AFTER, |body| body.extend_from_slice(&commit.0.0.to_be_bytes()));
+        }
+    }
+
     #[inline]
     fn record(&mut self, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
         self.digest.fold(format::append(&mut self.buffer, kind, fill));
@@ -124,12 +143,14 @@ impl Writer {
             return Err(self.poisoned());
         }
         self.uses += 1;
+        let after = self.appended.commit_lsn;
         // Asked twice, because a borrow that is returned cannot be given up for the other branch.
         if self.sides.get(&xid).is_none_or(|side| side.file.is_none()) {
             self.open_side(xid)?;
         }
         let side = self.sides.get_mut(&xid).ok_or(Error::Misuse("a side file that is not there"))?;
         side.used = self.uses;
+        side.note(after);
         Ok(side)
     }
 
@@ -160,6 +181,7 @@ impl Writer {
             records: 0,
             changes: FxHashMap::default(),
             aborted: Vec::new(),
+            after: None,
         };
         self.sides.insert(xid, side);
         Ok(())
@@ -239,15 +261,19 @@ impl Writer {
     /// Aborts a sub-transaction of the streamed transaction: its rows do not count.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for the top-level transaction itself, which [`Writer::side_drop`] aborts.
+    /// [`Error::Io`]; [`Error::Misuse`] for the top-level transaction itself, which [`Writer::side_drop`] aborts.
     pub fn side_abort(&mut self, xid: u32, subxid: u32) -> Result<(), Error> {
         if xid == subxid {
             return Err(Error::Misuse("an abort of a sub-transaction that is the top level"));
         }
         if let Some(side) = self.sides.get_mut(&xid) {
+            side.make_room()?;
             side.settle();
             if side.changes.remove(&subxid).is_some() && !side.aborted.contains(&subxid) {
                 side.aborted.push(subxid);
+                if side.flushed > 0 {
+                    side.record(kind::ABORTED, |body| body.extend_from_slice(&subxid.to_be_bytes()));
+                }
             }
         }
         Ok(())

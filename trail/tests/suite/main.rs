@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says by its panic what is wrong")]
 
+mod ahead;
 mod begins;
 mod calls;
 mod checked;

@@ -297,7 +297,7 @@ impl Repair<'_> {
 fn ends(difference: &Difference, which: Which) -> [Seen; 2] {
     let source = (difference.source_rows, difference.source_hashes);
     let target = (difference.target_rows, difference.target_hashes);
-    let of = |(rows, hashes)| Seen { rows, version: String::new(), hashes };
+    let of = |(rows, hashes)| Seen { rows, hashes, ..Seen::default() };
     match which {
         Which::Target => [of(target), of(source)],
         Which::Source => [of(source), of(target)],
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_row_is_written_that_is_as_it_was_seen_and_left_if_it_is_right_and_stops_everything_otherwise() {
-        let seen = |rows, hash| Seen { rows, version: String::new(), hashes: (hash, hash) };
+        let seen = |rows, hash| Seen { rows, hashes: (hash, hash), ..Seen::default() };
         let [nothing, found, wanted, other] = [seen(0, 0), seen(1, 1), seen(1, 2), seen(1, 3)];
         let different = |way, now| task(way, Kind::Different, now, &found, &wanted, true);
         assert_eq!(different(Way::Right, &found), Some(Task::As(Kind::Different)));

@@ -43,6 +43,9 @@ async fn more(client: &Client, tables: &[u32]) -> Result<All, Error> {
     rows.iter().map(one).collect()
 }
 
+/// The first version whose columns can be generated as they are read.
+const VIRTUAL: u32 = 180_000;
+
 /// A definition without what versions print differently.
 pub(super) fn plain(definition: &str) -> String {
     definition.chars().filter(|c| !c.is_whitespace() && *c != '(' && *c != ')').collect()
@@ -91,7 +94,7 @@ pub(super) async fn compare(
         for source in &pair.from.columns {
             let from = of(&more[0], pair.from.summary.oid, &source.name);
             match pair.to.column(&source.name) {
-                None if !source.is_writable() => {}
+                None if !source.is_writable() => absent_generated(both, pair, source, &from, findings),
                 None => {
                     let key = (pair.name.clone(), source.name.clone());
                     let default = from.expression.clone().filter(|_| !without_sequence.contains(&key));
@@ -129,6 +132,25 @@ fn absent(both: &Both<'_>, pair: &Pair<'_>, source: &Column, more: &More, findin
             source.type_name
         )]),
     );
+}
+
+/// The stream has no values of it; it is the applications that look for it.
+fn absent_generated(both: &Both<'_>, pair: &Pair<'_>, source: &Column, more: &More, findings: &mut Findings) {
+    let kind = match source.generated {
+        Generated::Virtual if both.target.facts.version_num >= VIRTUAL => "VIRTUAL",
+        _ => "STORED",
+    };
+    let reason = "it does not exist, and is generated at the source: applications would miss it here";
+    let fix = match more.expression.as_ref().filter(|_| !both.is_renamed()) {
+        Some(expression) => sql([format!(
+            "ALTER TABLE {} ADD COLUMN {} {} GENERATED ALWAYS AS ({expression}) {kind}",
+            pair.name.quoted(),
+            quote_identifier(&source.name),
+            source.type_name
+        )]),
+        None => "add it as at the source".into(),
+    };
+    findings.warning(&both.target.end, object(&source.name, &pair.name), reason, fix);
 }
 
 fn extra(both: &Both<'_>, pair: &Pair<'_>, findings: &mut Findings) {
@@ -299,6 +321,13 @@ fn default_of(one: &One<'_>, findings: &mut Findings) {
             one.object(),
             "it has a default at the source and none here: applications would miss it once they write here",
             sql([one.alter(&format!("SET DEFAULT {expression}"))]),
+        ),
+        [None, Some(_)] if source.identity == Identity::No => findings.add(
+            Severity::Note,
+            &one.both.target.end,
+            one.object(),
+            "it has a default here and none at the source, which matters once the target is written to",
+            Some(sql([one.alter("DROP DEFAULT")])),
         ),
         [Some(from), Some(to)] if plain(from) != plain(to) => findings.add(
             Severity::Note,

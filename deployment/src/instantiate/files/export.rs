@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use irongate_checkpoint::{GroupLock, LoadTable};
+use irongate_checkpoint::{CheckpointTable, GroupLock, LoadTable};
 use irongate_postgres::{ReplicationConnection, Session, catalog};
 use irongate_trail::ResumeLsn;
 use tokio::sync::mpsc;
@@ -23,15 +23,14 @@ use super::{refused, unusable};
 use crate::configuration::{Configuration, Flow, TableName};
 use crate::end::{As, End};
 use crate::error::Error;
+use crate::instantiate::hold::{Held, Readers};
 use crate::instantiate::progress::Board;
 use crate::instantiate::rate::Rate;
 use crate::instantiate::snapshot::{job_name, plan_of};
 use crate::instantiate::tables::{Copied, extents};
-use crate::instantiate::{copy, keeper, plan, source_time};
+use crate::instantiate::{plan, source_time};
 use crate::sequence;
-use crate::setup::{
-    Event, Progress as Report, Started, blocking, import_snapshot, lock_groups, refuse_elsewhere, start,
-};
+use crate::setup::{Event, Progress as Report, Started, blocking, lock_groups, refuse_elsewhere, start};
 
 const APPLICATION: &str = "irongate export";
 
@@ -42,13 +41,15 @@ pub struct Export {
     pub parallel: Option<usize>,
     /// Bytes a second of all sessions together.
     pub rate_limit: Option<u64>,
+    /// Makes slot and trail anew although the flow works: its target must be loaded with this export then.
+    pub restart: bool,
     /// How long the creation of the slot may wait for open transactions, and anything else for a lock.
     pub slot_limit: Duration,
 }
 
 impl Default for Export {
     fn default() -> Self {
-        Self { parallel: None, rate_limit: None, slot_limit: Duration::from_secs(60) }
+        Self { parallel: None, rate_limit: None, restart: false, slot_limit: Duration::from_secs(60) }
     }
 }
 
@@ -75,7 +76,7 @@ pub struct Exported {
 /// new beginning of its trail. From then on the flow's Extract may run, and should, so that the slot keeps little.
 ///
 /// # Errors
-/// [`Error::Transfer`] for a directory that is not empty; [`Error::Directory`] when it cannot be written, a full disk
+/// [`Error::Works`] for a flow that works, unless it is to be begun anew; [`Error::Transfer`] for a directory that is not empty; [`Error::Directory`] when it cannot be written, a full disk
 /// included: nothing of the export is left then, nor its slot. [`Error::Elsewhere`], [`Error::Checkpoint`] when a group of
 /// the flow runs, [`Error::NothingPublished`], [`Error::Blocked`], [`Error::Slot`], [`Error::Database`], [`Error::Copy`].
 ///
@@ -91,14 +92,20 @@ pub async fn export(
     let lock = format!("{}-instantiate", flow.name);
     let _lock = GroupLock::acquire(&configuration.state_directory, &lock)?;
     let locks = lock_groups(configuration, flow)?;
-    prepare(directory)?;
     let source = End::source(configuration, flow)?;
     let session = source.connect(As::Extract, APPLICATION).await?;
+    if !options.restart {
+        refuse_working(configuration, flow, (&source, &session)).await?;
+    }
+    prepare(directory)?;
     // What can be refused is refused before the old slot is given up.
     published(&session, &source, flow).await?;
+    let parallel = options.parallel.unwrap_or(2).max(1);
+    // One more reads what is no table.
+    let readers = Readers::connect(&source, flow, APPLICATION, parallel + 1).await?;
     let started = start(configuration, flow, options.slot_limit, progress).await?;
     drop(locks);
-    let done = write(configuration, flow, directory, options, &started, progress).await;
+    let done = write(configuration, flow, directory, options, (&started, readers), progress).await;
     if done.is_err() {
         clear(directory);
         give_up_slot(&source, flow, started).await;
@@ -106,12 +113,36 @@ pub async fn export(
     done
 }
 
+/// Refuses a flow that works: what its slot keeps would be lost, and its target would have to be loaded again.
+async fn refuse_working(
+    configuration: &Configuration,
+    flow: &Flow,
+    (source, session): (&End<'_>, &Session),
+) -> Result<(), Error> {
+    let slot = catalog::slot(session, &flow.slot).await;
+    if slot.map_err(|error| source.failed("look at the slot", error))?.is_none() {
+        return Ok(());
+    }
+    let target = End::target(configuration, flow)?;
+    let checkpoint = async {
+        let session = target.connect(As::Replicat, APPLICATION).await?;
+        let table = CheckpointTable::prepare(&session, &flow.name).await?;
+        Ok::<_, Error>(table.load(&session).await?.is_some())
+    };
+    let reason = match checkpoint.await {
+        Ok(false) | Err(Error::Checkpoint(irongate_checkpoint::Error::TableMissing)) => return Ok(()),
+        Ok(true) => format!("\"{target}\" has its checkpoint"),
+        Err(error) => format!("it has a slot, and \"{target}\" cannot be asked: {error}"),
+    };
+    Err(Error::Works { flow: flow.name.clone(), reason })
+}
+
 /// Makes the directory, or takes one that is empty.
 fn prepare(directory: &Path) -> Result<(), Error> {
     let failed = unusable(directory);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(&failed)?;
     if fs::read_dir(directory).map_err(&failed)?.next().is_some() {
-        return Err(refused(directory, "it is not empty"));
+        return Err(refused(directory, crate::error::NOT_EMPTY));
     }
     Ok(())
 }
@@ -139,7 +170,7 @@ async fn give_up_slot(source: &End<'_>, flow: &Flow, started: Started) {
 }
 
 /// The tables of the flow's publication, to be read as text, which every version understands.
-async fn published(session: &Session, source: &End<'_>, flow: &Flow) -> Result<Vec<(u32, Copied)>, Error> {
+async fn published(session: &Session, source: &End<'_>, flow: &Flow) -> Result<Vec<Copied>, Error> {
     let ask = |error| source.failed("read the publication", error);
     let published = catalog::publication_tables(session, &[flow.publication.as_str()]).await.map_err(ask)?;
     if published.is_empty() {
@@ -156,7 +187,7 @@ async fn published(session: &Session, source: &End<'_>, flow: &Flow) -> Result<V
         let name = TableName::new(&published.schema, &published.name);
         let is_written = |name: &String| table.column(name).is_some_and(catalog::Column::is_writable);
         let nothing = plan::Extent { blocks: 0, bytes: 0, by_block: false };
-        let copied = Copied {
+        Some(Copied {
             target: flow.target_of(&name),
             source: name,
             columns: published.columns.into_iter().filter(is_written).collect(),
@@ -167,8 +198,7 @@ async fn published(session: &Session, source: &End<'_>, flow: &Flow) -> Result<V
             into_partitions: false,
             freezable: false,
             extent: extents.get(&published.oid).copied().unwrap_or(nothing),
-        };
-        Some((published.oid, copied))
+        })
     };
     Ok(published.into_iter().filter_map(of_table).collect())
 }
@@ -178,9 +208,6 @@ struct Work {
     configuration: Configuration,
     flow: Flow,
     directory: PathBuf,
-    snapshot: String,
-    limit: Duration,
-    oids: Vec<u32>,
     tables: Vec<(LoadTable, Copied)>,
     queue: Mutex<VecDeque<(usize, u32)>>,
     board: Mutex<Board>,
@@ -199,18 +226,23 @@ async fn write(
     flow: &Flow,
     directory: &Path,
     options: &Export,
-    started: &Started,
+    (started, readers): (&Started, Readers),
     progress: &mut Report<'_>,
 ) -> Result<Exported, Error> {
     let source = End::source(configuration, flow)?;
-    let session = source.connect(As::Extract, APPLICATION).await?;
     let failed = |doing: &str, error| source.failed(doing, error);
-    import_snapshot(&session, &started.snapshot, options.slot_limit)
-        .await
-        .map_err(|error| failed("import the slot's snapshot", error))?;
+    let taken_over = readers.hold(flow, &started.snapshot).await;
+    let Held { sessions: mut readers, late } =
+        taken_over.map_err(|error| failed("import the slot's snapshot", error))?;
+    // One of them reads what is no table.
+    let (Some(session), false) = (readers.pop(), readers.is_empty()) else {
+        return Err(Error::Overtaken { end: source.to_string() });
+    };
+    if let Some(reason) = late {
+        progress(Event::Note(format!("copying in {} sessions: {reason}", readers.len())));
+    }
     let taken = source_time(&session).await.map_err(|error| failed("ask for the time", error))?;
-    let (oids, copied): (Vec<u32>, Vec<Copied>) =
-        published(&session, &source, flow).await?.into_iter().unzip();
+    let copied = published(&session, &source, flow).await?;
     let point = started.consistent_point;
     let plans: Vec<LoadTable> =
         copied.iter().map(|table| plan_of(table, point.0, 1, flow.load.chunk_size)).collect();
@@ -227,14 +259,11 @@ async fn write(
     };
     manifest::tell(directory, &status)?;
     let tables: Vec<(LoadTable, Copied)> = plans.into_iter().zip(copied).collect();
-    let parallel = options.parallel.unwrap_or(2).clamp(1, queue.len().max(1));
+    readers.truncate(queue.len().max(1));
     let work = Arc::new(Work {
         configuration: configuration.clone(),
         flow: flow.clone(),
         directory: directory.to_owned(),
-        snapshot: started.snapshot.clone(),
-        limit: options.slot_limit,
-        oids,
         board: Mutex::new(Board::new(&status.job, tables.iter().map(|(table, copied)| (table, copied)))),
         tables,
         queue: Mutex::new(queue),
@@ -242,9 +271,9 @@ async fn write(
     });
     let (send, mut receive) = mpsc::unbounded_channel();
     let mut sessions = JoinSet::new();
-    for _ in 0..parallel {
+    for reader in readers {
         let (work, send) = (Arc::clone(&work), send.clone());
-        sessions.spawn(async move { session_of(&work, &send).await });
+        sessions.spawn(async move { session_of(&work, &reader, &send).await });
     }
     drop(send);
     let mut files: BTreeMap<(usize, u32), ManifestFile> = BTreeMap::new();
@@ -309,24 +338,15 @@ async fn write(
     })
 }
 
-async fn session_of(work: &Work, written: &mpsc::UnboundedSender<Written>) -> Result<(), Error> {
+async fn session_of(
+    work: &Work,
+    session: &Session,
+    written: &mpsc::UnboundedSender<Written>,
+) -> Result<(), Error> {
     let source = End::source(&work.configuration, &work.flow)?;
-    let session = source.connect(As::Extract, APPLICATION).await?;
-    let failed = |doing: &str, error| source.failed(doing, error);
-    import_snapshot(&session, &work.snapshot, work.limit)
-        .await
-        .map_err(|error| failed("import the slot's snapshot", error))?;
-    let names: Vec<(String, bool)> =
-        work.tables.iter().map(|(_, table)| (table.source.quoted(), table.partitioned)).collect();
-    copy::lock(&session, &names).await.map_err(|error| failed("lock the tables", error))?;
-    let moved = keeper::rewritten(&session, &work.oids).await;
-    if let Some(table) = moved.map_err(|error| failed("look at the tables", error))? {
-        let reason = format!("table {table} was rewritten or emptied just when the snapshot was taken");
-        return Err(Error::Keeper { flow: work.flow.name.clone(), reason });
-    }
     loop {
         let Some((place, chunk)) = held(&work.queue).pop_front() else { return Ok(()) };
-        let file = one(work, (place, chunk), &session, &source).await?;
+        let file = one(work, (place, chunk), session, &source).await?;
         // Whoever has given up has an error of its own.
         let _ = written.send((place, chunk, file));
     }

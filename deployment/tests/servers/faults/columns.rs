@@ -157,6 +157,24 @@ pub(super) const FAULTS: &[Fault] = &[
     .since(18),
     fault(
         Target,
+        "ALTER TABLE a ALTER n SET DEFAULT 5",
+        Note,
+        ["column \"n\" of table public.a", "a default here and none at the source", "DROP DEFAULT"],
+        Fix,
+    ),
+    fault(
+        Target,
+        "ALTER TABLE a DROP twice",
+        Warning,
+        [
+            "column \"twice\" of table public.a",
+            "is generated at the source",
+            "GENERATED ALWAYS AS ((1 + 1)) STORED",
+        ],
+        Fix,
+    ),
+    fault(
+        Target,
         "ALTER TABLE rich ALTER d DROP DEFAULT",
         Warning,
         ["column \"d\" of table public.rich", "a default at the source and none here", "SET DEFAULT 'none'"],

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use irongate_checkpoint::Stop;
-use irongate_trail::{Begins, CommitLsn, Follower, Lsn, Position, Source, Timestamp};
+use irongate_trail::{Begins, CommitLsn, Follower, Lineage, Lsn, Position, ResumeLsn, Source, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Talk;
@@ -43,18 +43,27 @@ enum Filled {
 /// Opens the trail where the collector wants it to go on.
 pub(crate) fn open_trail(trail: &Path, accepted: &Accepted, peer: &str) -> Result<Follower, Error> {
     let (lineage, Place { commit, resume }) = (accepted.lineage, accepted.place);
+    open_behind(trail, lineage, commit, resume).map_err(|error| of_trail(error, trail, accepted, peer))
+}
+
+/// Opens a trail behind a place.
+pub(crate) fn open_behind(
+    trail: &Path,
+    lineage: Lineage,
+    commit: CommitLsn,
+    resume: ResumeLsn,
+) -> Result<Follower, irongate_trail::Error> {
     let open = |commit| Follower::open(trail, Begins::After { lineage, commit, resume });
     // Asked to begin after a commit, the reader begins with the last file that follows it, and messages may stand in files
     // between. One byte before, no commit ends: it begins with the file of the commit itself, and passes that over by its
     // LSN. Where purge has taken that file, messages in it were acknowledged.
-    let opened = match commit.0.0.checked_sub(1) {
+    match commit.0.0.checked_sub(1) {
         None => open(commit),
         Some(before) => match open(CommitLsn(Lsn(before))) {
             Err(irongate_trail::Error::NotInTrail { .. }) => open(commit),
             other => other,
         },
-    };
-    opened.map_err(|error| of_trail(error, trail, accepted, peer))
+    }
 }
 
 /// The collector has been told where the trail here begins, and stands behind that: a commit that is not there is a fork.
