@@ -254,6 +254,9 @@ pub(crate) struct Init {
     /// The reference deployment instead: two sites with pumps and managers, four flows
     #[arg(long)]
     pub(crate) reference: bool,
+    /// The reference deployment with its flows' trails going through topics of Apache Kafka
+    #[arg(long)]
+    pub(crate) kafka: bool,
 }
 
 #[derive(Args, Clone, Debug)]

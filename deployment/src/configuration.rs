@@ -219,6 +219,17 @@ impl Configuration {
         include_str!("configuration/reference.toml")
     }
 
+    /// The reference deployment with each flow's trail going through a topic of Apache Kafka.
+    pub fn reference_through_kafka() -> String {
+        let section = concat!(include_str!("configuration/kafka.toml"), "[sites.main]\n");
+        let text = Self::reference().replacen("[sites.main]\n", section, 1);
+        let lines = text.split_inclusive('\n').map(|line| {
+            let is_pump = line.starts_with("[flows.") && line.trim_end().ends_with(".pump]");
+            (line, if is_pump { "via = \"kafka\"\n" } else { "" })
+        });
+        lines.flat_map(|(line, more)| [line, more]).collect()
+    }
+
     /// A flow.
     ///
     /// # Errors

@@ -42,6 +42,10 @@ pub struct Lag {
     pub extract: Stage,
     /// From the trail to that of the other site, durable there; `None` for a flow without a pump.
     pub pump: Option<Stage>,
+    /// From the trail to what the feed has told, acknowledged there; `None` for a flow without one. No part of the flow's own
+    /// lag: others wait for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed: Option<Stage>,
     /// From the trail (at the site of the target, where there are two) to the target.
     pub replicat: Stage,
     /// From the source's log to the target, in bytes of the log.
@@ -66,6 +70,10 @@ pub async fn lag(configuration: &Configuration, flow: &Flow) -> Result<Lag, Erro
         Some(_) => Some(status(Program::Pump)?),
         None => None,
     };
+    let feed = match &flow.feed {
+        Some(_) => Some(status(Program::Feed)?),
+        None => None,
+    };
     let directory = configuration.trail(flow);
     let durable =
         if directory.is_dir() { irongate_trail::durable(&Directory::new(&directory))? } else { None };
@@ -73,7 +81,7 @@ pub async fn lag(configuration: &Configuration, flow: &Flow) -> Result<Lag, Erro
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     };
-    let statuses = Statuses { extract, pump, replicat };
+    let statuses = Statuses { extract, pump, feed, replicat };
     Ok(measure(&flow.name, &statuses, durable.as_ref(), asked, Timestamp::now()))
 }
 
@@ -83,6 +91,8 @@ struct Statuses {
     extract: Option<Status>,
     /// The outer `None`: the flow has no pump.
     pump: Option<Option<Status>>,
+    /// As `pump`.
+    feed: Option<Option<Status>>,
     replicat: Option<Status>,
 }
 
@@ -156,6 +166,11 @@ impl Stage {
         Self::behind_trail(pump, durable, now)
     }
 
+    /// From the durable end of the trail to what a feed has told.
+    pub fn of_feed(feed: Option<&Status>, durable: Option<&Mark>, now: Timestamp) -> Self {
+        Self::behind_trail(feed, durable, now)
+    }
+
     fn behind_trail(reader: Option<&Status>, durable: Option<&Mark>, now: Timestamp) -> Self {
         let mut stage = Self { state: reader.map(|status| status.state), ..Self::default() };
         if let (Some(status), Some(durable)) = (reader, durable)
@@ -193,11 +208,18 @@ impl Lag {
             decoded,
             extract,
             pump,
+            feed: None,
             replicat,
             lag_bytes,
             lag_seconds,
             source_silent,
         }
+    }
+
+    /// With how far the feed is behind.
+    #[must_use]
+    pub fn with_feed(self, feed: Option<Stage>) -> Self {
+        Self { feed, ..self }
     }
 }
 
@@ -208,7 +230,7 @@ fn measure(
     end_of_log: Result<Lsn, String>,
     now: Timestamp,
 ) -> Lag {
-    let Statuses { extract, pump, replicat } = statuses;
+    let Statuses { extract, pump, feed, replicat } = statuses;
     let end = end_of_log.as_ref().ok().copied();
     Lag::of_stages(
         flow,
@@ -218,6 +240,7 @@ fn measure(
         Stage::of_replicat(replicat.as_ref(), durable, now),
         end_of_log.err(),
     )
+    .with_feed(feed.as_ref().map(|feed| Stage::of_feed(feed.as_ref(), durable, now)))
 }
 
 #[cfg(test)]
@@ -251,7 +274,7 @@ mod tests {
         let replicat = status(Program::Replicat, State::Running, 90, 100);
         let mark = mark(90, 100);
         let now = Timestamp(70 * SECOND);
-        let statuses = Statuses { extract: Some(extract), pump: None, replicat: Some(replicat) };
+        let statuses = Statuses { extract: Some(extract), replicat: Some(replicat), ..Statuses::default() };
         let lag = measure("f", &statuses, Some(&mark), Ok(Lsn(1100)), now);
         assert_eq!((lag.extract.lag_bytes, lag.extract.lag_seconds), (Some(1000), Some(10.0)));
         assert_eq!((lag.replicat.lag_bytes, lag.replicat.lag_seconds), (Some(0), Some(0.0)));
@@ -263,8 +286,10 @@ mod tests {
         let extract = status(Program::Extract, State::Running, 490, 500);
         let replicat = status(Program::Replicat, State::Stopped, 90, 100);
         let now = Timestamp(80 * SECOND);
-        let statuses = Statuses { extract: Some(extract), pump: None, replicat: Some(replicat) };
+        let feed = Some(Some(status(Program::Feed, State::Running, 290, 300)));
+        let statuses = Statuses { extract: Some(extract), replicat: Some(replicat), feed, pump: None };
         let lag = measure("f", &statuses, Some(&mark(490, 500)), Ok(Lsn(500)), now);
+        assert_eq!(lag.feed.as_ref().and_then(|feed| feed.lag_bytes), Some(200), "others wait for that");
         assert_eq!((lag.replicat.lag_bytes, lag.replicat.lag_seconds), (Some(400), Some(30.0)));
         assert_eq!((lag.lag_bytes, lag.lag_seconds), (Some(400), Some(30.0)));
     }
@@ -286,7 +311,8 @@ mod tests {
         extract.decoded_lsn = Some(Lsn(600));
         let pump = status(Program::Pump, State::Running, 290, 300);
         let replicat = status(Program::Replicat, State::Running, 90, 100);
-        let statuses = Statuses { extract: Some(extract), pump: Some(Some(pump)), replicat: Some(replicat) };
+        let statuses =
+            Statuses { extract: Some(extract), pump: Some(Some(pump)), feed: None, replicat: Some(replicat) };
         let lag = measure("f", &statuses, Some(&mark(490, 500)), Ok(Lsn(1000)), Timestamp(70 * SECOND));
         assert_eq!(lag.decoded.lag_bytes, Some(400));
         assert_eq!(lag.extract.lag_bytes, Some(500));

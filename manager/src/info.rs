@@ -163,6 +163,7 @@ fn lag(program: Program, own: Option<&Status>, view: Option<&FlowView>) -> (Opti
     let stage = view.map(|view| match program {
         Program::Extract => view.extract,
         Program::Pump => view.pump,
+        Program::Feed => view.feed,
         Program::Replicat => view.replicat,
         _ => Default::default(),
     });

@@ -262,6 +262,7 @@ fn add_flow(page: &mut Page, site: &str, flow: &FlowView) {
         ("decoded", &flow.decoded),
         ("extract", &flow.extract),
         ("pump", &flow.pump),
+        ("feed", &flow.feed),
         ("replicat", &flow.replicat),
     ];
     for (stage, lag) in stages {

@@ -108,6 +108,8 @@ pub struct FlowWatch {
     pub extract: Option<String>,
     /// The group that carries the trail to another site, if it runs here.
     pub pump: Option<String>,
+    /// The group that tells others of the trail's changes, if it runs here.
+    pub feed: Option<String>,
     /// The group that reads the trail into a database, if it runs here.
     pub replicat: Option<String>,
     /// The database that is captured, with Extract's role; only where Extract runs here.

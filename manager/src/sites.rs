@@ -134,7 +134,7 @@ impl<'a> Sites<'a> {
             Some(Stage { state, lag_bytes, lag_seconds })
         };
         let target = if flow.pump.is_some() { &flow.to } else { &flow.at };
-        let Lag { decoded, extract, pump, replicat, source_silent, .. } = own;
+        let Lag { decoded, extract, pump, feed, replicat, source_silent, .. } = own;
         // The other site's Extract measures against its own trail; what the source says to this site changes nothing.
         let source_silent = source_silent.filter(|_| !others.contains_key(&flow.at) || flow.at == self.here);
         Ok(Lag::of_stages(
@@ -147,7 +147,13 @@ impl<'a> Sites<'a> {
                 if target == self.here || flow.pump.is_none() { replicat } else { Stage::default() }
             }),
             source_silent,
-        ))
+        )
+        .with_feed(match (&flow.feed, feed) {
+            (Some(options), Some(feed)) => {
+                Some(seen(&options.at, Program::Feed, |view| view.feed).unwrap_or(feed))
+            }
+            _ => None,
+        }))
     }
 }
 

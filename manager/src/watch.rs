@@ -89,6 +89,9 @@ pub struct FlowView {
     /// From the trail here to that of the other site, durable there.
     #[serde(default)]
     pub pump: StageView,
+    /// From the trail here to what its feed has told, acknowledged there.
+    #[serde(default)]
+    pub feed: StageView,
     /// From the trail to the target.
     pub replicat: StageView,
     /// The trail.

@@ -60,6 +60,7 @@ fn site() -> Info {
         decoded: stage,
         extract: stage,
         pump: stage,
+        feed: stage,
         replicat: stage,
         trail: Some(TrailView {
             directory: "/trail/csp".into(),

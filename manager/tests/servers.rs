@@ -43,6 +43,7 @@ impl Site {
             trail: None,
             extract: Some("f-extract".into()),
             pump: None,
+            feed: None,
             replicat: None,
             source: Some(endpoint),
             site: None,

@@ -221,6 +221,19 @@ async fn told_all(reference: &Reference, mark: u64) {
     .await;
 }
 
+/// Waits until the feed is behind as it should be.
+async fn behind(reference: &Reference, what: &str, holds: impl Fn(u64) -> bool) {
+    wait_for(PATIENCE, &format!("the feed to be behind by {what}"), async || {
+        let lag = reference.json("main", &["lag", "csp"]).await;
+        let feed = &lag["flows"][0]["feed"];
+        match feed["lag_bytes"].as_u64() {
+            Some(bytes) if holds(bytes) && feed["lag_seconds"].is_number() => Ok(()),
+            _ => Err(lag.to_string()),
+        }
+    })
+    .await;
+}
+
 async fn ends(manager: &mut irongate_tests::Process) {
     manager.terminate();
     assert!(manager.wait(PATIENCE).await.success(), "{}", manager.stderr());
@@ -273,6 +286,14 @@ async fn replays_to_the_tables_content(major: u32) {
     told_all(&reference, 1).await;
     let stats = reference.json("main", &["info", "csp-feed"]).await;
     assert_eq!(stats["groups"][0]["program"], "feed", "{stats}");
+    // How far it is behind is a stage of its own, also while it is stopped.
+    behind(&reference, "nothing", |bytes| bytes == 0).await;
+    reference.json("main", &["stop", "csp-feed"]).await;
+    source.batch_in("config", "INSERT INTO keyless VALUES ('nobody is told')").await;
+    behind(&reference, "what is new", |bytes| bytes > 0).await;
+    reference.json("main", &["start", "csp-feed"]).await;
+    behind(&reference, "nothing again", |bytes| bytes == 0).await;
+    told_all(&reference, 2).await;
     ends(&mut manager).await;
 
     let topics = tokio::task::block_in_place(|| consume(&kafka, "shop.config"));

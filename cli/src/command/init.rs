@@ -1,5 +1,6 @@
 //! `irongate init`.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 
@@ -11,7 +12,11 @@ use crate::failure::End;
 use crate::output;
 
 pub(crate) fn run(global: &Global, options: &Init) -> anyhow::Result<()> {
-    let example = if options.reference { Configuration::reference() } else { Configuration::example() };
+    let example = match (options.kafka, options.reference) {
+        (true, _) => Configuration::reference_through_kafka().into(),
+        (false, true) => Cow::Borrowed(Configuration::reference()),
+        (false, false) => Configuration::example().into(),
+    };
     if options.stdout {
         return Ok(output::text(example.trim_end())?);
     }

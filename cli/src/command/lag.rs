@@ -42,6 +42,7 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
             ("source to trail", Some(&lag.extract)),
             ("trail to other site", lag.pump.as_ref()),
             ("trail to target", Some(&lag.replicat)),
+            ("trail to feed", lag.feed.as_ref()),
         ];
         for (name, stage) in stages {
             let Some(stage) = stage else { continue };

@@ -105,4 +105,17 @@ mod tests {
         assert!(matches!(one_way.pair("config", "secondary"), Err(Error::Unknown { .. })));
         assert_eq!(one_way.active_passive(), ["config"]);
     }
+
+    #[test]
+    fn through_kafka_it_is_the_same_deployment() {
+        let text = Configuration::reference_through_kafka();
+        let configuration = Configuration::parse(&text, std::path::Path::new("/irongate.toml")).unwrap();
+        assert_eq!(configuration.flows.len(), 4);
+        for flow in configuration.flows.values() {
+            assert!(flow.is_through_kafka(), "{}", flow.name);
+        }
+        let kafka = configuration.kafka.expect("there is a cluster");
+        assert_eq!((kafka.client.brokers.len(), kafka.replication, kafka.min_in_sync), (3, 3, 2));
+        assert_eq!(configuration.sites.len(), 2);
+    }
 }

@@ -182,6 +182,7 @@ fn watch(configuration: &Configuration, flow: &Flow, groups: &[Group<'_>]) -> Re
         name: flow.name.clone(),
         trail: Some(configuration.trail(flow)),
         pump: here(Program::Pump),
+        feed: here(Program::Feed),
         replicat,
         target,
         expects: configuration.manager.heartbeat_interval.filter(|_| comes),

@@ -34,6 +34,10 @@ pub enum AlarmKind {
     PumpLagBytes,
     /// Seconds from the trail here to that of the other site.
     PumpLagSeconds,
+    /// Bytes from the trail to what a feed has told.
+    FeedLagBytes,
+    /// Seconds from the trail to what a feed has told.
+    FeedLagSeconds,
     /// Bytes from the trail to the target.
     ReplicatLagBytes,
     /// Seconds from the trail to the target.
@@ -166,6 +170,9 @@ impl Alarms {
         let text = "the trail of the other site is behind by";
         value(PumpLagBytes, bytes(pump.lag_bytes), thresholds.lag_bytes, More, text);
         value(PumpLagSeconds, pump.lag_seconds, thresholds.lag_seconds, More, text);
+        let text = "its feed is behind by";
+        value(FeedLagBytes, bytes(view.feed.lag_bytes), thresholds.lag_bytes, More, text);
+        value(FeedLagSeconds, view.feed.lag_seconds, thresholds.lag_seconds, More, text);
         value(
             ReplicatLagBytes,
             bytes(replicat.lag_bytes),
@@ -369,6 +376,7 @@ fn shown(kind: AlarmKind, value: f64) -> String {
     match kind {
         AlarmKind::ExtractLagSeconds
         | AlarmKind::PumpLagSeconds
+        | AlarmKind::FeedLagSeconds
         | AlarmKind::ReplicatLagSeconds
         | AlarmKind::OtherSiteQuiet => format!("{value:.1} s"),
         AlarmKind::ErrorQueue => format!("{value} changes: \"irongate errors list\" shows them"),

@@ -39,6 +39,7 @@ pub(super) struct Flow {
 struct Files {
     extract: Option<Status>,
     pump: Option<Status>,
+    feed: Option<Status>,
     replicat: Option<Status>,
     mark: Option<Mark>,
     trail: Option<TrailView>,
@@ -163,6 +164,7 @@ impl Flow {
         let now = Timestamp::now();
         view.decoded = Stage::of_decoding(files.extract.as_ref(), end, now).into();
         view.pump = Stage::of_pump(files.pump.as_ref(), files.mark.as_ref(), now).into();
+        view.feed = Stage::of_feed(files.feed.as_ref(), files.mark.as_ref(), now).into();
         view.extract = extract_lag(files.extract.as_ref(), files.mark.as_ref(), end, now);
         view.replicat = replicat_lag(files.replicat.as_ref(), files.mark.as_ref(), now);
         view.quiet_seconds = self
@@ -200,6 +202,7 @@ fn read(settings: &FlowWatch, state_directory: &Path) -> Result<Files, String> {
     let mut files = Files {
         extract: status(&settings.extract)?,
         pump: status(&settings.pump)?,
+        feed: status(&settings.feed)?,
         replicat: status(&settings.replicat)?,
         compare: compare::last(state_directory, &settings.name).map_err(|error| error.to_string())?,
         ..Files::default()
@@ -320,6 +323,7 @@ mod tests {
             trail: Some(dir.path().join("trail/f")),
             extract: Some("f-extract".into()),
             pump: None,
+            feed: None,
             replicat: None,
             source: None,
             site: None,

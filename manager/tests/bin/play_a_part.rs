@@ -147,6 +147,7 @@ fn settings(file: &Path) -> Result<ManagerSettings, Error> {
         trail: play.trail,
         extract: play.groups.first().map(|(name, ..)| name.clone()),
         pump: None,
+        feed: None,
         replicat: None,
         slot: play.source.as_ref().map(|_| "irongate_f".to_owned()),
         target: None,

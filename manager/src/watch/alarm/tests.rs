@@ -10,6 +10,7 @@ fn flow() -> FlowWatch {
         trail: None,
         extract: Some("csp-extract".into()),
         pump: Some("csp-pump".into()),
+        feed: None,
         replicat: None,
         source: None,
         site: None,
