@@ -10,6 +10,8 @@
 mod brokers;
 #[path = "kafka/carried.rs"]
 mod carried;
+#[path = "kafka/cluster.rs"]
+mod cluster;
 #[path = "kafka/feed.rs"]
 mod feed;
 #[path = "kafka/fenced.rs"]

@@ -171,3 +171,40 @@ async fn a_failover_goes_on_from_a_run_in_the_middle_of_which_the_other_site_was
         stop(manager).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_does_not_wait_for_a_group_that_has_fallen() {
+    let major = Server::majors()[0];
+    let reference = reference(major).await;
+    let managers = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    // Somebody has spoilt the standby, and behind the prechecks Replicat comes to where it cannot go on.
+    let row = "INSERT INTO entry VALUES ('twice', 1)";
+    let spoil = format!("SET session_replication_role = replica; {row}");
+    reference.servers[1].batch_in("config", &spoil).await;
+    let cut = Cut { plan: "switchover", site: "secondary", order: "begin", step: "fence", place: "begins" };
+    assert!(reference.cut_off("secondary", &cut).await);
+    reference.servers[0].batch_in("config", row).await;
+    let state = async || reference.json("secondary", &["info", "csp-replicat"]).await["groups"][0].clone();
+    wait_until(PATIENCE, "Replicat to fall", async || state().await["state"] == "ABENDED").await;
+    let words = ["switchover", "--to", "secondary"];
+    let begin = std::time::Instant::now();
+    let resumed = [&words[..], &["--resume"]].concat();
+    let stopped = reference.start("secondary", &resumed).finish(PATIENCE).await;
+    assert_ne!(stopped.code(), 0);
+    for word in ["\"drain\"", "csp-replicat", "public.entry", "duplicate key", "--abort"] {
+        assert!(stopped.stderr.contains(word), "{word}: {}", stopped.stderr);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(60), "the applications wait all that time");
+    reference.expect("secondary", 0, &[&words[..], &["--abort"]].concat()).await;
+    let mend = "SET session_replication_role = replica; DELETE FROM entry WHERE site = 'twice'";
+    reference.servers[1].batch_in("config", mend).await;
+    reference.expect("secondary", 0, &["start", "csp-replicat"]).await;
+    follows(&reference, 0, 1).await;
+    reference.expect("secondary", 0, &words).await;
+    let there = "SELECT count(*) FROM entry WHERE site = 'twice'";
+    assert_eq!(reference.servers[1].scalar("config", there).await, "1");
+    for manager in managers {
+        stop(manager).await;
+    }
+}

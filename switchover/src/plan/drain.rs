@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{MARKER_PREFIX, Program, State};
+use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
 use irongate_trail::Lsn;
 use serde_json::{Value, json};
@@ -75,10 +76,10 @@ impl Run<'_> {
         behind: Lsn,
         progress: &mut Progress<'_>,
     ) -> Result<Lsn, Error> {
-        let flow = &unit.pair.into.name;
-        let (begun, mut told) = (Instant::now(), Instant::now());
+        let flow = unit.pair.into;
+        let (begun, mut told, mut fallen) = (Instant::now(), Instant::now(), None);
         loop {
-            let (_, applied) = standing(&unit.to, flow).await?;
+            let (_, applied) = standing(&unit.to, &flow.name).await?;
             if applied >= behind {
                 return Ok(applied);
             }
@@ -90,6 +91,7 @@ impl Run<'_> {
             if told.elapsed() > SAY {
                 told = Instant::now();
                 self.is_there(unit.from()?).await?;
+                self.are_up(flow, &mut fallen).await?;
                 progress("drain", &format!("{} is at {applied}, the marker before {behind}", unit.to));
             }
             tokio::time::sleep(LOOK).await;
@@ -101,6 +103,29 @@ impl Run<'_> {
         let asked = tokio::time::timeout(self.limits.probe, place.session.batch_execute("SELECT 1")).await;
         let silent = || Error::Lost { reason: format!("{place} does not answer any more") };
         asked.map_err(|_| silent())?.map_err(|_| silent())
+    }
+
+    /// Fails if a group of a flow has fallen and stays down: then nothing is worth waiting for either. One that its manager
+    /// starts again is up when it is looked at the next time. A manager that does not answer says nothing.
+    async fn are_up(&self, flow: &Flow, fallen: &mut Option<String>) -> Result<(), Error> {
+        let mut down = None;
+        for (site, groups) in self.where_they_run(flow) {
+            let asked = tokio::time::timeout(self.limits.probe, self.info(site)).await;
+            let Ok(Ok(info)) = asked else { continue };
+            let found = info
+                .groups
+                .into_iter()
+                .find(|found| groups.contains(&found.name) && found.state == State::Abended);
+            down = down.or(found.map(|found| (site.to_owned(), found)));
+        }
+        let before = fallen.take();
+        let Some((site, found)) = down else { return Ok(()) };
+        if before.as_ref() != Some(&found.name) {
+            *fallen = Some(found.name);
+            return Ok(());
+        }
+        let doing = found.error.unwrap_or(found.doing);
+        Err(Error::Group { group: found.name, site, doing })
     }
 
     /// Whether the marker still stands.
@@ -149,7 +174,7 @@ impl Run<'_> {
     /// Waits until something that was committed at the new site has come to the old one.
     pub(super) async fn await_echo(&self) -> Result<(), Error> {
         for unit in &self.units {
-            let begun = Instant::now();
+            let (begun, mut looked, mut fallen) = (Instant::now(), Instant::now(), None);
             let lsn = emit(&unit.to, BEHIND, &self.heading.run).await?;
             loop {
                 let (_, end) = standing(unit.from()?, &unit.pair.out_of.name).await?;
@@ -159,6 +184,10 @@ impl Run<'_> {
                 if begun.elapsed() > self.limits.drain {
                     let (end, waited) = (unit.from()?.to_string(), begun.elapsed());
                     return Err(Error::NotDrained { end, waited, applied: lsn.to_string() });
+                }
+                if looked.elapsed() > SAY {
+                    looked = Instant::now();
+                    self.are_up(unit.pair.out_of, &mut fallen).await?;
                 }
                 tokio::time::sleep(LOOK).await;
             }
