@@ -41,6 +41,8 @@ mod reinstate_compare;
 mod reinstate_written;
 #[path = "commands/reload.rs"]
 mod reload;
+#[path = "commands/returned.rs"]
+mod returned;
 #[path = "commands/runbooks.rs"]
 mod runbooks;
 #[path = "commands/schema.rs"]

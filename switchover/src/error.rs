@@ -270,6 +270,24 @@ pub enum Error {
         /// What was written.
         what: String,
     },
+    /// A run cannot be gone on with, because others have changed the roles since it was cut off.
+    #[error("run \"{run}\" is over: {what}, which is not how it has left it")]
+    Overtaken {
+        /// The run.
+        run: String,
+        /// What is so now.
+        what: String,
+    },
+    /// A run was taken back, but for what could not be.
+    #[error("run \"{run}\" was taken back, but {what}")]
+    Left {
+        /// The run.
+        run: String,
+        /// What is left.
+        what: String,
+        /// What helps.
+        remedy: String,
+    },
     /// A standby was written while it was open for a drill.
     #[error("{transactions} transactions were written at the standby \"{end}\" while it was open")]
     Touched {
@@ -509,6 +527,10 @@ impl Error {
             Self::Astray { .. } => {
                 "the standby is no longer a copy: find out who wrote, and instantiate the flow again".to_owned()
             }
+            Self::Overtaken { .. } => {
+                "nothing was done; irongate runs and irongate health say how the sites stand, and a new run can begin".to_owned()
+            }
+            Self::Left { remedy, .. } => remedy.clone(),
             Self::Touched { .. } => {
                 "it is no longer a copy: take the drill back with --abort, find out who wrote, and instantiate the flow again".to_owned()
             }

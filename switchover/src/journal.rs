@@ -119,6 +119,8 @@ pub enum Outcome {
     Aborted,
     /// The other site was lost in the middle of it, and a failover went on.
     Superseded,
+    /// Another run has changed the roles since it was cut off.
+    Overtaken,
 }
 
 impl std::fmt::Display for Outcome {
@@ -127,6 +129,7 @@ impl std::fmt::Display for Outcome {
             Self::Done => "done",
             Self::Aborted => "taken back",
             Self::Superseded => "a failover went on from it",
+            Self::Overtaken => "another run has changed the roles since",
         })
     }
 }

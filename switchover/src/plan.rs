@@ -13,6 +13,7 @@ mod failover;
 mod groups;
 mod hooks;
 mod kind;
+mod overtaken;
 mod peek;
 mod precheck;
 mod reinstate;
@@ -31,12 +32,15 @@ use irongate_trail::Timestamp;
 
 use crate::engine::{Next, Step, Way, next};
 use crate::error::Error;
-use crate::journal::{Heading, Journal, What};
+use crate::journal::{Entry, Heading, Journal, Outcome, What};
 use crate::place::Place;
 pub use crate::report::{Report, StepReport, report};
 pub use by::By;
 pub use kind::Kind;
 pub(crate) use roles::{prepare, role_of, tell};
+
+/// Under this the evidence of a step that was taken back says what could not be, and what helps.
+const LEFT: &str = "left";
 
 /// Time limits of a run.
 #[derive(Clone, Debug)]
@@ -237,10 +241,35 @@ pub async fn run(
     if let Next::Over(outcome) = next(&run.steps(journal.entries()), journal.entries(), way) {
         return Err(Error::IsOver { run: run.heading.run, outcome });
     }
+    if !matches!(order, Order::Begin)
+        && let Some(what) = run.overtaken(journal.entries(), way).await?
+    {
+        journal.note(What::Ended { outcome: Outcome::Overtaken })?;
+        Journal::forget_rows(state, &run.heading.run)?;
+        return Err(Error::Overtaken { run: run.heading.run, what });
+    }
+    // Of a run that is gone on with.
+    run.heading.force |= request.force;
+    let is_opened = |entry: &Entry| matches!(&entry.what, What::Step { step } if step == switchover::OPEN);
+    if kind == Kind::Failover
+        && way == Way::Forward
+        && *order != Order::Begin
+        && !journal.entries().iter().any(is_opened)
+    {
+        run.lost_is_no_writer().await?;
+    }
     if kind == Kind::Reinstate && way == Way::Forward {
         let is_resumed = matches!(order, Order::Resume(_));
         run.was_made_copy = by::was_made_copy(journal.entries());
         let differs = by::chosen(&run.heading, journal.entries()) != request.by;
+        if is_resumed && request.by != By::Either && by::follows(journal.entries()) {
+            let complaint = format!(
+                "site \"{}\" follows again already, and only what stands behind that is left of the run: --resume without --by \
+                 ends it; irongate compare and irongate repair mend what differs",
+                run.heading.from
+            );
+            return Err(Error::Refused { complaints: vec![complaint] });
+        }
         if is_resumed && request.by != By::Either && (differs || run.was_made_copy) {
             journal.note(What::Chosen { by: request.by })?;
         }
@@ -261,6 +290,10 @@ pub async fn run(
     });
     if let Some(what) = astray {
         return Err(Error::Astray { run: run.heading.run, what });
+    }
+    if let Some(left) = overtaken::left(journal.entries()) {
+        let text = |key: &str| left[key].as_str().unwrap_or_default().to_owned();
+        return Err(Error::Left { run: run.heading.run, what: text("what"), remedy: text("remedy") });
     }
     Ok(report(journal.heading(), journal.entries()))
 }

@@ -185,6 +185,7 @@ pub fn report(heading: &Heading, entries: &[Entry]) -> Report {
             What::Ended { outcome: Outcome::Done } => result = "done",
             What::Ended { outcome: Outcome::Aborted } => result = "aborted",
             What::Ended { outcome: Outcome::Superseded } => result = "superseded",
+            What::Ended { outcome: Outcome::Overtaken } => result = "overtaken",
             What::Accepted => drop(certificate.insert("loss_accepted".to_owned(), true.into())),
             _ => {}
         }

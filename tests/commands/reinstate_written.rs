@@ -58,7 +58,11 @@ async fn what_is_written_at_a_site_that_comes_back_is_found_wherever_the_run_is(
         assert_eq!(reference.servers[0].scalar("config", astray).await, "0", "it was compared again");
         assert!(reference.servers[0].try_client("app", "config").await.is_err(), "it was closed again");
 
-        // Behind the repair.
+        // Behind the repair: by a superuser, whom no fence concerns.
+        reference.servers[0].batch_in("config", "INSERT INTO still VALUES (90050, 'astray')").await;
+        let refused = reference.expect("secondary", 4, &resume).await.stderr;
+        assert!(refused.contains("is no copy") && refused.contains("1 transactions"), "{refused}");
+        // And by everybody.
         write(&reference, 2).await;
         let refused = reference.expect("secondary", 4, &resume).await.stderr;
         assert!(refused.contains("is no copy") && refused.contains("--resume --by repair"), "{refused}");

@@ -114,17 +114,22 @@ pub fn power_off(reference: &mut Reference) {
     reference.servers[0].kill();
 }
 
+/// The main site has power again, and nothing is waited for.
+pub async fn power_back(reference: &mut Reference) -> Process {
+    if let Some(network) = &reference.network {
+        network.mend(Way::Both);
+    }
+    reference.servers[0].start_again().await;
+    reference.start("main", &["manager"])
+}
+
 /// The main site has power again: the server starts, and its manager, as its services would. Waits until it is told that
 /// another site writes now, and is closed.
 ///
 /// # Panics
 /// When that takes too long.
 pub async fn power_on(reference: &mut Reference) -> Process {
-    if let Some(network) = &reference.network {
-        network.mend(Way::Both);
-    }
-    reference.servers[0].start_again().await;
-    let manager = reference.start("main", &["manager"]);
+    let manager = power_back(reference).await;
     let roles = "SELECT live || ' ' || coalesce(run, 'free') FROM irongate.role";
     wait_until(PATIENCE, "the site that came back to be closed", async || {
         reference.servers[0].try_client("app", "config").await.is_err()

@@ -320,7 +320,7 @@ impl Reference {
         self.cut_off_by("", at, cut).await
     }
 
-    /// The same of a reinstatement that is to be made `by` a copy or a repair.
+    /// The same of a reinstatement that is to be made `by` a copy or a repair, or of a failover by force.
     ///
     /// # Panics
     /// When it ends in another way.
@@ -330,6 +330,7 @@ impl Reference {
         command.arg(self.directory.path().join("irongate.toml"));
         command.args([at, plan, site, order, step, place]).current_dir(self.directory.path());
         command.env("IRONGATE_TEST_BY", by);
+        command.env("IRONGATE_TEST_FORCE", if by == "force" { "yes" } else { "" });
         let mut run = Process::spawn(self.enter(at, command));
         let status = run.wait(PATIENCE).await;
         if status.success() {

@@ -96,6 +96,11 @@ pub(super) fn was_made_copy(entries: &[Entry]) -> bool {
     entries.iter().any(|entry| matches!(&entry.what, What::Done { step, .. } if makes_copy(step)))
 }
 
+/// Whether the site follows again.
+pub(super) fn follows(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| matches!(&entry.what, What::Done { step, .. } if step == "follow"))
+}
+
 /// The entries that count: where somebody has asked for another way, or for the same once more, everything that makes
 /// the site a copy is due again.
 pub(super) fn counting(entries: &[Entry]) -> Vec<Entry> {

@@ -18,6 +18,7 @@ use super::{Progress, Run, Unit};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
+use crate::place::Place;
 
 const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
@@ -147,11 +148,29 @@ impl Run<'_> {
         let holder = role.as_ref().and_then(|role| role.run.as_ref());
         let is_ours =
             |run: &String| *run == self.heading.run || Some(run) == self.heading.supersedes.as_ref();
-        if let Some(holder) = holder.filter(|holder| !is_ours(&holder.run)) {
+        let is_reinstated = |holder: &&irongate_checkpoint::RunHolder| {
+            holder.run.starts_with("reinstate-")
+                && role.as_ref().is_some_and(|role| role.live == self.heading.from)
+        };
+        if let Some(holder) = holder.filter(is_reinstated) {
+            let to = &self.heading.to;
+            complaints.push(format!(
+                "{} is being reinstated (run \"{}\" of {} since {}) and is no copy of what \"{}\" has: its rows are of \
+                 before, or half carried over. Bring \"{}\" back; irongate open {to} --force lets the applications in with \
+                 what there is",
+                unit.to, holder.run, holder.holder, holder.since, self.heading.from, self.heading.from
+            ));
+        } else if let Some(holder) = holder.filter(|holder| !is_ours(&holder.run)) {
             complaints.push(format!(
                 "{} is in the hands of run \"{}\" of {} since {}",
                 unit.to, holder.run, holder.holder, holder.since
             ));
+        }
+        if let Some(role) = role.as_ref().filter(|role| role.live == self.heading.from)
+            && !self.heading.force
+            && let Some(complaint) = self.is_no_copy(unit, role.epoch).await?
+        {
+            complaints.push(complaint);
         }
         let first = &self.first_live(unit);
         let live = role.as_ref().map_or(first, |role| &role.live);
@@ -164,6 +183,24 @@ impl Run<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// A site that has applied nothing of the epoch in which the other one writes has never followed it: it was lost
+    /// itself, and was not reinstated.
+    async fn is_no_copy(&self, unit: &Unit<'_>, epoch: u64) -> Result<Option<String>, Error> {
+        const SQL: &str = "SELECT epoch FROM irongate.checkpoint WHERE flow = $1";
+        let failed = || unit.to.failed("ask what was applied");
+        let row = unit.to.session.query_opt(SQL, &[&unit.pair.into.name]).await.map_err(failed())?;
+        let applied = row.map(|row| row.try_get::<_, i64>(0)).transpose().map_err(failed())?;
+        if applied.is_some_and(|applied| applied.unsigned_abs() >= epoch) {
+            return Ok(None);
+        }
+        let from = &self.heading.from;
+        Ok(Some(format!(
+            "{} is no copy of {}.{from}: nothing that was written there in epoch {epoch} was ever applied here. All of that would \
+             be missing, and not only what was written last; bring \"{from}\" back, or --force takes over with what there is",
+            unit.to, unit.pair.database
+        )))
     }
 
     /// Tries to close the lost site; that it cannot be reached is what is expected.
@@ -197,13 +234,37 @@ impl Run<'_> {
 
     async fn reopen_lost(&self) -> Result<Value, Error> {
         let mut opened = Vec::new();
+        let silent: Vec<String> = self
+            .units
+            .iter()
+            .filter(|unit| unit.reached().is_none())
+            .map(|unit| format!("{}.{}", unit.pair.database, self.heading.from))
+            .collect();
         for place in self.units.iter().filter_map(Unit::reached) {
             let by = fence::standing(place).await?.and_then(|fence| fence.run);
             if by.as_ref() == Some(&self.heading.run) {
                 opened.extend(fence::open(place, self.limits.locks).await?);
             }
         }
-        Ok(json!({ "opened": opened }))
+        let mut evidence = json!({ "opened": opened });
+        if !silent.is_empty() {
+            let from = &self.heading.from;
+            let pumps = self.units.iter().filter(|unit| unit.pair.into.pump.is_some());
+            let start: Vec<String> = pumps
+                .map(|unit| format!("irongate start {}", group_name(&unit.pair.into.name, Program::Pump)))
+                .collect();
+            evidence[super::LEFT] = json!({
+                "what": format!(
+                    "{} does not answer, and is still closed if this run has closed it",
+                    silent.join(", ")
+                ),
+                "remedy": format!(
+                    "when it answers: irongate health there; if it is closed, irongate open {from}{}",
+                    start.iter().map(|start| format!(", and {start}")).collect::<String>()
+                ),
+            });
+        }
+        Ok(evidence)
     }
 
     /// Lets nothing more in of the epoch that is over: the trails that come from the lost site take the next one only.
@@ -371,9 +432,53 @@ impl Run<'_> {
         Ok(json!({ "divergence": points }))
     }
 
+    /// The lost site may have come back since it was asked, above all while a run was cut off. Without having been told to
+    /// take over from a living site the run stops: what was committed there meanwhile would be lost for nothing.
+    pub(super) async fn lost_is_no_writer(&self) -> Result<(), Error> {
+        let mut complaints = Vec::new();
+        for lost in self.returned().await {
+            if !self.heading.force {
+                complaints.push(format!(
+                    "{lost} answers again, and nobody has closed it for this run: --abort takes the run back, and nothing is \
+                     lost; --resume --force takes over nevertheless"
+                ));
+            }
+        }
+        if complaints.is_empty() { Ok(()) } else { Err(Error::Refused { complaints }) }
+    }
+
+    /// The places of the lost site that answer and were not closed by this run.
+    async fn returned(&self) -> Vec<&Place> {
+        let mut returned = Vec::new();
+        for lost in self.units.iter().filter_map(Unit::reached) {
+            // One that does not answer is lost again.
+            if let Ok(Ok(fence)) = tokio::time::timeout(self.limits.probe, fence::standing(lost)).await
+                && fence.and_then(|fence| fence.run).as_ref() != Some(&self.heading.run)
+            {
+                returned.push(lost);
+            }
+        }
+        returned
+    }
+
+    /// Closes the lost site where it has come back. Its own guard does so too, but later.
+    async fn close_returned(&self) {
+        let how = self.how_to_close();
+        for lost in self.returned().await {
+            let closed = tokio::time::timeout(self.limits.probe * 4, fence::close(lost, &how)).await;
+            let why = match closed {
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it did not answer in time".to_owned(),
+            };
+            tracing::warn!(site = %lost, why, "the site that is taken over from cannot be closed; its guard does it");
+        }
+    }
+
     /// Lets the applications in with what there is: the sequences are put behind everything that stands in the tables.
     pub(super) async fn open_alone(&self) -> Result<Value, Error> {
         let (mut opened, mut raised) = (Vec::new(), Vec::new());
+        self.close_returned().await;
         for unit in &self.units {
             if fence::standing(&unit.to).await?.is_some() {
                 let secured =

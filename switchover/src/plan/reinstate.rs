@@ -218,15 +218,28 @@ impl Run<'_> {
         Ok(json!({ "groups": stopped }))
     }
 
-    /// Has the site that writes captured again, as before.
+    /// Has the site that writes captured again, as before. Where that cannot be, as with a slot that was lost meanwhile, the
+    /// run is taken back all the same: nobody is helped by databases that stay in its hands.
     pub(super) async fn start_reverse(&self) -> Result<Value, Error> {
-        let mut started = Vec::new();
+        let (mut started, mut not) = (Vec::new(), Vec::new());
         for unit in &self.units {
             let extract = group_name(&unit.pair.out_of.name, Program::Extract);
-            self.order(Word::Start, &unit.pair.out_of.at, std::slice::from_ref(&extract)).await?;
-            started.push(extract);
+            match self.order(Word::Start, &unit.pair.out_of.at, std::slice::from_ref(&extract)).await {
+                Ok(()) => started.push(extract),
+                Err(error) => not.push(error.to_string()),
+            }
         }
-        Ok(json!({ "groups": started }))
+        let mut evidence = json!({ "groups": started });
+        if !not.is_empty() {
+            evidence[super::LEFT] = json!({
+                "what": format!("what site \"{}\" writes is not captured: {}", self.heading.to, not.join("; ")),
+                "remedy": format!(
+                    "irongate reinstate {} makes the slot and the trail anew; or irongate report GROUP, and start it",
+                    self.heading.from
+                ),
+            });
+        }
+        Ok(evidence)
     }
 
     /// Makes the tables of the site that comes back a copy of those of the site that writes.
@@ -286,7 +299,11 @@ impl Run<'_> {
     pub(super) async fn is_copy_again(&self) -> Result<Vec<String>, Error> {
         self.close().await?;
         for unit in &self.units {
-            self.unopened(unit).await?;
+            // Behind a repair the log is short enough to be looked through; nothing is noted where all this was done before.
+            match self.since(unit)? {
+                Some(since) if since.by != By::Copy => self.unwritten(unit).await?,
+                _ => self.unopened(unit).await?,
+            }
         }
         for unit in &self.units {
             strayed::clear(unit.from()?).await?;

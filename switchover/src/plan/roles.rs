@@ -171,7 +171,8 @@ impl Run<'_> {
             if let Some(lost) = unit.reached() {
                 let told = async {
                     prepare(lost).await?;
-                    tell(lost, &role.live, role.epoch, None).await
+                    // It is closed, or shown to be, by its own guard, which goes by this.
+                    tell(lost, &role.live, role.epoch, Some(GUARD)).await
                 };
                 let told = match tokio::time::timeout(self.limits.probe, told).await {
                     Ok(Ok(())) => "told".to_owned(),

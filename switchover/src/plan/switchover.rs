@@ -43,7 +43,14 @@ impl Run<'_> {
                 Kind::Switchover | Kind::Switchback | Kind::Drill => self.precheck().await,
             },
             "lock" => self.lock().await,
-            "reverse-capture" => self.begin_reverse(progress).await,
+            "reverse-capture" => {
+                let begun = self.begin_reverse(progress).await?;
+                if self.kind == Kind::Failover {
+                    // The last moment before there is no way back.
+                    self.lost_is_no_writer().await?;
+                }
+                Ok(begun)
+            }
             FENCE => self.close().await,
             "marker" => self.mark().await,
             DRAIN => self.drain(progress).await,

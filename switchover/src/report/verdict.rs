@@ -160,7 +160,8 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
             vec![at(live, &what, format!("irongate name point --to {live}"))]
         }
         ("done", REINSTATE) => {
-            vec![at(from, "when it is time to return", "irongate switchback".to_owned())]
+            // Whichever site is the one of normal mode: this leads there, or is not needed.
+            vec![at(from, "when it is time to return", format!("irongate switchover --to {from}"))]
         }
         ("done", FAILOVER) => vec![
             // What it never sent lies in its own trail and log.

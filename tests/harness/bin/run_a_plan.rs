@@ -3,7 +3,7 @@
 //! `run-a-plan FILE HERE PLAN SITE ORDER STEP PLACE`, where ORDER is `begin`, `resume` or `abort`, and PLACE is `begins`
 //! (its beginning is journalled, nothing is done), `done` (everything is done, nothing of that is journalled), `undone`
 //! (its taking back is journalled, nothing is taken back), or a number of milliseconds behind its beginning.
-//! `IRONGATE_TEST_BY` says how a site is reinstated.
+//! `IRONGATE_TEST_BY` says how a site is reinstated, `IRONGATE_TEST_FORCE` that one that answers is taken over.
 
 use std::path::Path;
 use std::time::Duration;
@@ -33,7 +33,8 @@ async fn main() -> anyhow::Result<()> {
         Ok("repair") => By::Repair,
         _ => By::Either,
     };
-    let request = Request { plan, site, databases: &[], order, accept_loss: true, force: false, by };
+    let force = std::env::var_os("IRONGATE_TEST_FORCE").is_some_and(|force| !force.is_empty());
+    let request = Request { plan, site, databases: &[], order, accept_loss: true, force, by };
     let mut tell = |step: &str, what: &str| {
         let what = what.split(' ').next().unwrap_or_default();
         match (place.as_str(), what) {

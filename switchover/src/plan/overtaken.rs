@@ -1,0 +1,154 @@
+//! Whether a run that is gone on with, or taken back, still has the databases that it had.
+//!
+//! A run gives the databases back in its last steps, before that stands in its journal. Cut off just there, it is not over by
+//! its journal, while others may have changed the roles since: what it would close then is the site that writes, and the
+//! slot that it would drop is the one that is read. So before anything is done the site where the run belongs is asked
+//! whose it is, and in which epoch.
+
+use irongate_checkpoint::Role;
+use serde_json::Value;
+
+use super::{Run, Unit};
+use crate::engine::Way;
+use crate::error::Error;
+use crate::journal::{Entry, What};
+use crate::plan::role_of;
+
+/// The epoch that the run has found or is to begin, by the note of its step "lock", and whether it is the next one.
+fn locked(entries: &[Entry], database: &str) -> Option<(u64, bool)> {
+    let evidence = entries.iter().rev().find_map(|entry| match &entry.what {
+        What::Done { step, evidence, .. } if step == "lock" => Some(evidence),
+        _ => None,
+    })?;
+    // A run has the same epoch at both of its sites, and may have noted one of them.
+    let is_of = |locked: &&Value| {
+        let name = locked["database"].as_str().and_then(|name| name.rsplit_once('.'));
+        name.is_some_and(|(name, _)| name == database)
+    };
+    let of_database = evidence["locked"].as_array()?.iter().find(is_of)?;
+    let next = of_database["next_epoch"].as_u64().map(|epoch| (epoch, true));
+    next.or_else(|| of_database["epoch"].as_u64().map(|epoch| (epoch, false)))
+}
+
+/// What could not be taken back, of a run that is over. A lost site that does not answer is left closed only if it was closed:
+/// most are just lost.
+pub(super) fn left(entries: &[Entry]) -> Option<&Value> {
+    let done = |name: &str| {
+        entries.iter().find_map(|entry| match &entry.what {
+            What::Done { step, evidence, .. } if step == name => Some(evidence),
+            _ => None,
+        })
+    };
+    let any = |evidence: Option<&Value>, list: &str, key: &str| {
+        let all = evidence.and_then(|evidence| evidence[list].as_array());
+        all.is_some_and(|all| all.iter().any(|one| one[key] == true))
+    };
+    let may_be_closed = || match done("fence-lost") {
+        Some(tried) => any(Some(tried), "tried", "fenced"),
+        None => any(done("prechecks"), "probes", "answers"),
+    };
+    entries.iter().rev().find_map(|entry| match &entry.what {
+        What::Undone { step, evidence } if step != "fence-lost" || may_be_closed() => {
+            Some(&evidence[super::LEFT]).filter(|left| left.is_object())
+        }
+        _ => None,
+    })
+}
+
+/// Whether a row of roles is what the run has left there.
+fn is_left(
+    role: &Role,
+    (run, to, from): (&str, &str, &str),
+    (epoch, is_next): (u64, bool),
+    way: Way,
+) -> bool {
+    if let Some(holder) = &role.run {
+        return holder.run == run;
+    }
+    // Given back: behind the change of roles, or while it was taken back before it.
+    match (way, is_next) {
+        (Way::Forward, _) | (Way::Back, false) => role.epoch == epoch && role.live == to,
+        (Way::Back, true) => role.epoch.checked_add(1) == Some(epoch) && role.live == from,
+    }
+}
+
+impl Run<'_> {
+    /// What says that others have had the databases since; nothing where they are as the run has left them.
+    pub(super) async fn overtaken(&self, entries: &[Entry], way: Way) -> Result<Option<String>, Error> {
+        for Unit { to, pair, .. } in &self.units {
+            // Before it had them there is nothing to be overtaken in: the lock looks for itself.
+            let Some(locked) = locked(entries, pair.database) else { continue };
+            let heading = &self.heading;
+            let names = (heading.run.as_str(), heading.to.as_str(), heading.from.as_str());
+            match role_of(to).await? {
+                Some(role) if is_left(&role, names, locked, way) => {}
+                Some(role) => {
+                    let holder = role.run.map(|holder| format!(", in the hands of run \"{}\"", holder.run));
+                    return Ok(Some(format!(
+                        "{to} says that site \"{}\" writes in epoch {}{}",
+                        role.live,
+                        role.epoch,
+                        holder.unwrap_or_default()
+                    )));
+                }
+                None => return Ok(Some(format!("{to} has no roles any more"))),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use irongate_checkpoint::RunHolder;
+    use serde_json::json;
+
+    use super::*;
+
+    fn role(live: &str, epoch: u64, run: Option<&str>) -> Role {
+        let run =
+            run.map(|run| RunHolder { run: run.into(), holder: "dba@here".into(), since: "now".into() });
+        Role { live: live.into(), epoch, next: None, run }
+    }
+
+    #[test]
+    fn a_run_knows_what_it_has_left() {
+        let names = ("switchover-1", "secondary", "main");
+        let left = |role: &Role, is_next, way| is_left(role, names, (3, is_next), way);
+        let ours = role("main", 2, Some("switchover-1"));
+        assert!(left(&ours, true, Way::Forward) && left(&ours, true, Way::Back));
+        // Cut off between giving back and its note.
+        assert!(left(&role("secondary", 3, None), true, Way::Forward));
+        assert!(left(&role("main", 2, None), true, Way::Back));
+        // A reinstatement changes no epoch.
+        assert!(left(&role("secondary", 3, None), false, Way::Forward));
+        assert!(left(&role("secondary", 3, None), false, Way::Back));
+    }
+
+    #[test]
+    fn what_others_have_changed_since_is_seen() {
+        let names = ("switchover-1", "secondary", "main");
+        for role in
+            [role("main", 4, None), role("secondary", 5, None), role("secondary", 3, Some("switchover-2"))]
+        {
+            for (is_next, way) in
+                [(true, Way::Forward), (true, Way::Back), (false, Way::Forward), (false, Way::Back)]
+            {
+                assert!(!is_left(&role, names, (3, is_next), way), "{role:?} {way:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_note_of_the_lock_says_the_epoch() {
+        let done =
+            |evidence| [Entry { at: 0, what: What::Done { step: "lock".into(), seconds: 0.0, evidence } }];
+        let next = json!({ "locked": [{ "database": "log.main", "next_epoch": 7 }, { "database": "config.secondary", "next_epoch": 8 }] });
+        assert_eq!(locked(&done(next), "config"), Some((8, true)));
+        assert_eq!(
+            locked(&done(json!({ "locked": [{ "database": "config.main", "epoch": 7 }] })), "config"),
+            Some((7, false))
+        );
+        assert_eq!(locked(&[], "config"), None);
+    }
+}
