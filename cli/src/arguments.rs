@@ -1,5 +1,6 @@
 //! The words that can be typed.
 
+pub(crate) mod large_objects;
 pub(crate) mod load;
 pub(crate) mod plan;
 pub(crate) mod transfer;
@@ -10,7 +11,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use irongate_trail::Lsn;
 
+pub(crate) use large_objects::LargeObjects;
 pub(crate) use load::{Instantiate, KeepSnapshot};
+pub(crate) use plan::Salvage;
 use plan::{Failover, Reinstate, Switchback, Switchover};
 pub(crate) use transfer::{Export, Import};
 use verify::{Compare, Repair};
@@ -179,6 +182,9 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Make one side of a flow like the other where a compare has found differences
     Repair(Repair),
+    /// Compare or copy large objects, which are in no stream
+    #[command(subcommand)]
+    LargeObjects(LargeObjects),
     /// Interleave the sequences of a flow's tables, so that two sites never make the same key
     Sequences(Sequences),
     /// Print a completion script for a shell
@@ -273,25 +279,6 @@ pub(crate) struct Check {
     /// Print the statements that mend what was found, by database, to be read and run with psql; run none of them
     #[arg(long)]
     pub(crate) fix_sql: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Salvage {
-    /// The site that was lost
-    #[arg(value_name = "SITE")]
-    pub(crate) lost: String,
-    /// Only this database (may be given several times); all that one site writes at a time if none is named
-    #[arg(long, value_name = "NAME")]
-    pub(crate) database: Vec<String>,
-    /// The directory to write; a new one below the state directory if none is named
-    #[arg(long, value_name = "DIR", conflicts_with = "apply")]
-    pub(crate) out: Option<PathBuf>,
-    /// Where the sites parted, from the report of the failover, if the site that writes now cannot be asked
-    #[arg(long, value_name = "LSN", conflicts_with = "apply")]
-    pub(crate) divergence: Option<Lsn>,
-    /// Carry out what decisions.toml in this directory says
-    #[arg(long, value_name = "DIR", conflicts_with = "database")]
-    pub(crate) apply: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -11,6 +11,7 @@ mod info;
 mod init;
 mod instantiate;
 mod lag;
+mod large_objects;
 mod manager;
 mod name;
 mod position;
@@ -75,6 +76,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Conflicts(conflicts) => conflicts::run(&global, conflicts).await,
         Command::Compare(options) => compare::run(&global, &options).await,
         Command::Repair(options) => repair::run(&global, &options).await,
+        Command::LargeObjects(options) => large_objects::run(&global, &options).await,
         Command::Sequences(options) => sequences::run(&global, &options).await,
         Command::Completions { shell } => completions::completions(shell),
         Command::Man { directory } => completions::man(&directory),

@@ -77,6 +77,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
         | Deployment::NoAdmin { .. }
         | Deployment::OwnSource { .. }
         | Deployment::TargetWrites { .. }
+        | Deployment::LargeObjectsOfBoth { .. }
         | Deployment::Transfer { .. }
         | Deployment::NotLive { .. }
         | Deployment::Slot { .. }

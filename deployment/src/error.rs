@@ -206,6 +206,24 @@ pub enum Error {
         /// What went wrong.
         source: Box<irongate_postgres::Error>,
     },
+    /// A large object could not be brought over.
+    #[error("copying large object {oid} failed at \"{end}\": {source}")]
+    LargeObject {
+        /// Its OID; the first of those that came with one statement.
+        oid: u32,
+        /// The database that failed, and its site.
+        end: String,
+        /// What went wrong.
+        source: Box<irongate_postgres::Error>,
+    },
+    /// What only one of two sites has would be lost, and both of them write.
+    #[error(
+        "large objects that only the target has are not removed: both sites write database \"{database}\""
+    )]
+    LargeObjectsOfBoth {
+        /// The database.
+        database: String,
+    },
     /// The process that keeps a load's snapshot could not be started.
     #[error("the snapshot of the load of flow \"{flow}\" cannot be kept: {reason}")]
     Keeper {
@@ -270,7 +288,9 @@ impl Error {
     /// Whether trying again later, with nothing else changed, can help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database { source, .. } | Self::Copy { source, .. } => source.is_transient(),
+            Self::Database { source, .. } | Self::Copy { source, .. } | Self::LargeObject { source, .. } => {
+                source.is_transient()
+            }
             Self::Checkpoint(error) => error.is_transient(),
             Self::Trail(error) => error.is_transient(),
             Self::Pump(error) => error.is_transient(),
@@ -280,6 +300,7 @@ impl Error {
             | Self::Unknown { .. }
             | Self::NoSite { .. }
             | Self::TwoWay { .. }
+            | Self::LargeObjectsOfBoth { .. }
             | Self::NotLive { .. }
             | Self::TargetWrites { .. }
             | Self::Elsewhere { .. }
@@ -334,6 +355,12 @@ impl Error {
                 source.hint().or_else(|| {
                     Some("mend the table at the target, then instantiate again: it goes on where it was".into())
                 })
+            }
+            Self::LargeObject { source, .. } => source.hint().or_else(|| {
+                Some("mend it, then copy again: what is the same by then is left alone".into())
+            }),
+            Self::LargeObjectsOfBoth { .. } => {
+                Some("leave --delete away; SELECT lo_unlink(OID) removes what nobody needs".into())
             }
             Self::Elsewhere { at, .. } => Some(format!(
                 "run the command on the machine of site \"{at}\", or correct \"at\" of the flow or \"site\""

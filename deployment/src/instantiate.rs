@@ -52,6 +52,7 @@ pub use sequences::{carry_sequences, sequences_without_counterpart};
 use crate::configuration::{Configuration, Flow, TableName};
 use crate::end::{As, End, refuse_own_source};
 use crate::error::Error;
+use crate::large_objects::{self, Copied as CopiedObjects};
 use crate::setup::{Event, Progress as Report, refuse_elsewhere};
 use drain::Drain;
 use hold::{Held, Readers};
@@ -60,7 +61,8 @@ use progress::Board;
 use rate::Rate;
 use resume::Begin;
 use tables::Copied;
-use target::{Layout, Target, refuse_writer};
+use target::{Layout, Target};
+pub(crate) use target::{marked, refuse_writer};
 use work::Work;
 
 /// The name under which the sessions that concern a whole load are shown.
@@ -101,6 +103,8 @@ pub struct Instantiate {
     pub tables: Vec<TableName>,
     /// Copies the structure before the rows, where the load begins.
     pub with_schema: Option<SchemaCopy>,
+    /// Copies the large objects behind the rows, as they are then.
+    pub with_large_objects: bool,
 }
 
 impl Default for Instantiate {
@@ -115,6 +119,7 @@ impl Default for Instantiate {
             with_extract: false,
             tables: Vec::new(),
             with_schema: None,
+            with_large_objects: false,
         }
     }
 }
@@ -138,6 +143,10 @@ pub struct Instantiated {
     pub sequences: usize,
     /// Tables that begin later than the stream, because the snapshot was lost on the way.
     pub later_tables: usize,
+    /// What was done about large objects, if they were to be copied.
+    pub large_objects: Option<CopiedObjects>,
+    /// Large objects of the source that nobody has asked to be copied.
+    pub large_objects_left: u64,
 }
 
 /// Brings the target of a flow to the state of its source and makes the stream begin there. A load of the flow that was
@@ -192,6 +201,7 @@ pub async fn instantiate_until(
         restart: options.restart,
         job: None,
         chunks: None,
+        large_objects: None,
     };
     let done = tokio::select! {
         done = load.attempts(progress) => done.map(Some),
@@ -229,6 +239,8 @@ pub(super) struct Load<'a> {
     job: Option<String>,
     /// Chunks that were there when it was last looked; nothing before there is a ledger.
     chunks: Option<usize>,
+    /// What this call has done about large objects.
+    large_objects: Option<CopiedObjects>,
 }
 
 /// The sessions that claim the load at both ends, which tells the keeper that somebody is at work.
@@ -336,6 +348,11 @@ impl Load<'_> {
         let tables = self.ledger.tables(&claims.target).await?;
         let is_later = tables.iter().any(|table| table.start > job.consistent_point.0);
         self.behind_the_rows(&claims, is_later, progress).await?;
+        if self.options.with_large_objects {
+            let mut note = |text| progress(Event::Note(text));
+            let copied = large_objects::copy_with_notes(self.configuration, self.flow, &mut note).await?;
+            self.large_objects = Some(copied);
+        }
         let done = self.finish(&claims, &job).await?;
         // Nobody needs the snapshot any more.
         if let Err(error) = keeper::end_all(&claims.source, self.flow).await {
@@ -442,6 +459,10 @@ impl Load<'_> {
     async fn done(&self, claims: &Claims, job: &LoadJob, sequences: usize) -> Result<Instantiated, Error> {
         let tables = self.ledger.tables(&claims.target).await?;
         self.drop_origins(&claims.target).await;
+        // A load of single tables is not about them.
+        let is_asked = self.options.with_large_objects || !self.options.tables.is_empty();
+        let failed = |error| self.source.failed("count the large objects", error);
+        let left = if is_asked { 0 } else { large_objects::count(&claims.source).await.map_err(failed)? };
         Ok(Instantiated {
             job: job.job.clone(),
             lineage: job.lineage,
@@ -451,6 +472,8 @@ impl Load<'_> {
             bytes: tables.iter().map(|table| table.bytes).sum(),
             sequences,
             later_tables: tables.iter().filter(|table| table.start > job.consistent_point.0).count(),
+            large_objects: self.large_objects.clone(),
+            large_objects_left: left,
         })
     }
 

@@ -5,6 +5,7 @@
 //! * [`check()`]: what would keep a flow from running, found before it does.
 //! * [`setup()`] and [`teardown()`]: what the servers must hold, as [`Statement`]s that can be read before they are run.
 //! * [`instantiate()`]: the initial load of a flow at a snapshot.
+//! * [`copy_large_objects`]: what is in no stream.
 #![deny(unsafe_code)]
 
 mod blocker;
@@ -16,6 +17,7 @@ pub mod groups;
 mod instantiate;
 mod interleave;
 mod lag;
+mod large_objects;
 mod position;
 mod selection;
 mod sequence;
@@ -36,6 +38,11 @@ pub use instantiate::{
 };
 pub use interleave::{interleave, run_statements};
 pub use lag::{Lag, Stage, lag};
+pub use large_objects::{
+    Compared as ComparedObjects, Copied as CopiedObjects, DifferentObject, LargeObjects,
+    Listener as LargeObjectsListener, Progress as LargeObjectsProgress, Trouble as LargeObjectTrouble,
+    compare_large_objects, copy_large_objects,
+};
 pub use position::{Checkpoint, MoveTo, checkpoint, reposition};
 pub use sequence::{Raised, Secured, SequencePoll, secure_sequences};
 pub use setup::{

@@ -43,6 +43,9 @@ pub(crate) struct Instantiate {
     /// With --with-schema: print what would be run at the target; do nothing
     #[arg(long, requires = "with_schema")]
     pub(crate) print_sql: bool,
+    /// Copy large objects, which are in no stream, behind the rows, as they are then
+    #[arg(long, conflicts_with_all = ["table", "print_sql"])]
+    pub(crate) with_large_objects: bool,
     /// How long the creation of a slot may wait for open transactions, and anything else for a lock, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) slot_timeout: u64,

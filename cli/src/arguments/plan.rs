@@ -1,6 +1,9 @@
 //! The arguments of the plans that change which site writes.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
+use irongate_trail::Lsn;
 
 /// What all of them take.
 #[derive(Args, Clone, Debug)]
@@ -93,4 +96,23 @@ pub(crate) enum Way {
     Repair,
     /// Empty its tables and fill them again
     Copy,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Salvage {
+    /// The site that was lost
+    #[arg(value_name = "SITE")]
+    pub(crate) lost: String,
+    /// Only this database (may be given several times); all that one site writes at a time if none is named
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: Vec<String>,
+    /// The directory to write; a new one below the state directory if none is named
+    #[arg(long, value_name = "DIR", conflicts_with = "apply")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where the sites parted, from the report of the failover, if the site that writes now cannot be asked
+    #[arg(long, value_name = "LSN", conflicts_with = "apply")]
+    pub(crate) divergence: Option<Lsn>,
+    /// Carry out what decisions.toml in this directory says
+    #[arg(long, value_name = "DIR", conflicts_with = "database")]
+    pub(crate) apply: Option<PathBuf>,
 }

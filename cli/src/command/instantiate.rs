@@ -11,7 +11,7 @@ use irongate_deployment::{
 };
 use serde_json::json;
 
-use super::{Here, setup};
+use super::{Here, large_objects, setup};
 use crate::arguments::{Global, Instantiate, KeepSnapshot};
 use crate::failure::End;
 use crate::{output, progress, signals};
@@ -47,6 +47,7 @@ pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Resul
         with_extract: !options.no_extract,
         tables: options.table.clone(),
         with_schema: options.with_schema.then_some(schema),
+        with_large_objects: options.with_large_objects,
     };
     let mut screen = Screen::new(global, &flow.name);
     let begin = Instant::now();
@@ -64,7 +65,7 @@ pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Resul
     };
     let seconds = begin.elapsed().as_secs_f64();
     if global.json {
-        return output::json(&json!({
+        output::json(&json!({
             "flow": flow.name,
             "job": done.job,
             "consistent_point": done.consistent_point.to_string(),
@@ -73,8 +74,11 @@ pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Resul
             "rows": done.rows,
             "bytes": done.bytes,
             "sequences": done.sequences,
+            "large_objects": done.large_objects,
+            "large_objects_left": done.large_objects_left,
             "seconds": seconds,
-        }));
+        }))?;
+        return judge(&done);
     }
     output::text(format_args!(
         "flow \"{}\": {} rows ({}) of {} tables and {} sequences copied in {}, as of {}",
@@ -93,9 +97,27 @@ pub(crate) async fn run(global: &Global, options: &Instantiate) -> anyhow::Resul
             output::plural(done.later_tables, "table")
         ))?;
     }
+    if let Some(objects) = &done.large_objects {
+        large_objects::told(objects)?;
+        output::text(large_objects::done(objects, ""))?;
+    }
+    if done.large_objects_left > 0 {
+        output::text(format_args!(
+            "large objects are not copied, and not in the stream: {} at the source; irongate large-objects copy {} copies them as \
+             they are then",
+            output::count(done.large_objects_left),
+            flow.name
+        ))?;
+    }
     let groups = here.configuration.select_groups(std::slice::from_ref(&flow.name), None)?;
     let names: Vec<_> = groups.iter().map(|group| format!("irongate run {}", group.name)).collect();
-    Ok(output::text(format_args!("next: {}", names.join(" and ")))?)
+    output::text(format_args!("next: {}", names.join(" and ")))?;
+    judge(&done)
+}
+
+/// The rows are there; large objects perhaps not all of them.
+fn judge(done: &deployment::Instantiated) -> anyhow::Result<()> {
+    done.large_objects.as_ref().map_or(Ok(()), |objects| large_objects::complete(objects, false))
 }
 
 /// This program with what it was told of the configuration, for the keeper.

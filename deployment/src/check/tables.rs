@@ -39,7 +39,7 @@ pub(super) async fn source(side: &Side<'_>, flow: &Flow, survey: &Survey, findin
     for table in &survey.selection.leaves {
         names_of_objects(side, table, findings);
     }
-    if let Err(error) = large_objects(side, findings).await {
+    if let Err(error) = large_objects(side, flow, findings).await {
         findings.unanswered(&side.end, "large objects", &error);
     }
 }
@@ -176,14 +176,18 @@ async fn left_out(
     Ok(())
 }
 
-async fn large_objects(side: &Side<'_>, findings: &mut Findings) -> Result<(), Error> {
+async fn large_objects(side: &Side<'_>, flow: &Flow, findings: &mut Findings) -> Result<(), Error> {
     const SQL: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)";
     if side.session.query_one(SQL, &[]).await?.try_get(0)? {
         findings.warning(
             &side.end,
             "large objects",
             "there are some; they are never in the stream",
-            "keep such content in bytea columns, or copy them by other means",
+            format!(
+                "irongate large-objects copy {} copies them as they are then, and compare tells what is different since; or \
+                 keep such content in bytea columns",
+                flow.name
+            ),
         );
     }
     Ok(())

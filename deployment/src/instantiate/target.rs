@@ -215,7 +215,7 @@ impl<'a> Target<'a> {
 }
 
 /// Prepares a session at the target whose writes carry an origin's mark.
-pub(super) async fn marked(
+pub(crate) async fn marked(
     end: &End<'_>,
     session: &Session,
     origin: Origin,
@@ -238,7 +238,7 @@ pub(super) async fn marked(
 
 /// Refuses to load the site that writes, which would lose what only it has: by its own word, and before it has one by
 /// the configuration's.
-pub(super) async fn refuse_writer(
+pub(crate) async fn refuse_writer(
     end: &End<'_>,
     session: &Session,
     configuration: &Configuration,

@@ -29,6 +29,7 @@ use crate::instantiate::rate::Rate;
 use crate::instantiate::snapshot::{job_name, plan_of};
 use crate::instantiate::tables::{Copied, extents};
 use crate::instantiate::{plan, source_time};
+use crate::large_objects;
 use crate::sequence;
 use crate::setup::{Event, Progress as Report, Started, blocking, lock_groups, refuse_elsewhere, start};
 
@@ -100,6 +101,15 @@ pub async fn export(
     prepare(directory)?;
     // What can be refused is refused before the old slot is given up.
     published(&session, &source, flow).await?;
+    let objects = large_objects::count(&session).await;
+    let objects = objects.map_err(|error| source.failed("count the large objects", error))?;
+    if objects > 0 {
+        progress(Event::Note(format!(
+            "large objects are not in the export ({objects} there): irongate large-objects copy {} brings them where both \
+             databases can be reached",
+            flow.name
+        )));
+    }
     let parallel = options.parallel.unwrap_or(2).max(1);
     // One more reads what is no table.
     let readers = Readers::connect(&source, flow, APPLICATION, parallel + 1).await?;

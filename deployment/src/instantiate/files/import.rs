@@ -461,6 +461,9 @@ async fn finish(
         bytes: tables.iter().map(|table| table.bytes).sum(),
         sequences,
         later_tables: 0,
+        // The source may be out of reach; its export has told of them.
+        large_objects: None,
+        large_objects_left: 0,
     })
 }
 
