@@ -23,6 +23,8 @@ mod failover;
 mod flow;
 #[path = "commands/instantiate.rs"]
 mod instantiate;
+#[path = "commands/large_objects.rs"]
+mod large_objects;
 #[path = "commands/link.rs"]
 mod link;
 #[path = "commands/operators.rs"]

@@ -43,8 +43,12 @@ const HASHES: &str = "
     SELECT w.number, (SELECT pg_catalog.sha256(pg_catalog.string_agg(
                                  pg_catalog.sha256(pg_catalog.lo_get(w.oid, p.piece, $4)), ''::pg_catalog.bytea ORDER BY p.piece))
                         FROM pg_catalog.generate_series(w.start, w.start + w.length - 1, $4::pg_catalog.int4::pg_catalog.int8) p (piece))
-      FROM pg_catalog.unnest($1::pg_catalog.oid[], $2::pg_catalog.int8[], $3::pg_catalog.int8[])
+      FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.int8[], $3::pg_catalog.int8[])
            WITH ORDINALITY w (oid, start, length, number) ORDER BY w.number";
+
+/// Has a session live as long as the work takes: one waits for the other.
+pub(super) const ENDLESS: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+     WHERE name IN ('transaction_timeout', 'idle_session_timeout')";
 
 /// A session that reads under one snapshot.
 pub(super) struct Side<'a> {
@@ -68,12 +72,12 @@ pub(super) fn role(end: &End<'_>) -> String {
 impl<'a> Side<'a> {
     /// Begins to read.
     pub(super) async fn open(end: End<'a>) -> Result<Self, Error> {
-        const BEGIN: &str = "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
-             WHERE name IN ('transaction_timeout', 'idle_session_timeout');
-             BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let session = end.connect(who(&end), APPLICATION).await?;
-        let sql = format!("{}; {BEGIN}", patience(LOCK_LIMIT));
-        session.batch_execute(&sql).await.map_err(|error| end.failed("begin to read", error))?;
+        // By itself, since an isolation level is refused behind a query of the same message.
+        for sql in [&format!("{}; {ENDLESS}", patience(LOCK_LIMIT)), BEGIN] {
+            session.batch_execute(sql).await.map_err(|error| end.failed("begin to read", error))?;
+        }
         Ok(Self { end, session, role: role(&end) })
     }
 

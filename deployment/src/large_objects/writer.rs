@@ -46,6 +46,10 @@ impl<'a> Writer<'a> {
         let deadline = tokio::time::Instant::now() + ORIGIN_LIMIT;
         loop {
             let session = end.connect(side::who(&end), APPLICATION).await?;
+            session
+                .batch_execute(side::ENDLESS)
+                .await
+                .map_err(|error| end.failed("prepare the session", error))?;
             let origin = Origin::of_worker(&flow.name, ORIGIN)?;
             match marked(&end, &session, origin, LOCK_LIMIT, true).await {
                 Ok(origin) => return Ok(Self { end, session, origin, role: side::role(&end) }),
@@ -137,9 +141,9 @@ impl<'a> Writer<'a> {
     /// Small objects, with a few statements for all.
     async fn several(&self, source: &Side<'_>, tasks: &[Task], progress: &mut Progress) -> Result<(), Error> {
         const CREATE: &str = "SELECT pg_catalog.lo_from_bytea(t.oid, t.content)
-              FROM pg_catalog.unnest($1::pg_catalog.oid[], $2::pg_catalog.bytea[]) t (oid, content)";
+              FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.bytea[]) t (oid, content)";
         const PUT: &str = "SELECT pg_catalog.lo_put(t.oid, 0, t.content)
-              FROM pg_catalog.unnest($1::pg_catalog.oid[], $2::pg_catalog.bytea[]) t (oid, content)";
+              FROM unnest($1::pg_catalog.oid[], $2::pg_catalog.bytea[]) t (oid, content)";
         let wanted: Vec<u32> =
             tasks.iter().filter(|task| task.write != Write::Keep).map(|task| task.oid).collect();
         let contents: HashMap<u32, Vec<u8>> = source.contents(&wanted).await?.into_iter().collect();
