@@ -174,6 +174,21 @@ impl Kafka {
         assert!(broker.is_ready(), "the broker does not start again:\n{}", tail(&broker.log(), 30));
     }
 
+    /// The same of several at once: most of a cluster must be there before any of it is ready.
+    ///
+    /// # Panics
+    /// As [`Kafka::start_again`].
+    pub fn start_all_again(&mut self, brokers: &[usize]) {
+        for broker in brokers {
+            assert!(self.brokers[*broker].process.is_none(), "the broker runs already");
+            self.brokers[*broker].launch();
+        }
+        for broker in brokers {
+            let broker = &mut self.brokers[*broker];
+            assert!(broker.is_ready(), "the broker does not start again:\n{}", tail(&broker.log(), 30));
+        }
+    }
+
     /// Whether a broker's process is there.
     pub fn is_running(&self, broker: usize) -> bool {
         self.brokers[broker].process.is_some()

@@ -56,7 +56,8 @@ async fn a_leader_that_is_killed_holds_nothing_up_and_two_hold_up_without_a_loss
         // One is away, and everything goes on.
         world.arrives("secondary").await;
         let mut away = vec![first];
-        if round % 2 == 0 {
+        // The one that is left cannot even say who leads; on a busy machine it takes minutes until two agree again.
+        if round % 2 == 1 {
             let second = leads(&kafka, &world.topic).await;
             assert_ne!(first, second);
             kafka.kill(second);
@@ -69,9 +70,7 @@ async fn a_leader_that_is_killed_holds_nothing_up_and_two_hold_up_without_a_loss
             .await;
             assert!(content(&world.far("secondary")).len() < content(&world.near()).len());
         }
-        for broker in away {
-            tokio::task::block_in_place(|| kafka.start_again(broker));
-        }
+        tokio::task::block_in_place(|| kafka.start_all_again(&away));
         world.arrives("secondary").await;
         until("it is acknowledged", || {
             world.pump_status().commit_lsn == Some(source.writer.durable().commit_lsn.0)

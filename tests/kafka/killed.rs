@@ -99,9 +99,10 @@ async fn whatever_is_killed_and_wherever_the_trail_that_comes_out_is_the_one_tha
     let (mut pump, mut reader) = (Other::start(&world, "pump"), Other::start(&world, "reader"));
     let rounds = Tier::pick(3, 5, 100);
     for round in 0..rounds {
+        // Before it is written: afterwards it may have arrived already.
+        let before = content(&world.far("secondary")).len();
         source.large(dice.below(120), 9000);
         source.write(10);
-        let before = content(&world.far("secondary")).len();
         if round % 2 == 0 {
             until("something has arrived", || content(&world.far("secondary")).len() > before).await;
         }
