@@ -205,7 +205,9 @@ pub async fn run(
     let mut units = Vec::new();
     for database in &heading.databases {
         let from = Place::connect(configuration, database, &heading.from);
-        let from = if kind == Kind::Failover {
+        // A site that was to come back may be lost once more, and its reinstatement is taken back all the same.
+        let may_be_lost = kind == Kind::Failover || (kind == Kind::Reinstate && way == Way::Back);
+        let from = if may_be_lost {
             match tokio::time::timeout(limits.probe, from).await {
                 Ok(place) => place.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer from {database}.{} in {:?}", heading.from, limits.probe)),

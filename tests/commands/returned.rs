@@ -147,3 +147,49 @@ async fn a_run_that_others_have_overtaken_touches_nothing_and_is_over() {
         stop(manager).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reinstatement_is_taken_back_whatever_is_gone_meanwhile() {
+    let major = Server::majors()[0];
+    let mut reference = reference(major).await;
+    let [first, secondary_manager] = SITES.map(|site| reference.start(site, &["manager"]));
+    running(&reference).await;
+    power_off(&mut reference);
+    drop(first);
+    reference.expect("secondary", 0, &and(&FAILOVER, &["--accept-loss"])).await;
+    let main_manager = power_on(&mut reference).await;
+    let cut = Cut { plan: "reinstate", site: "main", order: "begin", step: "compare", place: "begins" };
+    let abort = ["reinstate", "main", "--abort"];
+
+    // The site that was to come back is lost once more.
+    assert!(reference.cut_off("secondary", &cut).await);
+    power_off(&mut reference);
+    drop(main_manager);
+    reference.expect("secondary", 0, &abort).await;
+    let extract = reference.json("secondary", &["info", "csp-replicat", "css-extract", "--here"]).await;
+    let states: Vec<_> =
+        extract["groups"].as_array().expect("groups").iter().map(|group| &group["state"]).collect();
+    assert!(states.contains(&&"RUNNING".into()), "what is written is captured: {extract}");
+    let main_manager = power_back(&mut reference).await;
+    wait_until(PATIENCE, "the manager", async || {
+        reference.start("main", &["health"]).finish(PATIENCE).await.code() != 1
+    })
+    .await;
+    assert!(!is_open(&reference, 0).await && is_open(&reference, 1).await);
+
+    // The slot is.
+    assert!(reference.cut_off("secondary", &cut).await, "what is over is in nobody's way");
+    let drop_slot = "SELECT pg_drop_replication_slot('irongate_shop_css')";
+    reference.servers[1].batch_in("config", drop_slot).await;
+    let left = reference.expect("secondary", 4, &abort).await.stderr;
+    assert!(left.contains("is not captured") && left.contains("irongate reinstate main"), "{left}");
+    let roles = "SELECT live || ' ' || coalesce(run, 'free') FROM irongate.role";
+    for server in &reference.servers {
+        assert_eq!(server.scalar("config", roles).await, "secondary free");
+    }
+    reference.expect("secondary", 0, &["reinstate", "main", "--accept-loss"]).await;
+    follows(&reference, 1, 1).await;
+    for manager in [main_manager, secondary_manager] {
+        stop(manager).await;
+    }
+}

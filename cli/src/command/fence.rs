@@ -62,9 +62,11 @@ pub(crate) async fn open(global: &Global, Open { gate, force }: &Open) -> anyhow
     let places = places(&here, gate).await?;
     for place in &places {
         match fence::others_are_closed(&here.configuration, place).await {
-            // Whoever goes by this site later has to know.
+            // Whoever goes by this site later has to know, but of the one whose turn it is.
             Err(reason) if *force => {
-                strayed::mark(place, &format!("opened by hand, although {reason}")).await?
+                if !fence::is_live(&here.configuration, place).await? {
+                    strayed::mark(place, &format!("opened by hand, although {reason}")).await?;
+                }
             }
             checked => checked?,
         }

@@ -8,7 +8,7 @@
 use irongate_checkpoint::Role;
 use serde_json::Value;
 
-use super::{Run, Unit};
+use super::{Kind, Run, Unit};
 use crate::engine::Way;
 use crate::error::Error;
 use crate::journal::{Entry, What};
@@ -75,6 +75,8 @@ fn is_left(
 impl Run<'_> {
     /// What says that others have had the databases since; nothing where they are as the run has left them.
     pub(super) async fn overtaken(&self, entries: &[Entry], way: Way) -> Result<Option<String>, Error> {
+        // A drill changes no roles, whichever way it goes.
+        let way = if self.kind == Kind::Drill { Way::Back } else { way };
         for Unit { to, pair, .. } in &self.units {
             // Before it had them there is nothing to be overtaken in: the lock looks for itself.
             let Some(locked) = locked(entries, pair.database) else { continue };

@@ -57,14 +57,29 @@ impl Run<'_> {
         const HOLD: &str =
             "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
                  changed = now()
-             WHERE (run IS NULL OR run = $1 OR run = $4) AND live = $3 RETURNING epoch";
+             WHERE (run IS NULL OR run = $1 OR run = ANY ($4)) AND live = $3 RETURNING epoch";
         let failed = || place.failed("lock the roles");
         let heading = &self.heading;
-        let row = place.session.query_opt(HOLD, &[&heading.run, &heading.holder, &heading.to, &GUARD]).await;
+        let nobody = self.nobody()?;
+        let row = place.session.query_opt(HOLD, &[&heading.run, &heading.holder, &heading.to, &nobody]).await;
         match row.map_err(failed())? {
             Some(row) => Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs()),
             None => Err(self.not_taken(place).await?),
         }
+    }
+
+    /// Who has a database in hand without being in anybody's way: the guard, and runs of this site that are over and could
+    /// not give back what was at a site that was lost.
+    fn nobody(&self) -> Result<Vec<String>, Error> {
+        let state = &self.configuration.state_directory;
+        let mut nobody = vec![GUARD.to_owned()];
+        for run in Journal::runs(state)? {
+            let (_, entries) = Journal::read(state, &run)?;
+            if entries.iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
+                nobody.push(run);
+            }
+        }
+        Ok(nobody)
     }
 
     /// Why a database could not be taken in hand.
@@ -114,8 +129,11 @@ impl Run<'_> {
     /// Gives every database back.
     pub(super) async fn unlock(&self) -> Result<Value, Error> {
         for unit in &self.units {
-            if self.kind != Kind::Failover {
-                self.give(unit.from()?).await?;
+            match (self.kind, unit.reached()) {
+                (Kind::Failover, _) => {}
+                // Lost once more: what it says of this run is believed by nobody, since the run is over.
+                (Kind::Reinstate, None) => {}
+                _ => self.give(unit.from()?).await?,
             }
             self.give(&unit.to).await?;
         }
