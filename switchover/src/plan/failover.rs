@@ -439,7 +439,7 @@ impl Run<'_> {
         for lost in self.returned().await {
             if !self.heading.force {
                 complaints.push(format!(
-                    "{lost} answers again, and nobody has closed it for this run: --abort takes the run back, and nothing is \
+                    "{lost} answers again, and is open: --abort takes the run back, and nothing is \
                      lost; --resume --force takes over nevertheless"
                 ));
             }
@@ -447,14 +447,13 @@ impl Run<'_> {
         if complaints.is_empty() { Ok(()) } else { Err(Error::Refused { complaints }) }
     }
 
-    /// The places of the lost site that answer and were not closed by this run.
+    /// The places of the lost site that answer and are not closed, by whomever.
     async fn returned(&self) -> Vec<&Place> {
         let mut returned = Vec::new();
         for lost in self.units.iter().filter_map(Unit::reached) {
             // One that does not answer is lost again.
-            if let Ok(Ok(fence)) = tokio::time::timeout(self.limits.probe, fence::standing(lost)).await
-                && fence.and_then(|fence| fence.run).as_ref() != Some(&self.heading.run)
-            {
+            let fence = tokio::time::timeout(self.limits.probe, fence::standing(lost)).await;
+            if matches!(fence, Ok(Ok(None))) {
                 returned.push(lost);
             }
         }
