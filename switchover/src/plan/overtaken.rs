@@ -65,11 +65,10 @@ fn is_left(
     if let Some(holder) = &role.run {
         return holder.run == run;
     }
-    // Given back: behind the change of roles, or while it was taken back before it.
-    match (way, is_next) {
-        (Way::Forward, _) | (Way::Back, false) => role.epoch == epoch && role.live == to,
-        (Way::Back, true) => role.epoch.checked_add(1) == Some(epoch) && role.live == from,
-    }
+    // Given back: behind the change of roles, where nothing is taken back any more; or while it was taken back before it.
+    let is_behind = role.epoch == epoch && role.live == to;
+    let is_before = is_next && role.epoch.checked_add(1) == Some(epoch) && role.live == from;
+    is_behind || (way == Way::Back && is_before)
 }
 
 impl Run<'_> {
@@ -122,6 +121,9 @@ mod tests {
         // Cut off between giving back and its note.
         assert!(left(&role("secondary", 3, None), true, Way::Forward));
         assert!(left(&role("main", 2, None), true, Way::Back));
+        assert!(!left(&role("main", 2, None), true, Way::Forward));
+        // Somebody wants it taken back although it is behind its point of no return: it is not over for that.
+        assert!(left(&role("secondary", 3, None), true, Way::Back));
         // A reinstatement changes no epoch.
         assert!(left(&role("secondary", 3, None), false, Way::Forward));
         assert!(left(&role("secondary", 3, None), false, Way::Back));
