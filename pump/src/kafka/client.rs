@@ -171,8 +171,12 @@ fn meaning(code: Option<Rd>) -> (bool, &'static str) {
             false,
             "the user needs the rights to describe, read and write the topic (and to create it, for \"irongate setup\")",
         ),
-        Some(Rd::UnknownTopic | Rd::UnknownTopicOrPartition | Rd::UnknownPartition) => {
+        Some(Rd::UnknownTopic | Rd::UnknownTopicOrPartition) => {
             (false, "\"irongate setup\" makes the topic; is its name right?")
+        }
+        // The topic is there: a broker that has just come back may not know yet who leads it.
+        Some(Rd::UnknownPartition) => {
+            (true, "no broker says yet who leads the topic: if that stays so, are all of them running?")
         }
         Some(Rd::MessageSizeTooLarge | Rd::InvalidMessageSize) => {
             (false, "raise max.message.bytes of the topic, or lower record_size in [kafka]")
