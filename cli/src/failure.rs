@@ -132,7 +132,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::NoReturn { .. }
                 | Switchover::OnlyBack { .. }
                 | Switchover::Scattered { .. } => 3,
-                Switchover::Unfinished { .. } | Switchover::Astray { .. } | Switchover::Left { .. } => 4,
+                Switchover::Unfinished { .. } | Switchover::Left { .. } => 4,
                 Switchover::Salvage(problem) => match &**problem {
                     Problem::Elsewhere { .. } | Problem::Spoilt { .. } => 2,
                     Problem::Conflict { before, .. } if *before > 0 => 4,

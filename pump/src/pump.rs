@@ -8,6 +8,7 @@ pub(crate) mod own;
 pub(crate) mod session;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,16 +66,10 @@ impl Pump {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
         let settings = &self.settings;
         settings.check()?;
-        let lock = GroupLock::acquire(&settings.state_directory, &settings.group)?;
-        let status = Status::starting(&settings.group, &settings.flow, Program::Pump);
-        let publisher = Publisher::start(&settings.state_directory, status)?;
-        let mut shown = Shown::new(publisher);
+        let (lock, mut shown) =
+            Shown::begin(&settings.state_directory, &settings.group, &settings.flow, Program::Pump)?;
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
-        tell_end(&shown.publisher, &self.settings.group, &outcome);
-        // The last status is written before the lock goes, so that a reader can tell an end from a kill.
-        drop(shown);
-        drop(lock);
-        outcome
+        shown.end(lock, &settings.group, outcome)
     }
 
     async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
@@ -95,15 +90,8 @@ impl Pump {
         loop {
             let before = shown.acknowledged;
             let attempt = self.attempt(&storage, listener, instance, shown, &mut stop).await;
-            shown.next_connection();
-            let error = match attempt {
-                Ok(()) => return Ok(shown.stopped()),
-                Err(error) => error,
-            };
-            let has_moved = shown.acknowledged.position != before.position;
-            let connected = shown.connected.take();
-            if !attempts.failed(error, has_moved, connected, &shown.publisher, &mut stop).await? {
-                return Ok(shown.stopped());
+            if let Some(stopped) = shown.after(attempt, before, &mut attempts, &mut stop).await? {
+                return Ok(stopped);
             }
         }
     }
@@ -194,8 +182,16 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    pub(crate) fn new(publisher: Publisher) -> Self {
-        Self {
+    /// Takes a group, and says that it starts.
+    pub(crate) fn begin(
+        directory: &Path,
+        group: &str,
+        flow: &str,
+        program: Program,
+    ) -> Result<(GroupLock, Self), Error> {
+        let lock = GroupLock::acquire(directory, group)?;
+        let publisher = Publisher::start(directory, Status::starting(group, flow, program))?;
+        let shown = Self {
             publisher,
             before: Sent::default(),
             sent: Sent::default(),
@@ -203,16 +199,44 @@ impl Shown {
             durable: Mark::default(),
             round_trip: None,
             connected: None,
-        }
+        };
+        Ok((lock, shown))
     }
 
-    pub(crate) fn stopped(&self) -> Stopped {
-        Stopped { acknowledged: self.acknowledged, sent: self.before.plus(self.sent) }
+    /// Says how the group has ended, and lets it go.
+    pub(crate) fn end(
+        self,
+        lock: GroupLock,
+        group: &str,
+        outcome: Result<Stopped, Error>,
+    ) -> Result<Stopped, Error> {
+        tell_end(&self.publisher, group, &outcome);
+        // The last status is written before the lock goes, so that a reader can tell an end from a kill.
+        drop(self);
+        drop(lock);
+        outcome
     }
 
-    pub(crate) fn next_connection(&mut self) {
+    /// Behind an attempt: with what the group ends, or nothing if there is to be another one. `before` is what was
+    /// acknowledged when it began.
+    pub(crate) async fn after(
+        &mut self,
+        attempt: Result<(), Error>,
+        before: Mark,
+        attempts: &mut Attempts<'_>,
+        stop: &mut Stop,
+    ) -> Result<Option<Stopped>, Error> {
         self.before = self.before.plus(self.sent);
         self.sent = Sent::default();
+        let Err(error) = attempt else { return Ok(Some(self.stopped())) };
+        let has_moved = self.acknowledged.position != before.position;
+        let connected = self.connected.take();
+        let again = attempts.failed(error, has_moved, connected, &self.publisher, stop).await?;
+        Ok(if again { None } else { Some(self.stopped()) })
+    }
+
+    fn stopped(&self) -> Stopped {
+        Stopped { acknowledged: self.acknowledged, sent: self.before.plus(self.sent) }
     }
 
     pub(crate) fn show(&self) {

@@ -262,14 +262,6 @@ pub enum Error {
         /// What is known of it.
         what: String,
     },
-    /// A drill was taken back, and its standby is no copy any more.
-    #[error("run \"{run}\" was taken back, but {what}")]
-    Astray {
-        /// The run.
-        run: String,
-        /// What was written.
-        what: String,
-    },
     /// A run cannot be gone on with, because others have changed the roles since it was cut off.
     #[error("run \"{run}\" is over: {what}, which is not how it has left it")]
     Overtaken {
@@ -523,9 +515,6 @@ impl Error {
             }
             Self::Written { .. } => {
                 "find out who wrote there; then --resume --by repair compares again, and --resume --by copy copies it anew".to_owned()
-            }
-            Self::Astray { .. } => {
-                "the standby is no longer a copy: find out who wrote, and instantiate the flow again".to_owned()
             }
             Self::Overtaken { .. } => {
                 "nothing was done; irongate runs and irongate health say how the sites stand, and a new run can begin".to_owned()

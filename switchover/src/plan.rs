@@ -18,6 +18,7 @@ mod peek;
 mod precheck;
 mod reinstate;
 mod repair;
+mod resumed;
 mod roles;
 mod since;
 mod switchover;
@@ -29,10 +30,11 @@ use irongate_checkpoint::GroupLock;
 use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Pair;
 use irongate_trail::Timestamp;
+use serde_json::{Value, json};
 
 use crate::engine::{Next, Step, Way, next};
 use crate::error::Error;
-use crate::journal::{Entry, Heading, Journal, Outcome, What};
+use crate::journal::{Heading, Journal, What};
 use crate::place::Place;
 pub use crate::report::{Report, StepReport, report};
 pub use by::By;
@@ -41,6 +43,11 @@ pub(crate) use roles::{prepare, role_of, tell};
 
 /// Under this the evidence of a step that was taken back says what could not be, and what helps.
 const LEFT: &str = "left";
+
+/// What stands there.
+fn left(what: &str, remedy: &str) -> Value {
+    json!({ "what": what, "remedy": remedy })
+}
 
 /// Time limits of a run.
 #[derive(Clone, Debug)]
@@ -243,58 +250,16 @@ pub async fn run(
     if let Next::Over(outcome) = next(&run.steps(journal.entries()), journal.entries(), way) {
         return Err(Error::IsOver { run: run.heading.run, outcome });
     }
-    if !matches!(order, Order::Begin)
-        && let Some(what) = run.overtaken(journal.entries(), way).await?
-    {
-        journal.note(What::Ended { outcome: Outcome::Overtaken })?;
-        Journal::forget_rows(state, &run.heading.run)?;
-        return Err(Error::Overtaken { run: run.heading.run, what });
-    }
-    // Of a run that is gone on with.
-    run.heading.force |= request.force;
-    let is_opened = |entry: &Entry| matches!(&entry.what, What::Step { step } if step == switchover::OPEN);
-    if kind == Kind::Failover
-        && way == Way::Forward
-        && *order != Order::Begin
-        && !journal.entries().iter().any(is_opened)
-    {
-        run.lost_is_no_writer().await?;
-    }
-    if kind == Kind::Reinstate && way == Way::Forward {
-        let is_resumed = matches!(order, Order::Resume(_));
-        run.was_made_copy = by::was_made_copy(journal.entries());
-        let differs = by::chosen(&run.heading, journal.entries()) != request.by;
-        if is_resumed && request.by != By::Either && by::follows(journal.entries()) {
-            let complaint = format!(
-                "site \"{}\" follows again already, and only what stands behind that is left of the run: --resume without --by \
-                 ends it; irongate compare and irongate repair mend what differs",
-                run.heading.from
-            );
-            return Err(Error::Refused { complaints: vec![complaint] });
-        }
-        if is_resumed && request.by != By::Either && (differs || run.was_made_copy) {
-            journal.note(What::Chosen { by: request.by })?;
-        }
-        if is_resumed && request.accept_loss && !run.heading.accept_loss {
-            journal.note(What::Accepted)?;
-        }
-        run.heading.accept_loss |= journal.entries().iter().any(|entry| entry.what == What::Accepted);
-        let last = journal.entries().iter().rev().find_map(|entry| match entry.what {
-            What::Chosen { by } => Some(by),
-            _ => None,
-        });
-        run.heading.by = last.unwrap_or(run.heading.by);
+    if *order != Order::Begin {
+        run.go_on(&mut journal, request, way).await?;
     }
     run.drive(&mut journal, way, progress).await?;
-    let astray = journal.entries().iter().find_map(|entry| match &entry.what {
-        What::Undone { evidence, .. } => evidence[drill::TOUCHED].as_str().map(str::to_owned),
+    let left = journal.entries().iter().rev().find_map(|entry| match &entry.what {
+        What::Undone { evidence, .. } => evidence[LEFT].as_object(),
         _ => None,
     });
-    if let Some(what) = astray {
-        return Err(Error::Astray { run: run.heading.run, what });
-    }
-    if let Some(left) = overtaken::left(journal.entries()) {
-        let text = |key: &str| left[key].as_str().unwrap_or_default().to_owned();
+    if let Some(left) = left {
+        let text = |key: &str| left.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         return Err(Error::Left { run: run.heading.run, what: text("what"), remedy: text("remedy") });
     }
     Ok(report(journal.heading(), journal.entries()))
@@ -334,7 +299,7 @@ impl Run<'_> {
                     let Step { name, .. } = steps[place];
                     journal.note(What::Undo { step: name.to_owned() })?;
                     progress(name, "is taken back");
-                    match self.undo(name, progress).await {
+                    match self.undo(name, journal.entries(), progress).await {
                         Ok(evidence) => journal.note(What::Undone { step: name.to_owned(), evidence })?,
                         Err(error) => return Err(self.failed(journal, name, error)),
                     }

@@ -23,7 +23,7 @@ pub use verdict::{Advice, Loss};
 /// Nobody writes from its beginning on.
 const FENCE: &str = "fence";
 /// A failover's: the site that is lost, if it can be reached nevertheless.
-const FENCE_LOST: &str = "fence-lost";
+pub(crate) const FENCE_LOST: &str = "fence-lost";
 /// Applications write again from its end on.
 const OPEN: &str = "open";
 /// What a certificate is made of.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use irongate_checkpoint::{GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_checkpoint::{Program, State, Stop};
 use irongate_trail::{Directory, Storage};
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use super::carrier::Carrier;
 use super::settings::FeedSettings;
 use crate::attempts::Attempts;
 use crate::error::Error;
-use crate::pump::{Shown, Stopped, own, tell_end};
+use crate::pump::{Shown, Stopped, own};
 
 /// How often is looked for a trail that is not there yet.
 const WAIT: Duration = Duration::from_secs(1);
@@ -45,16 +45,10 @@ impl Feed {
             let reason = format!("an event must be able to hold {LEAST_EVENT} bytes");
             return Err(Error::Setting { setting: "event_size", reason });
         }
-        let lock = GroupLock::acquire(&settings.state_directory, &settings.group)?;
-        let status = Status::starting(&settings.group, &settings.flow, Program::Feed);
-        let publisher = Publisher::start(&settings.state_directory, status)?;
-        let mut shown = Shown::new(publisher);
+        let (lock, mut shown) =
+            Shown::begin(&settings.state_directory, &settings.group, &settings.flow, Program::Feed)?;
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
-        tell_end(&shown.publisher, &self.settings.group, &outcome);
-        // The last status is written before the lock goes, so that a reader can tell an end from a kill.
-        drop(shown);
-        drop(lock);
-        outcome
+        shown.end(lock, &settings.group, outcome)
     }
 
     async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
@@ -65,15 +59,8 @@ impl Feed {
         loop {
             let before = shown.acknowledged;
             let attempt = self.attempt(&storage, shown, &mut stop).await;
-            shown.next_connection();
-            let error = match attempt {
-                Ok(()) => return Ok(shown.stopped()),
-                Err(error) => error,
-            };
-            let has_moved = shown.acknowledged.position != before.position;
-            let connected = shown.connected.take();
-            if !attempts.failed(error, has_moved, connected, &shown.publisher, &mut stop).await? {
-                return Ok(shown.stopped());
+            if let Some(stopped) = shown.after(attempt, before, &mut attempts, &mut stop).await? {
+                return Ok(stopped);
             }
         }
     }

@@ -10,14 +10,14 @@ mod session;
 use std::future::Future;
 use std::sync::Arc;
 
-use irongate_checkpoint::{GroupLock, Program, Publisher, State, Status, Stop};
+use irongate_checkpoint::{Program, State, Stop};
 use irongate_trail::{Directory, Storage};
 use tokio::time::Instant;
 
 use super::settings::KafkaPumpSettings;
 use crate::attempts::Attempts;
 use crate::error::Error;
-use crate::pump::{Shown, Stopped, own, tell_end};
+use crate::pump::{Shown, Stopped, own};
 use carrier::Carrier;
 use session::Session;
 
@@ -47,16 +47,10 @@ impl KafkaPump {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<Stopped, Error> {
         let settings = &self.settings;
         check(settings)?;
-        let lock = GroupLock::acquire(&settings.state_directory, &settings.group)?;
-        let status = Status::starting(&settings.group, &settings.flow, Program::Pump);
-        let publisher = Publisher::start(&settings.state_directory, status)?;
-        let mut shown = Shown::new(publisher);
+        let (lock, mut shown) =
+            Shown::begin(&settings.state_directory, &settings.group, &settings.flow, Program::Pump)?;
         let outcome = self.run_locked(&mut shown, Stop::new(shutdown)).await;
-        tell_end(&shown.publisher, &self.settings.group, &outcome);
-        // The last status is written before the lock goes, so that a reader can tell an end from a kill.
-        drop(shown);
-        drop(lock);
-        outcome
+        shown.end(lock, &settings.group, outcome)
     }
 
     async fn run_locked(&self, shown: &mut Shown, mut stop: Stop) -> Result<Stopped, Error> {
@@ -67,15 +61,8 @@ impl KafkaPump {
         loop {
             let before = shown.acknowledged;
             let attempt = self.attempt(&storage, shown, &mut stop).await;
-            shown.next_connection();
-            let error = match attempt {
-                Ok(()) => return Ok(shown.stopped()),
-                Err(error) => error,
-            };
-            let has_moved = shown.acknowledged.position != before.position;
-            let connected = shown.connected.take();
-            if !attempts.failed(error, has_moved, connected, &shown.publisher, &mut stop).await? {
-                return Ok(shown.stopped());
+            if let Some(stopped) = shown.after(attempt, before, &mut attempts, &mut stop).await? {
+                return Ok(stopped);
             }
         }
     }

@@ -11,7 +11,7 @@ use irongate_trail::Lsn;
 use serde_json::{Value, json};
 
 use super::peek::{self, Shown};
-use super::{Progress, Run};
+use super::{LEFT, Progress, Run, left};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::{fence, strayed};
@@ -21,7 +21,7 @@ const fn step(name: &'static str) -> Step {
 }
 
 /// What the evidence of a drill that was taken back says was written at the standby.
-pub(super) const TOUCHED: &str = "written_at_the_standby";
+const TOUCHED: &str = "written_at_the_standby";
 
 /// In their order. Each can be taken back.
 pub(super) const STEPS: [Step; 11] = [
@@ -136,7 +136,13 @@ impl Run<'_> {
             Err(error) => json!({ "not looked into": error.to_string() }),
         };
         let dropped = self.end_reverse().await?;
-        Ok(json!({ TOUCHED: touched, "reverse": dropped }))
+        let mut evidence = json!({ TOUCHED: touched, "reverse": dropped });
+        if let Some(what) = touched.as_str() {
+            let remedy =
+                "the standby is no longer a copy: find out who wrote, and instantiate the flow again";
+            evidence[LEFT] = left(what, remedy);
+        }
+        Ok(evidence)
     }
 
     /// Drops the reverse slot and lets the standby follow again.

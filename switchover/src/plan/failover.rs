@@ -14,11 +14,13 @@ use serde_json::{Value, json};
 
 use super::drain::standing;
 use super::roles::role_of;
-use super::{Progress, Run, Unit};
+use super::{Kind, LEFT, Progress, Run, Unit, left};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
+use crate::journal::{Entry, What};
 use crate::place::Place;
+use crate::report::FENCE_LOST;
 
 const fn step(name: &'static str) -> Step {
     Step { name, no_return: false }
@@ -28,7 +30,7 @@ const fn step(name: &'static str) -> Step {
 pub(super) const STEPS: [Step; 10] = [
     step("prechecks"),
     step("lock"),
-    step("fence-lost"),
+    step(FENCE_LOST),
     step("seal"),
     step("apply-rest"),
     step("stop-forward"),
@@ -48,16 +50,16 @@ impl Run<'_> {
         progress: &mut Progress<'_>,
     ) -> Result<Value, Error> {
         match name {
-            "fence-lost" => self.fence_lost().await,
+            FENCE_LOST => self.fence_lost().await,
             "seal" => self.seal().await,
             "apply-rest" => self.apply_rest(progress).await,
             _ => self.divergence().await,
         }
     }
 
-    pub(super) async fn failover_undo(&mut self, name: &str) -> Result<Value, Error> {
+    pub(super) async fn failover_undo(&mut self, name: &str, entries: &[Entry]) -> Result<Value, Error> {
         match name {
-            "fence-lost" => self.reopen_lost().await,
+            FENCE_LOST => self.reopen_lost(entries).await,
             "seal" => self.unseal().await,
             _ => Ok(Value::Null),
         }
@@ -149,7 +151,7 @@ impl Run<'_> {
         let is_ours =
             |run: &String| *run == self.heading.run || Some(run) == self.heading.supersedes.as_ref();
         let is_reinstated = |holder: &&irongate_checkpoint::RunHolder| {
-            holder.run.starts_with("reinstate-")
+            holder.run.starts_with(&format!("{}-", Kind::Reinstate))
                 && role.as_ref().is_some_and(|role| role.live == self.heading.from)
         };
         if let Some(holder) = holder.filter(is_reinstated) {
@@ -232,37 +234,35 @@ impl Run<'_> {
         Ok(json!({ "tried": tried }))
     }
 
-    async fn reopen_lost(&self) -> Result<Value, Error> {
-        let mut opened = Vec::new();
-        let silent: Vec<String> = self
-            .units
-            .iter()
-            .filter(|unit| unit.reached().is_none())
-            .map(|unit| format!("{}.{}", unit.pair.database, self.heading.from))
-            .collect();
-        for place in self.units.iter().filter_map(Unit::reached) {
+    async fn reopen_lost(&self, entries: &[Entry]) -> Result<Value, Error> {
+        let (mut opened, mut silent) = (Vec::new(), Vec::new());
+        for unit in &self.units {
+            let Some(place) = unit.reached() else {
+                silent.push(format!("{}.{}", unit.pair.database, self.heading.from));
+                continue;
+            };
             let by = fence::standing(place).await?.and_then(|fence| fence.run);
             if by.as_ref() == Some(&self.heading.run) {
                 opened.extend(fence::open(place, self.limits.locks).await?);
             }
         }
         let mut evidence = json!({ "opened": opened });
-        if !silent.is_empty() {
-            let from = &self.heading.from;
+        if !silent.is_empty() && may_be_closed(entries) {
             let pumps = self.units.iter().filter(|unit| unit.pair.into.pump.is_some());
-            let start: Vec<String> = pumps
-                .map(|unit| format!("irongate start {}", group_name(&unit.pair.into.name, Program::Pump)))
-                .collect();
-            evidence[super::LEFT] = json!({
-                "what": format!(
+            let start = pumps.map(|unit| {
+                format!(", and irongate start {}", group_name(&unit.pair.into.name, Program::Pump))
+            });
+            evidence[LEFT] = left(
+                &format!(
                     "{} does not answer, and is still closed if this run has closed it",
                     silent.join(", ")
                 ),
-                "remedy": format!(
-                    "when it answers: irongate health there; if it is closed, irongate open {from}{}",
-                    start.iter().map(|start| format!(", and {start}")).collect::<String>()
+                &format!(
+                    "when it answers: irongate health there; if it is closed, irongate open {}{}",
+                    self.heading.from,
+                    start.collect::<String>()
                 ),
-            });
+            );
         }
         Ok(evidence)
     }
@@ -435,15 +435,16 @@ impl Run<'_> {
     /// The lost site may have come back since it was asked, above all while a run was cut off. Without having been told to
     /// take over from a living site the run stops: what was committed there meanwhile would be lost for nothing.
     pub(super) async fn lost_is_no_writer(&self) -> Result<(), Error> {
-        let mut complaints = Vec::new();
-        for lost in self.returned().await {
-            if !self.heading.force {
-                complaints.push(format!(
-                    "{lost} answers again, and is open: --abort takes the run back, and nothing is \
-                     lost; --resume --force takes over nevertheless"
-                ));
-            }
+        if self.heading.force {
+            return Ok(());
         }
+        let complaint = |lost: &Place| {
+            format!(
+                "{lost} answers again, and is open: --abort takes the run back, and nothing is lost; --resume --force takes over \
+                 nevertheless"
+            )
+        };
+        let complaints: Vec<String> = self.returned().await.into_iter().map(complaint).collect();
         if complaints.is_empty() { Ok(()) } else { Err(Error::Refused { complaints }) }
     }
 
@@ -487,5 +488,22 @@ impl Run<'_> {
             opened.extend(fence::open(&unit.to, self.limits.locks).await?);
         }
         Ok(json!({ "opened": opened, "sequences": raised }))
+    }
+}
+
+/// Whether the lost site was closed by a run, by what stands of it: most are just lost.
+fn may_be_closed(entries: &[Entry]) -> bool {
+    let done = |name: &str| {
+        entries.iter().find_map(|entry| match &entry.what {
+            What::Done { step, evidence, .. } if step == name => Some(evidence),
+            _ => None,
+        })
+    };
+    let any = |evidence: &Value, list: &str, key: &str| {
+        evidence[list].as_array().is_some_and(|all| all.iter().any(|one| one[key] == true))
+    };
+    match done(FENCE_LOST) {
+        Some(tried) => any(tried, "tried", "fenced"),
+        None => done("prechecks").is_some_and(|checked| any(checked, "probes", "answers")),
     }
 }

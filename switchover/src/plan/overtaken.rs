@@ -30,31 +30,6 @@ fn locked(entries: &[Entry], database: &str) -> Option<(u64, bool)> {
     next.or_else(|| of_database["epoch"].as_u64().map(|epoch| (epoch, false)))
 }
 
-/// What could not be taken back, of a run that is over. A lost site that does not answer is left closed only if it was closed:
-/// most are just lost.
-pub(super) fn left(entries: &[Entry]) -> Option<&Value> {
-    let done = |name: &str| {
-        entries.iter().find_map(|entry| match &entry.what {
-            What::Done { step, evidence, .. } if step == name => Some(evidence),
-            _ => None,
-        })
-    };
-    let any = |evidence: Option<&Value>, list: &str, key: &str| {
-        let all = evidence.and_then(|evidence| evidence[list].as_array());
-        all.is_some_and(|all| all.iter().any(|one| one[key] == true))
-    };
-    let may_be_closed = || match done("fence-lost") {
-        Some(tried) => any(Some(tried), "tried", "fenced"),
-        None => any(done("prechecks"), "probes", "answers"),
-    };
-    entries.iter().rev().find_map(|entry| match &entry.what {
-        What::Undone { step, evidence } if step != "fence-lost" || may_be_closed() => {
-            Some(&evidence[super::LEFT]).filter(|left| left.is_object())
-        }
-        _ => None,
-    })
-}
-
 /// Whether a row of roles is what the run has left there.
 fn is_left(
     role: &Role,

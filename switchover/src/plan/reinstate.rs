@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::by::{By, COMPARE, COPY, REPAIR, STOP_GROUPS};
 use super::peek::{self, Shown};
 use super::roles::role_of;
-use super::{Progress, Run, Unit};
+use super::{LEFT, Progress, Run, Unit, left};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::{fence, salvage, strayed};
@@ -231,13 +231,13 @@ impl Run<'_> {
         }
         let mut evidence = json!({ "groups": started });
         if !not.is_empty() {
-            evidence[super::LEFT] = json!({
-                "what": format!("what site \"{}\" writes is not captured: {}", self.heading.to, not.join("; ")),
-                "remedy": format!(
+            evidence[LEFT] = left(
+                &format!("what site \"{}\" writes is not captured: {}", self.heading.to, not.join("; ")),
+                &format!(
                     "irongate reinstate {} makes the slot and the trail anew; or irongate report GROUP, and start it",
                     self.heading.from
                 ),
-            });
+            );
         }
         Ok(evidence)
     }

@@ -6,6 +6,7 @@ use super::{Kind, Progress, Run};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
+use crate::journal::Entry;
 
 pub(super) const FENCE: &str = "fence";
 pub(super) const DRAIN: &str = "drain";
@@ -68,7 +69,12 @@ impl Run<'_> {
     }
 
     /// Takes a step back, or what was done of it.
-    pub(super) async fn undo(&mut self, name: &str, progress: &mut Progress<'_>) -> Result<Value, Error> {
+    pub(super) async fn undo(
+        &mut self,
+        name: &str,
+        entries: &[Entry],
+        progress: &mut Progress<'_>,
+    ) -> Result<Value, Error> {
         if let Some(undone) = self.hook_undo(name, progress).await {
             return undone;
         }
@@ -89,7 +95,7 @@ impl Run<'_> {
                 self.start_reverse().await
             }
             "stop-forward" => self.start_forward().await,
-            _ if self.kind == Kind::Failover => self.failover_undo(name).await,
+            _ if self.kind == Kind::Failover => self.failover_undo(name, entries).await,
             _ if self.kind == Kind::Drill => self.drill_undo(name).await,
             _ => Ok(Value::Null),
         }

@@ -1,0 +1,64 @@
+//! What is looked at and noted before a run is gone on with, or taken back: time has passed since it was cut off.
+
+use super::{By, Kind, Request, Run, by, switchover};
+use crate::engine::Way;
+use crate::error::Error;
+use crate::journal::{Journal, Outcome, What};
+
+impl Run<'_> {
+    /// Takes over what its journal and the request say of the run. Whatever stands against it is said before anything is
+    /// done.
+    pub(super) async fn go_on(
+        &mut self,
+        journal: &mut Journal,
+        request: &Request<'_>,
+        way: Way,
+    ) -> Result<(), Error> {
+        if let Some(what) = self.overtaken(journal.entries(), way).await? {
+            journal.note(What::Ended { outcome: Outcome::Overtaken })?;
+            Journal::forget_rows(&self.configuration.state_directory, &self.heading.run)?;
+            return Err(Error::Overtaken { run: self.heading.run.clone(), what });
+        }
+        self.heading.force |= request.force;
+        match (self.kind, way) {
+            (Kind::Failover, Way::Forward) => {
+                let mut entries = journal.entries().iter();
+                let is_opening =
+                    |what: &What| matches!(what, What::Step { step } if step == switchover::OPEN);
+                if !entries.any(|entry| is_opening(&entry.what)) {
+                    self.lost_is_no_writer().await?;
+                }
+                Ok(())
+            }
+            (Kind::Reinstate, Way::Forward) => self.go_on_reinstating(journal, request),
+            _ => Ok(()),
+        }
+    }
+
+    fn go_on_reinstating(&mut self, journal: &mut Journal, request: &Request<'_>) -> Result<(), Error> {
+        self.was_made_copy = by::was_made_copy(journal.entries());
+        if request.by != By::Either {
+            if by::follows(journal.entries()) {
+                let complaint = format!(
+                    "site \"{}\" follows again already, and only what stands behind that is left of the run: --resume without \
+                     --by ends it; irongate compare and irongate repair mend what differs",
+                    self.heading.from
+                );
+                return Err(Error::Refused { complaints: vec![complaint] });
+            }
+            if by::chosen(&self.heading, journal.entries()) != request.by || self.was_made_copy {
+                journal.note(What::Chosen { by: request.by })?;
+            }
+        }
+        if request.accept_loss && !self.heading.accept_loss {
+            journal.note(What::Accepted)?;
+        }
+        self.heading.accept_loss |= journal.entries().iter().any(|entry| entry.what == What::Accepted);
+        let last = journal.entries().iter().rev().find_map(|entry| match entry.what {
+            What::Chosen { by } => Some(by),
+            _ => None,
+        });
+        self.heading.by = last.unwrap_or(self.heading.by);
+        Ok(())
+    }
+}
