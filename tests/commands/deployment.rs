@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use irongate_tests::{Comparison, Finished, Process, Server, Settings, Tables, TempDir, compare, wait_until};
@@ -19,25 +21,38 @@ pub(crate) struct Deployment {
     pub(crate) directory: TempDir,
 }
 
-/// Writes the application's tables of a server until it is dropped.
-pub(crate) struct Writer(tokio::task::JoinHandle<()>);
+/// Writes the application's tables of a server until it is ended, or dropped.
+pub(crate) struct Writer {
+    ends: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
 
 impl Writer {
     /// Runs what `sql` makes of a number that grows, again and again.
     pub(crate) async fn start(server: &Server, sql: fn(i32) -> String) -> Self {
         let client = server.client("app").await;
-        Self(tokio::spawn(async move {
-            for n in 10_000_i32.. {
+        let ends = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&ends);
+        let task = tokio::spawn(async move {
+            for n in (10_000_i32..).take_while(|_| !ended.load(Ordering::Relaxed)) {
                 client.batch_execute(&sql(n)).await.expect("the server stays");
                 tokio::time::sleep(Duration::from_millis(4)).await;
             }
-        }))
+        });
+        Self { ends, task }
+    }
+
+    /// Ends it behind a whole statement: one that is only dropped may leave the server to finish what it was at,
+    /// and with it a change behind whatever is compared next.
+    pub(crate) async fn end(mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        (&mut self.task).await.expect("it writes until then");
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

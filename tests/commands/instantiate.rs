@@ -395,7 +395,9 @@ async fn an_application_that_empties_a_table_all_the_time_does_not_keep_a_load_f
         assert!(times < 40, "let go {times} times in 4 loads");
         let extract = deployment.start("csp-extract").await;
         let replicat = deployment.start("csp-replicat").await;
-        drop(writers);
+        for writer in writers {
+            writer.end().await;
+        }
         deployment.add(1_000_000).await;
         deployment.arrived(1_000_000).await;
         deployment.compare().await.assert_same();

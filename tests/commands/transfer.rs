@@ -55,7 +55,7 @@ async fn an_export_is_carried_and_the_stream_goes_on_behind_it() {
         // The target has rows now.
         deployment.expect(3, &["import", "carried", "csp"]).await;
         let replicat = deployment.start("csp-replicat").await;
-        drop(writer);
+        writer.end().await;
         deployment.add(5_000_000).await;
         deployment.arrived(5_000_000).await;
         deployment.compare().await.assert_same();
