@@ -174,21 +174,25 @@ fn shown(group: &GroupOverview, status: Option<Status>, view: Option<&FlowView>)
     let pid = group.phase.pid();
     // What an earlier process said of its life says nothing of this one.
     let own = status.as_ref().filter(|status| pid.is_some() && Some(status.pid) == pid);
-    let state =
-        match &group.phase {
-            Phase::Launching => State::Starting,
-            Phase::Running { .. } | Phase::Stopping { .. } => own.map_or(State::Starting, |status| {
-                if status.state.is_live() { status.state } else { State::Running }
-            }),
-            Phase::BackOff { .. } if group.busy.is_none() => State::Abended,
-            Phase::BackOff { .. } | Phase::Off => {
-                if group.abended.is_some() {
-                    State::Abended
-                } else {
-                    State::Stopped
-                }
+    let state = match &group.phase {
+        Phase::Launching => State::Starting,
+        Phase::Running { .. } | Phase::Stopping { .. } => {
+            own.map_or(State::Starting, |status| match status.state {
+                // It has said so and is about to end: nobody who has it started is to take it for one that runs.
+                State::Abended if matches!(group.phase, Phase::Running { .. }) => State::Abended,
+                state if state.is_live() => state,
+                _ => State::Running,
+            })
+        }
+        Phase::BackOff { .. } if group.busy.is_none() => State::Abended,
+        Phase::BackOff { .. } | Phase::Off => {
+            if group.abended.is_some() {
+                State::Abended
+            } else {
+                State::Stopped
             }
-        };
+        }
+    };
     let doing = match &group.phase {
         Phase::Launching => "being started".to_owned(),
         Phase::Running { .. } => own.map_or("being started".to_owned(), |status| status.doing.clone()),
@@ -282,6 +286,7 @@ mod tests {
         };
         assert_eq!(of(running(), Some(status(5, State::Running))), (State::Running, "reading".into()));
         assert_eq!(of(running(), Some(status(4, State::Abended))), (State::Starting, "being started".into()));
+        assert_eq!(of(running(), Some(status(5, State::Abended))), (State::Abended, "reading".into()));
         assert_eq!(of(running(), None), (State::Starting, "being started".into()));
         assert_eq!(of(Phase::Off, None), (State::Stopped, "never started".into()));
         assert_eq!(of(Phase::Off, Some(status(5, State::Running))), (State::Stopped, "stopped".into()));
