@@ -5,7 +5,7 @@ use std::time::Duration;
 use irongate_deployment::Configuration;
 use irongate_switchover::fence::{Close, close, open, standing};
 use irongate_switchover::{Error, Place};
-use irongate_tests::{Server, Settings};
+use irongate_tests::{Server, Settings, wait_until};
 
 /// A database as applications have them: an owner that is no superuser, roles by inheritance, rights that were passed on,
 /// rights to columns and to everybody, triggers of every kind.
@@ -158,6 +158,32 @@ async fn what_a_schema_may_hold_besides_is_closed_and_opened_too() {
     close(&place, &quickly()).await.unwrap();
     open(&place, Duration::from_secs(1)).await.unwrap().unwrap();
     assert_eq!(server.scalar("shop", STATE).await, before);
+}
+
+/// As vacuum is from PostgreSQL 18 on: it has the table, and then waits for whoever has changed the table's row in the
+/// catalog, in which it notes its statistics.
+#[tokio::test]
+async fn a_vacuum_that_has_a_table_and_the_opening_do_not_wait_for_each_other() {
+    for major in Server::majors() {
+        let (server, configuration) = database(major).await;
+        let place = Place::connect(&configuration, "shop", "main").await.unwrap();
+        close(&place, &quickly()).await.unwrap();
+        let vacuum = server.client("shop").await;
+        vacuum.batch_execute("BEGIN; LOCK odd.\"Ta ble\" IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+        let opening = tokio::spawn(async move { open(&place, Duration::from_secs(20)).await });
+        let waits =
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'odd.\"Ta ble\"'::regclass";
+        wait_until(Duration::from_secs(20), "the opening to wait for the table", async || {
+            server.scalar("shop", waits).await == "1"
+        })
+        .await;
+        vacuum.batch_execute("GRANT REFERENCES ON odd.\"Ta ble\" TO batch; COMMIT").await.unwrap();
+        opening.await.unwrap().unwrap().expect("it was closed");
+        assert_eq!(
+            standing(&Place::connect(&configuration, "shop", "main").await.unwrap()).await.unwrap(),
+            None
+        );
+    }
 }
 
 #[tokio::test]

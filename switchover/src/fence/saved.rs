@@ -244,8 +244,15 @@ impl Saved {
 
     /// Statements that give everything back, givers before those whom they gave the right to give.
     pub(crate) fn giving(&self, database: &str) -> Vec<String> {
-        // First, so that nothing else is given to them meanwhile.
-        let mut statements = self.ending_the_loan(database);
+        // First, because each locks its table against vacuum. One that had the table already would wait for a right that was
+        // given to be committed, to note its statistics in the same row, while this waits for its lock.
+        let mut statements: Vec<String> = self
+            .triggers
+            .iter()
+            .map(|trigger| trigger.alter(if trigger.enabled == "A" { "ENABLE ALWAYS" } else { "ENABLE" }))
+            .collect();
+        // Before anything is given, so that nothing else is given to them meanwhile.
+        statements.extend(self.ending_the_loan(database));
         for group in self.by_depth() {
             let right = group[0];
             let option = if right.grantable { " WITH GRANT OPTION" } else { "" };
@@ -255,11 +262,6 @@ impl Saved {
         }
         statements
             .extend(self.logins.iter().map(|role| format!("ALTER ROLE {} LOGIN", quote_identifier(role))));
-        statements.extend(
-            self.triggers.iter().map(|trigger| {
-                trigger.alter(if trigger.enabled == "A" { "ENABLE ALWAYS" } else { "ENABLE" })
-            }),
-        );
         statements
     }
 
