@@ -155,6 +155,12 @@ impl Batch {
         true
     }
 
+    /// Whether all that is no row was done before up to the transaction in hand.
+    fn is_done_up_to_here(&self) -> bool {
+        let (Some(starts), Some((begin, _))) = (&self.skipping.starts, &self.open) else { return false };
+        starts.has_the_rest(begin.commit_lsn)
+    }
+
     /// Whether there is a TRUNCATE among the changes.
     pub(crate) fn truncates(&self) -> bool {
         self.changes.iter().any(|change| matches!(change, Stored::Truncate { .. }))
@@ -328,9 +334,12 @@ impl Batch {
                 }
             }
             Item::Message(message) => {
+                let is_done = self.is_done_up_to_here();
                 if let (Some((_, count)), true) = (&mut self.open, message.transactional) {
                     *count += 1;
-                    if message.prefix == MARKER_PREFIX {
+                    if is_done {
+                        // What is read again for the tables that were copied meanwhile says nothing new.
+                    } else if message.prefix == MARKER_PREFIX {
                         self.marker = Some(String::from_utf8_lossy(message.content).into_owned());
                     } else if message.prefix == VERSION_PREFIX {
                         self.say_base(Base::parse(message.content));

@@ -27,7 +27,7 @@ mod run;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use irongate_checkpoint::{Applied, Mark, TableCounters};
+use irongate_checkpoint::{Applied, Mark, TableCounters, TableStarts};
 use irongate_trail::{Begins, Commit, CommitLsn, Source};
 
 use crate::ahead::Ahead;
@@ -125,6 +125,8 @@ pub struct Applier<O: Open, T> {
     /// This transaction goes to the error queue.
     queue: Option<CommitLsn>,
     ahead: Option<Ahead>,
+    /// Tables that begin later than the stream, as the target has last said.
+    starts: Option<Arc<TableStarts>>,
     totals: Totals,
 }
 
@@ -186,6 +188,7 @@ impl<O: Open, T: Target> Applier<O, T> {
             exact_until: None,
             queue: None,
             ahead: None,
+            starts: None,
             totals: Totals::default(),
         }
     }
@@ -213,6 +216,17 @@ impl<O: Open, T: Target> Applier<O, T> {
     /// The target.
     pub fn target_mut(&mut self) -> &mut T {
         &mut self.target
+    }
+
+    /// Tables that are being copied beside the stream, as `schema.table`: nothing is applied to them, and the trail must
+    /// stay that was not applied to them.
+    pub fn tables_away(&self) -> &[String] {
+        self.starts.as_ref().map_or(&[], |starts| starts.away())
+    }
+
+    /// Tables that were, and are brought now to where the others are.
+    pub fn tables_late(&self) -> Vec<String> {
+        self.starts.as_ref().map(|starts| starts.late(self.applied.end_lsn)).unwrap_or_default()
     }
 
     /// Whether a transaction has been sent in part.
@@ -246,8 +260,9 @@ impl<O: Open, T: Target> Applier<O, T> {
         // initial load began.
         self.high = Mark { position: source.position(), resume_lsn: resume };
         self.source = Some(source);
-        let starts = self.target.starts().await?;
-        self.batch.skip(starts.are_ahead_of(resume).then(|| Arc::new(starts)));
+        let starts = self.target.starts(resume).await?;
+        self.starts = starts.are_ahead_of(resume).then(|| Arc::new(starts));
+        self.batch.skip(self.starts.clone());
         self.tell_ahead();
         Ok(())
     }

@@ -14,6 +14,7 @@ mod structure;
 use std::future::Future;
 
 use irongate_checkpoint::{Applied, Mark, TableStarts};
+use irongate_trail::ResumeLsn;
 
 use crate::batch::Batch;
 use crate::error::Error;
@@ -70,12 +71,12 @@ pub trait Target: Send {
     /// [`Error`]; transient ones are tried again.
     fn load(&mut self) -> impl Future<Output = Result<Applied, Error>> + Send;
 
-    /// The tables whose copies have what is still to come of the stream, up to a place of each table's own. Asked after
-    /// [`Target::load`].
+    /// The tables whose copies have what is still to come of the stream behind `end`, up to a place of each table's own.
+    /// Asked after [`Target::load`].
     ///
     /// # Errors
     /// [`Error`]; transient ones are tried again.
-    fn starts(&mut self) -> impl Future<Output = Result<TableStarts, Error>> + Send {
+    fn starts(&mut self, _end: ResumeLsn) -> impl Future<Output = Result<TableStarts, Error>> + Send {
         std::future::ready(Ok(TableStarts::default()))
     }
 
@@ -101,6 +102,7 @@ pub trait Target: Send {
     /// durable, which is what the trail may be purged to.
     ///
     /// # Errors
-    /// [`Error`]; transient ones are tried again.
+    /// [`Error`]; transient ones are tried again. [`Error::Loading`] where a load wants the flow to itself for a moment: it
+    /// has it then.
     fn settle(&mut self, applied: Mark) -> impl Future<Output = Result<Mark, Error>> + Send;
 }

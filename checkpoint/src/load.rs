@@ -9,10 +9,11 @@
 //! slot that the load was made for, since LSNs of another mean nothing here.
 
 mod sql;
+mod starts;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use irongate_trail::{CommitLsn, Lineage, Lsn, Position, ResumeLsn, Timestamp};
+use irongate_trail::{Lineage, Lsn, Position, ResumeLsn, Timestamp};
 use postgres_types::PgLsn;
 use tokio_postgres::{Client, Row};
 
@@ -21,6 +22,7 @@ use crate::session::OtherSession;
 use crate::sql::{SqlTime, from_pg, to_pg};
 
 pub use sql::{LOAD_SCHEMA, LOAD_TABLES, load_setup, load_teardown};
+pub use starts::TableStarts;
 
 /// Schema and name of a table.
 pub type QualifiedName = (String, String);
@@ -55,8 +57,29 @@ pub struct LoadJob {
     pub epoch: u64,
     /// The snapshot under which tables are copied now.
     pub snapshot: LoadSnapshot,
-    /// The load is done and Replicat may run.
+    /// Single tables are copied beside a stream that goes on: Replicat runs meanwhile, and leaves these out.
+    pub beside: bool,
+    /// Up to where everything is applied that the ledger does not name, where that is further than the checkpoint says,
+    /// because Replicat brings tables of an earlier load of that kind to where the others are.
+    pub others: Option<Lsn>,
+    /// The load is done.
     pub done: bool,
+}
+
+impl LoadJob {
+    /// Whether Replicat has to wait until the load is done, where the flow's checkpoint is of `lineage`.
+    pub fn keeps_waiting(&self, lineage: Option<&Lineage>) -> bool {
+        let is_of_another = |lineage: &Lineage| {
+            lineage.system_identifier != self.lineage.system_identifier
+                || lineage.slot_incarnation != self.lineage.slot_incarnation
+        };
+        match lineage {
+            _ if self.done => false,
+            None => true,
+            // What was copied beside another stream has left tables that nobody completes. Any other load is over.
+            Some(lineage) => self.beside && is_of_another(lineage),
+        }
+    }
 }
 
 /// How far one table is loaded.
@@ -82,6 +105,8 @@ pub struct LoadTable {
     pub bytes: u64,
     /// Bytes of the table on the source's disk when it was planned.
     pub size: u64,
+    /// It was there, and is copied anew beside the stream.
+    pub again: bool,
 }
 
 impl LoadTable {
@@ -169,6 +194,11 @@ impl LoadLedger {
                 keeper_pid: row.try_get("keeper_pid").map_err(|_| bad("keeper_pid"))?,
                 keeper_start: text("keeper_start")?,
             },
+            beside: row.try_get("beside").map_err(|_| bad("beside"))?,
+            others: row
+                .try_get::<_, Option<PgLsn>>("others_lsn")
+                .map_err(|_| bad("others_lsn"))?
+                .map(from_pg),
             done: row.try_get("done").map_err(|_| bad("done"))?,
         })
     }
@@ -220,6 +250,8 @@ impl LoadLedger {
                     &SqlTime(snapshot.taken),
                     &snapshot.keeper_pid,
                     &snapshot.keeper_start,
+                    &job.beside,
+                    &job.others.map(to_pg),
                 ],
             )
             .await
@@ -273,6 +305,7 @@ impl LoadLedger {
                         &i32::try_from(table.chunks).unwrap_or(i32::MAX),
                         &signed(table.chunk_blocks),
                         &signed(table.size),
+                        &table.again,
                     ],
                 )
                 .await
@@ -334,13 +367,64 @@ impl LoadLedger {
             .map_err(missing)
     }
 
-    /// Takes note that the load is done. Part of the transaction that `client` is in and that makes the checkpoint. The
-    /// server refuses it where a table is not finished.
+    /// Takes note that the load is done. Part of the transaction that `client` is in and that makes the checkpoint, or
+    /// brings it back: then `others` is how far everything is applied that was not copied anew meanwhile. The server refuses
+    /// it where a table is not finished.
     ///
     /// # Errors
     /// [`Error::LedgerMissing`], [`Error::Sql`].
-    pub async fn finish(&self, client: &Client) -> Result<(), Error> {
-        client.execute(sql::FINISH, &[&self.flow]).await.map(drop).map_err(missing)
+    pub async fn finish(&self, client: &Client, others: Option<ResumeLsn>) -> Result<(), Error> {
+        let others = others.map(|others| to_pg(others.0));
+        client.execute(sql::OTHERS, &[&self.flow, &others]).await.map_err(missing)?;
+        client.execute(sql::FINISH, &[&self.flow, &others]).await.map(drop).map_err(missing)
+    }
+
+    /// The tables, by their names at the target, that a load has not finished whose stream goes on beside, or whose flow
+    /// has no checkpoint yet: they are not what the source has, however far the stream is applied. None where there is no
+    /// ledger.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    ///
+    /// Cancel-safe.
+    pub async fn half_copied(&self, client: &Client) -> Result<Vec<QualifiedName>, Error> {
+        let fail = |e| Error::sql("ask which tables are being copied", e);
+        let exists = client.query_one(sql::LEDGER_EXISTS, &[]).await.and_then(|row| row.try_get(0));
+        if !exists.map_err(fail)? {
+            return Ok(Vec::new());
+        }
+        let rows = client.query(sql::HALF_COPIED, &[&self.flow]).await.map_err(fail)?;
+        rows.iter().map(|row| Ok((row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?))).collect()
+    }
+
+    /// Has the flow's Replicat make way until the session of `client` ends or calls [`need_no_way`](Self::need_no_way):
+    /// it gives the flow back between two transactions, within about a second. False if somebody else asks already.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub async fn ask_for_way(&self, client: &Client) -> Result<bool, Error> {
+        let fail = |e| Error::sql("have Replicat make way", e);
+        client.query_one(sql::ASK_FOR_WAY, &[&self.flow]).await.map_err(fail)?.try_get(0).map_err(fail)
+    }
+
+    /// The end of what [`ask_for_way`](Self::ask_for_way) has begun.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub async fn need_no_way(&self, client: &Client) -> Result<(), Error> {
+        let done = client.execute(sql::NEED_NO_WAY, &[&self.flow]).await;
+        done.map(drop).map_err(|e| Error::sql("let Replicat go on", e))
+    }
+
+    /// Whether the flow's Replicat is to make way.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    ///
+    /// Cancel-safe.
+    pub async fn wants_way(&self, client: &Client) -> Result<bool, Error> {
+        let row = client.query_opt(sql::WANTS_WAY, &[&self.flow]).await;
+        Ok(row.map_err(|e| Error::sql("ask whether a load wants to begin", e))?.is_some())
     }
 
     /// Forgets all about the flow's loads. Part of the transaction that `client` is in.
@@ -352,58 +436,6 @@ impl LoadLedger {
             client.execute(statement, &[&self.flow]).await.map_err(missing)?;
         }
         Ok(())
-    }
-}
-
-/// The tables of a flow whose changes begin later than its stream.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct TableStarts {
-    schemas: HashMap<String, HashMap<String, Lsn>>,
-    last: Lsn,
-}
-
-impl TableStarts {
-    /// Asks the target of a flow for those that are ahead of its checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::Sql`].
-    ///
-    /// Cancel-safe.
-    pub async fn load(client: &Client, flow: &str) -> Result<Self, Error> {
-        let fail = |e| Error::sql("ask where the tables begin", e);
-        // A target that was set up by an earlier release has no ledger, and then no table begins later.
-        if !client
-            .query_one(sql::LEDGER_EXISTS, &[])
-            .await
-            .map_err(fail)?
-            .try_get::<_, bool>(0)
-            .map_err(fail)?
-        {
-            return Ok(Self::default());
-        }
-        let mut starts = Self::default();
-        for row in client.query(sql::STARTS, &[&flow]).await.map_err(fail)? {
-            let (schema, table): (String, String) =
-                (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
-            starts.insert(schema, table, from_pg(row.try_get(2).map_err(fail)?));
-        }
-        Ok(starts)
-    }
-
-    /// Adds a table.
-    pub fn insert(&mut self, schema: impl Into<String>, table: impl Into<String>, start: Lsn) {
-        self.schemas.entry(schema.into()).or_default().insert(table.into(), start);
-        self.last = self.last.max(start);
-    }
-
-    /// Whether the table's copy has what a transaction did that was committed there.
-    pub fn has(&self, schema: &str, table: &str, commit: CommitLsn) -> bool {
-        self.schemas.get(schema).and_then(|tables| tables.get(table)).is_some_and(|start| commit.0 < *start)
-    }
-
-    /// Whether a transaction that is still to come, behind `end`, can be in any table's copy.
-    pub fn are_ahead_of(&self, end: ResumeLsn) -> bool {
-        self.last > end.0
     }
 }
 
@@ -421,6 +453,7 @@ fn table_of(row: &Row) -> Result<LoadTable, tokio_postgres::Error> {
         rows: number("rows")?,
         bytes: number("bytes")?,
         size: number("size")?,
+        again: row.try_get("again")?,
     })
 }
 
@@ -440,26 +473,5 @@ fn missing(error: tokio_postgres::Error) -> Error {
             Error::LedgerMissing
         }
         _ => Error::sql("keep the ledger of the load", error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_is_in_the_copy_if_it_committed_before_the_tables_own_start() {
-        let mut starts = TableStarts::default();
-        assert!(!starts.are_ahead_of(ResumeLsn(Lsn(0))));
-        starts.insert("s", "t", Lsn(100));
-        starts.insert("s", "u", Lsn(200));
-        for (table, commit, has) in
-            [("t", 99, true), ("t", 100, false), ("u", 100, true), ("u", 200, false), ("v", 1, false)]
-        {
-            assert_eq!(starts.has("s", table, CommitLsn(Lsn(commit))), has, "{table} {commit}");
-        }
-        assert!(!starts.has("other", "t", CommitLsn(Lsn(1))));
-        assert!(starts.are_ahead_of(ResumeLsn(Lsn(199))));
-        assert!(!starts.are_ahead_of(ResumeLsn(Lsn(200))));
     }
 }

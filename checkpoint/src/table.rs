@@ -217,7 +217,7 @@ impl CheckpointTable {
         if rows == 1 { Ok(()) } else { Err(Error::AlreadyInitialised { flow: self.flow.clone() }) }
     }
 
-    /// Removes the flow's row, also one that was set aside; `false` if there was none.
+    /// Removes the flow's row, also one that was kept; `false` if there was none.
     ///
     /// # Errors
     /// [`Error::TableMissing`], [`Error::Sql`].
@@ -226,22 +226,28 @@ impl CheckpointTable {
         Ok(rows.map_err(|e| missing_table(e, "remove the checkpoint"))? > 0)
     }
 
-    /// Sets the flow's row aside, as if there were none, to be brought back as it is; `false` if there was none.
+    /// Keeps a copy of the flow's row, to be [gone back to](Self::go_back); `false` if there is none.
     ///
     /// # Errors
     /// [`Error::TableMissing`], [`Error::Sql`].
-    pub async fn set_aside(&self, client: &Client) -> Result<bool, Error> {
-        let rows = client.execute(statements::SET_ASIDE, &[&self.flow]).await;
-        Ok(rows.map_err(|e| missing_table(e, "set the checkpoint aside"))? > 0)
+    pub async fn keep(&self, client: &Client) -> Result<bool, Error> {
+        let fail = |e| missing_table(e, "keep the checkpoint");
+        client.execute(statements::FORGET_KEPT, &[&self.flow]).await.map_err(fail)?;
+        Ok(client.execute(statements::KEEP, &[&self.flow]).await.map_err(fail)? > 0)
     }
 
-    /// Brings back the row that was set aside; `false` if there is none.
+    /// Has the flow go on where it was when its row was kept, and forgets that: for those of its tables that have had
+    /// nothing since. `false`, and nothing is changed, if none was kept or it is of another stream or epoch.
     ///
     /// # Errors
     /// [`Error::TableMissing`], [`Error::Sql`].
-    pub async fn bring_back(&self, client: &Client) -> Result<bool, Error> {
-        let rows = client.execute(statements::BRING_BACK, &[&self.flow]).await;
-        Ok(rows.map_err(|e| missing_table(e, "bring the checkpoint back"))? > 0)
+    pub async fn go_back(&self, client: &Client) -> Result<bool, Error> {
+        let fail = |e| missing_table(e, "go back to the checkpoint that was kept");
+        let gone = client.execute(statements::GO_BACK, &[&self.flow]).await.map_err(fail)? > 0;
+        if gone {
+            client.execute(statements::FORGET_KEPT, &[&self.flow]).await.map_err(fail)?;
+        }
+        Ok(gone)
     }
 
     /// Saves how far the flow is applied, as part of the transaction that `client` is in. Makes the row if there is

@@ -99,7 +99,7 @@ pub struct Instantiate {
     /// Runs the flow's Extract beside the load, unless somebody else does.
     pub with_extract: bool,
     /// Copies these tables anew and no others, by their names at the source: what the target has of them is emptied first.
-    /// Replicat must not run while this begins, and waits until it is done.
+    /// Replicat goes on with the others.
     pub tables: Vec<TableName>,
     /// Copies the structure before the rows, where the load begins.
     pub with_schema: Option<SchemaCopy>,
@@ -202,6 +202,7 @@ pub async fn instantiate_until(
         job: None,
         chunks: None,
         large_objects: None,
+        tables: options.tables.clone(),
     };
     let done = tokio::select! {
         done = load.attempts(progress) => done.map(Some),
@@ -241,6 +242,8 @@ pub(super) struct Load<'a> {
     chunks: Option<usize>,
     /// What this call has done about large objects.
     large_objects: Option<CopiedObjects>,
+    /// The tables that are copied anew, if not all are.
+    tables: Vec<TableName>,
 }
 
 /// The sessions that claim the load at both ends, which tells the keeper that somebody is at work.
@@ -327,7 +330,10 @@ impl Load<'_> {
             // Whether its last commit came through could not be told at first.
             Begin::Done(job) => return self.done(&claims, &job, 0).await,
             Begin::Anew { ours } => self.begin(&claims, &ours, progress).await?,
-            Begin::Tables => self.begin_tables(&claims, progress).await?,
+            Begin::Tables(tables) => {
+                self.tables = tables;
+                self.begin_tables(&claims, progress).await?
+            }
             Begin::GoOn(job) => self.go_on(&claims, *job, progress).await?,
         };
         // A second attempt goes on with what this one has begun.
@@ -440,14 +446,20 @@ impl Load<'_> {
 
     /// Sets the sequences and lets the stream go on.
     async fn finish(&self, claims: &Claims, job: &LoadJob) -> Result<Instantiated, Error> {
-        let at_target = Target::open(&self.target, self.flow, self.limit(), true).await?;
+        let at_target = match job.beside {
+            true => self.beside(&self.target).await?,
+            false => Target::open(&self.target, self.flow, self.limit(), true).await?,
+        };
         let work = async {
             // Once more where it counts.
             refuse_writer(&self.target, &at_target.session, self.configuration, self.flow).await?;
             let ends = [&self.source, &self.target];
             let sequences =
                 sequences::copy_sequences(&claims.source, &at_target.session, self.flow, ends).await?;
-            at_target.finish(&self.ledger, job).await?;
+            match job.beside {
+                true => self.finish_tables(&at_target, job).await?,
+                false => at_target.finish(&self.ledger, job).await?,
+            }
             Ok::<_, Error>(sequences)
         };
         let sequences = work.await;
@@ -460,7 +472,7 @@ impl Load<'_> {
         let tables = self.ledger.tables(&claims.target).await?;
         self.drop_origins(&claims.target).await;
         // A load of single tables is not about them.
-        let is_asked = self.options.with_large_objects || !self.options.tables.is_empty();
+        let is_asked = self.options.with_large_objects || job.beside;
         let failed = |error| self.source.failed("count the large objects", error);
         let left = if is_asked { 0 } else { large_objects::count(&claims.source).await.map_err(failed)? };
         Ok(Instantiated {

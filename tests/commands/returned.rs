@@ -38,6 +38,21 @@ async fn taken_over() -> (Reference, [Process; 2]) {
     let (mut reference, [first, secondary_manager]) = every_day().await;
     power_off(&mut reference);
     drop(first);
+    // While a table is being copied anew it has not all rows.
+    let half = |done: &str, again: bool| {
+        format!(
+            "UPDATE irongate.load SET done_at = {done}, beside = {again} WHERE flow = 'csp';
+             UPDATE irongate.load_table SET again = {again} WHERE flow = 'csp' AND source_table = 'entry'"
+        )
+    };
+    reference.servers[1].batch_in("config", &half("NULL", true)).await;
+    let refused =
+        reference.expect("secondary", 3, &and(&FAILOVER, &["--accept-loss", "--dry-run"])).await.stderr;
+    assert!(
+        refused.contains("is no whole copy: a load of flow \"csp\" is not done, and public.entry"),
+        "{refused}"
+    );
+    reference.servers[1].batch_in("config", &half("now()", false)).await;
     reference.expect("secondary", 0, &and(&FAILOVER, &["--accept-loss"])).await;
     let main_manager = power_on(&mut reference).await;
     (reference, [main_manager, secondary_manager])

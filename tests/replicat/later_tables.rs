@@ -101,6 +101,35 @@ async fn what_a_copy_has_is_left_out_in_sets_and_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_copied_meanwhile_gets_what_the_others_have_already() {
+    for major in Server::majors() {
+        let mut bench = Bench::new(major, SCHEMA).await;
+        let place = write(&mut bench);
+        begins(&bench, "late", 0).await;
+        let sql = format!(
+            "UPDATE irongate.load SET others_lsn = '{}'; UPDATE irongate.load_table SET again = true;
+             INSERT INTO early VALUES ('2', 'b')",
+            Lsn(place)
+        );
+        bench.server.batch_in("target", &sql).await;
+        let totals = bench.apply_totals(bench.settings()).await.unwrap();
+        assert_eq!((totals.skipped, totals.transactions, totals.refused), (4, 3, 0));
+        assert_eq!((totals.tables["public.early"].skipped, totals.tables["public.late"].skipped), (4, 0));
+        assert_eq!(
+            (bench.rows("early").await, bench.rows("late").await),
+            (EXPECTED.map(String::from).to_vec(), EXPECTED.map(String::from).to_vec())
+        );
+        // While it is being copied it gets nothing, and the other goes on.
+        let sql = "UPDATE irongate.load SET done_at = NULL, beside = true, others_lsn = NULL; TRUNCATE early, late, child";
+        bench.server.batch_in("target", sql).await;
+        bench.begin_anew().await;
+        let totals = bench.apply_totals(bench.settings()).await.unwrap();
+        assert_eq!((totals.skipped, totals.tables["public.late"].skipped), (6, 6));
+        assert_eq!((bench.rows("early").await.len(), bench.rows("late").await.len()), (2, 0));
+    }
+}
+
+#[tokio::test]
 async fn a_refused_group_and_the_error_queue_do_not_meet_what_is_left_out() {
     let mut bench = Bench::new(Server::majors()[0], SCHEMA).await;
     let place = write(&mut bench);

@@ -101,6 +101,14 @@ async fn prepares_and_holds(server: &Server) -> tokio_postgres::Client {
     long
 }
 
+/// Has the ledger say that a table is being copied anew, or is there.
+fn half_copied(done: &str, again: bool) -> String {
+    format!(
+        "UPDATE irongate.load SET done_at = {done}, beside = {again};
+         UPDATE irongate.load_table SET again = {again} WHERE source_table = 'extra'"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_names_every_fault_and_changes_nothing() {
     for major in Server::majors() {
@@ -169,6 +177,7 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
         secondary
             .batch_in("config", &format!("{queued}; ALTER TABLE extra DROP word; DROP SEQUENCE lonely"))
             .await;
+        secondary.batch_in("config", &half_copied("NULL", true)).await;
         secondary.batch_in("config", "GRANT INSERT ON entry TO app").await;
         secondary.batch("ALTER ROLE app VALID UNTIL '2001-01-01'").await;
         main.batch("ALTER ROLE app SUPERUSER").await;
@@ -184,6 +193,7 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
                 "the reverse slot would wait 1 s for it (end it: SELECT pg_terminate_backend(",
                 "the fence would wait 1 s for it (end it: SELECT pg_terminate_backend(",
                 "config.secondary: 1 changes of flow \"csp\" wait in the error queue (irongate errors list csp",
+                "config.secondary: a load of flow \"csp\" is not done; not whole are public.extra (irongate instantiate csp",
                 "group \"csp-replicat\": it is STOPPED",
                 "group \"css-pump\": it runs, and the reverse set must be stopped (irongate stop css-pump)",
                 "column \"word\" of table public.extra: it does not exist (ALTER TABLE \"public\".\"extra\" ADD COLUMN",
@@ -197,6 +207,7 @@ async fn a_dry_run_names_every_fault_and_changes_nothing() {
         .await;
 
         // Mended, and wrong in other ways.
+        secondary.batch_in("config", &half_copied("now()", false)).await;
         long.batch_execute("ROLLBACK").await.unwrap();
         writer.batch_execute("ROLLBACK").await.unwrap();
         main.batch("ALTER ROLE app NOSUPERUSER").await;

@@ -60,6 +60,14 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// A table is being copied anew.
+    #[error("table {table} is being copied anew, and is not whole at the target")]
+    Copied {
+        /// The table.
+        table: String,
+        /// The flow.
+        flow: String,
+    },
     /// A table has been emptied or rewritten since the snapshot that it is read under: under that one it has no rows.
     #[error("{end}: table {table} was emptied or rewritten just when it was to be read")]
     Rewritten {
@@ -234,6 +242,9 @@ impl Error {
             }
             Self::Missing { .. } => {
                 Some("irongate check names everything in which the two databases are not alike".into())
+            }
+            Self::Copied { flow, .. } => {
+                Some(format!("compare it when \"irongate instantiate {flow}\" is done, which goes on where it was cut off"))
             }
             Self::Altered { .. } => Some("compare it again when both sides have been altered".into()),
             Self::Rewritten { .. } | Self::SnapshotGone { .. } => {

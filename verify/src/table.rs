@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use irongate_checkpoint::LoadLedger;
 use irongate_postgres::catalog::{self, Identity, TableKind};
 use irongate_postgres::sql::quote_identifier;
 use irongate_postgres::{Endpoint, Session};
@@ -124,8 +125,13 @@ pub(crate) async fn plans(
     let targets = by_name(catalog::described(target, &target_oids).await.map_err(at_target)?);
     let source_parts = parts(source, &oids).await.map_err(at_source)?;
     let target_parts = parts(target, &target_oids).await.map_err(at_target)?;
+    let copied = LoadLedger::new(&flow.name).half_copied(target).await?;
+    let copied: Vec<Name> = copied.into_iter().map(|(schema, name)| Name::new(schema, name)).collect();
     let planned = published.into_iter().zip(counterparts).map(|(published, counterpart)| {
         let name = Name::new(&published.schema, &published.name);
+        if copied.contains(&counterpart) {
+            return (name.clone(), Err(Error::Copied { table: name.to_string(), flow: flow.name.clone() }));
+        }
         let plan = Pair {
             flow,
             source: sources.get(&name),

@@ -219,8 +219,15 @@ impl Run<'_> {
 
     /// Tells the trail how far this reader's veto against purge goes.
     async fn settle(&mut self) -> Result<(), Error> {
-        let low = self.applier.settle().await?;
+        let mut low = self.applier.settle().await?;
         self.settled = Some(Instant::now());
+        // What is not applied to the tables that are being copied is read once more when they are there.
+        if !self.applier.tables_away().is_empty() {
+            if self.is_registered()? {
+                return Ok(());
+            }
+            low.position = Position::default();
+        }
         if self.registered != Some(low) && (low.position.seqno > 0 || !self.is_registered()?) {
             let applied = self.applier.applied();
             let mark = Mark {
@@ -251,10 +258,16 @@ impl Run<'_> {
     }
 
     fn publish(&self, doing: &str) {
-        let doing = match self.applier.ahead() {
+        let mut doing = match self.applier.ahead() {
             Some((xid, rows)) => format!("{doing}, {rows} changes ahead in transaction {xid}"),
             None => doing.to_owned(),
         };
+        let (away, late) = (self.applier.tables_away(), self.applier.tables_late());
+        if !away.is_empty() {
+            doing.push_str(&format!(", but not to {}, being copied anew", shown(away)));
+        } else if !late.is_empty() {
+            doing.push_str(&format!(", once more, what was left out of {} meanwhile", shown(&late)));
+        }
         let (applied, totals) = (self.applier.applied(), self.applier.totals());
         let durable = self.applier.source().map(Source::durable).unwrap_or_default();
         let behind = durable.commit_lsn > applied.commit_lsn;
@@ -290,6 +303,16 @@ impl Run<'_> {
                 status.tables.clone_from(&totals.tables);
             }
         });
+    }
+}
+
+/// A few of the names.
+fn shown(names: &[String]) -> String {
+    match names {
+        [first, second, third, rest @ ..] if !rest.is_empty() => {
+            format!("{first}, {second}, {third} and {} more", rest.len())
+        }
+        few => few.join(", "),
     }
 }
 

@@ -16,7 +16,7 @@ use irongate_checkpoint::{
     Watermarks,
 };
 use irongate_postgres::Session;
-use irongate_trail::{CommitLsn, Lsn, Position, Relation, Timestamp};
+use irongate_trail::{CommitLsn, Lsn, Position, Relation, ResumeLsn, Timestamp};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::held::Held;
@@ -130,9 +130,10 @@ impl Target for PostgresTarget {
         let client = connection.session.client();
         // What a session ahead may still be committing must be seen, or must not come any more.
         connection.checkpoint.nobody_ahead(client).await?;
-        let Some(applied) = connection.checkpoint.load(client).await? else {
+        let applied = connection.checkpoint.load(client).await?;
+        let is_loading = is_loading(client, &self.settings.flow, applied.as_ref()).await?;
+        let Some(applied) = applied.filter(|_| !is_loading) else {
             let flow = self.settings.flow.clone();
-            let is_loading = is_loading(client, &flow).await?;
             // Whoever loads the flow may want what this session has claimed.
             self.connection = None;
             return Err(if is_loading { Error::Loading { flow } } else { Error::NotInstantiated { flow } });
@@ -145,16 +146,20 @@ impl Target for PostgresTarget {
         let (insert, _) = connection.log_positions().await?;
         // The place in the trail is the reader's to say: the one in the table may be in another trail.
         let mark = Mark { position: Position::default(), resume_lsn: applied.end_lsn };
+        // Where some tables are brought up to the others, the target has not lost what it says that it has not.
+        let starts =
+            TableStarts::load(connection.session.client(), &self.settings.flow, applied.end_lsn).await?;
+        let goes_back = !starts.late(applied.end_lsn).is_empty();
         match &mut self.watermarks {
-            Some(watermarks) => watermarks.reconnected(mark, insert)?,
-            none => *none = Some(Watermarks::new(mark, insert, Mark::default())),
+            Some(watermarks) if !goes_back => watermarks.reconnected(mark, insert)?,
+            other => *other = Some(Watermarks::new(mark, insert, Mark::default())),
         }
         Ok(applied)
     }
 
-    async fn starts(&mut self) -> Result<TableStarts, Error> {
+    async fn starts(&mut self, end: ResumeLsn) -> Result<TableStarts, Error> {
         let Some(connection) = &self.connection else { return Err(not_loaded()) };
-        Ok(TableStarts::load(connection.session.client(), &self.settings.flow).await?)
+        Ok(TableStarts::load(connection.session.client(), &self.settings.flow, end).await?)
     }
 
     async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
@@ -220,7 +225,14 @@ impl Target for PostgresTarget {
         let (Some(connection), Some(watermarks)) = (&mut self.connection, &mut self.watermarks) else {
             return Err(not_loaded());
         };
-        connection.held.look_again(connection.session.client(), &self.settings.flow).await?;
+        let client = connection.session.client();
+        if LoadLedger::new(&self.settings.flow).wants_way(client).await? {
+            // Dropped, the session would give the flow back a moment later.
+            connection.checkpoint.release(client).await?;
+            self.connection = None;
+            return Err(Error::Loading { flow: self.settings.flow.clone() });
+        }
+        connection.held.look_again(client, &self.settings.flow).await?;
         if let Some(conflicts) = &self.settings.conflicts
             && self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY.min(conflicts.tombstone_age))
         {
@@ -244,10 +256,15 @@ impl Target for PostgresTarget {
     }
 }
 
-/// Whether an initial load of the flow has been begun and is not done. A target without a ledger has none.
-async fn is_loading(client: &tokio_postgres::Client, flow: &str) -> Result<bool, Error> {
+/// Whether a load of the flow has been begun and is not done that Replicat has to wait for. A target without a ledger has
+/// none.
+async fn is_loading(
+    client: &tokio_postgres::Client,
+    flow: &str,
+    applied: Option<&Applied>,
+) -> Result<bool, Error> {
     match LoadLedger::new(flow).job(client).await {
-        Ok(job) => Ok(job.is_some_and(|job| !job.done)),
+        Ok(job) => Ok(job.is_some_and(|job| job.keeps_waiting(applied.map(|applied| &applied.lineage)))),
         Err(irongate_checkpoint::Error::LedgerMissing) => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -293,6 +310,9 @@ impl Connection {
         session.batch_execute(&format!("SET synchronous_commit = {commit}")).await?;
         let checkpoint = CheckpointTable::prepare(session.client(), &settings.flow).await?;
         if claim {
+            if LoadLedger::new(&settings.flow).wants_way(session.client()).await? {
+                return Err(Error::Loading { flow: settings.flow.clone() });
+            }
             checkpoint.claim(session.client()).await?;
         }
         origin.create_if_missing(session.client()).await?;

@@ -35,8 +35,15 @@ pub fn load_setup(role: &str) -> Vec<String> {
              \x20   keeper_pid integer NOT NULL,\n\
              \x20   keeper_start text NOT NULL,\n\
              \x20   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),\n\
-             \x20   done_at timestamptz\n\
+             \x20   done_at timestamptz,\n\
+             \x20   beside boolean NOT NULL DEFAULT false,\n\
+             \x20   others_lsn pg_lsn\n\
              )"
+        ),
+        // Of a release that had Replicat wait while single tables were copied.
+        format!(
+            "ALTER TABLE {schema}.load ADD COLUMN IF NOT EXISTS beside boolean NOT NULL DEFAULT false, \
+             ADD COLUMN IF NOT EXISTS others_lsn pg_lsn"
         ),
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.load_table (\n\
@@ -53,8 +60,12 @@ pub fn load_setup(role: &str) -> Vec<String> {
              \x20   rows bigint NOT NULL DEFAULT 0,\n\
              \x20   bytes bigint NOT NULL DEFAULT 0,\n\
              \x20   size bigint NOT NULL,\n\
+             \x20   again boolean NOT NULL DEFAULT false,\n\
              \x20   PRIMARY KEY (flow, source_schema, source_table)\n\
              )"
+        ),
+        format!(
+            "ALTER TABLE {schema}.load_table ADD COLUMN IF NOT EXISTS again boolean NOT NULL DEFAULT false"
         ),
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.load_chunk (\n\
@@ -87,23 +98,42 @@ macro_rules! claim_key {
     };
 }
 
+/// The same of a load for which Replicat is to make way for a moment.
+macro_rules! way_key {
+    () => {
+        "hashtextextended('irongate way for a load of flow ' || $1::text, 0)"
+    };
+}
+
+/// Who has the lock. `pg_locks` shows what is so now, whatever the snapshot of the transaction that asks.
+macro_rules! claimant {
+    ($key:expr) => {
+        concat!(
+            "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
+            $key,
+            " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+             AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
+        )
+    };
+}
+
 pub(super) const CLAIM: &str =
     concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", claim_key!(), ")");
-/// `pg_locks` shows what is so now, whatever the snapshot of the transaction that asks.
-pub(super) const CLAIMANT: &str = concat!(
-    "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
-    claim_key!(),
-    " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-     AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
-);
+pub(super) const CLAIMANT: &str = claimant!(claim_key!());
+pub(super) const ASK_FOR_WAY: &str =
+    concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", way_key!(), ")");
+pub(super) const NEED_NO_WAY: &str =
+    concat!("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.", way_key!(), ")");
+pub(super) const WANTS_WAY: &str = claimant!(way_key!());
 
 pub(super) const JOB: &str = "SELECT job, system_identifier, timeline, slot_incarnation, consistent_point, trail_seqno, \
-     trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start, done_at IS NOT NULL AS done \
+     trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start, done_at IS NOT NULL AS done, beside, \
+     others_lsn \
      FROM irongate.load WHERE flow = $1";
 
 pub(super) const TABLES: &str = "SELECT source_schema, source_table, target_schema, target_table, generation, start_lsn, \
-     chunks, chunk_blocks, chunks_done, rows, bytes, size FROM irongate.load_table WHERE flow = $1 ORDER BY 1, 2";
+     chunks, chunk_blocks, chunks_done, rows, bytes, size, again FROM irongate.load_table WHERE flow = $1 ORDER BY 1, 2";
 
 pub(super) const CHUNKS: &str = "SELECT source_schema, source_table, chunk FROM irongate.load_chunk \
      JOIN irongate.load_table USING (flow, source_schema, source_table, generation) WHERE flow = $1";
@@ -115,18 +145,19 @@ pub(super) const FORGET: [&str; 3] = [
 ];
 
 pub(super) const BEGIN: &str = "INSERT INTO irongate.load (flow, job, system_identifier, timeline, slot_incarnation, \
-     consistent_point, trail_seqno, trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+     consistent_point, trail_seqno, trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start, beside, \
+     others_lsn) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 
 pub(super) const SNAPSHOT: &str = "UPDATE irongate.load SET snapshot = $2, snapshot_lsn = $3, snapshot_time = $4, \
      keeper_pid = $5, keeper_start = $6 WHERE flow = $1";
 
 pub(super) const PLAN: &str = "INSERT INTO irongate.load_table (flow, source_schema, source_table, target_schema, \
-     target_table, generation, start_lsn, chunks, chunk_blocks, size) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+     target_table, generation, start_lsn, chunks, chunk_blocks, size, again) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
      ON CONFLICT (flow, source_schema, source_table) DO UPDATE SET target_schema = excluded.target_schema, \
      target_table = excluded.target_table, generation = excluded.generation, start_lsn = excluded.start_lsn, \
-     chunks = excluded.chunks, chunk_blocks = excluded.chunk_blocks, size = excluded.size, chunks_done = 0, rows = 0, \
-     bytes = 0";
+     chunks = excluded.chunks, chunk_blocks = excluded.chunk_blocks, size = excluded.size, again = excluded.again, chunks_done = 0, \
+     rows = 0, bytes = 0";
 
 pub(super) const PRESENT: &str = "UPDATE irongate.load_table t SET chunks_done = t.chunks \
      FROM unnest($2::text[], $3::text[]) AS p (schema_name, table_name) \
@@ -146,14 +177,29 @@ pub(super) const COPIED: &str = "WITH noted AS (UPDATE irongate.load_table SET c
      INSERT INTO irongate.load_chunk (flow, source_schema, source_table, generation, chunk, rows, bytes) \
      SELECT $1, $2, $3, $4, $5 * one, $6, $7 FROM present";
 
+/// What was not copied anew is applied up to there.
+pub(super) const OTHERS: &str = "UPDATE irongate.load_table SET start_lsn = greatest(start_lsn, $2) \
+     WHERE flow = $1 AND NOT again AND $2::pg_catalog.pg_lsn IS NOT NULL";
+
 /// An unfinished table divides by zero: the transaction cannot commit.
-pub(super) const FINISH: &str = "UPDATE irongate.load SET done_at = clock_timestamp() \
+pub(super) const FINISH: &str = "UPDATE irongate.load SET done_at = clock_timestamp(), others_lsn = greatest(others_lsn, $2) \
      WHERE flow = $1 AND 1 = 1 / (CASE WHEN EXISTS (SELECT FROM irongate.load_table t \
      WHERE t.flow = $1 AND t.chunks_done < t.chunks) THEN 0 ELSE 1 END)";
 
+/// By names in a document, as below.
+pub(super) const HALF_COPIED: &str = "SELECT t.target_schema, t.target_table \
+     FROM irongate.load l JOIN irongate.load_table t ON t.flow = l.flow \
+     WHERE l.flow = $1 AND l.done_at IS NULL \
+     AND CASE WHEN EXISTS (SELECT FROM irongate.checkpoint c WHERE c.flow = l.flow) \
+     THEN coalesce((pg_catalog.to_jsonb(t) ->> 'again')::pg_catalog.bool, false) ELSE t.chunks_done < t.chunks END \
+     ORDER BY 1, 2";
+
 pub(super) const LEDGER_EXISTS: &str = "SELECT pg_catalog.to_regclass('irongate.load_table') IS NOT NULL";
 
-pub(super) const STARTS: &str = "SELECT t.source_schema, t.source_table, t.start_lsn \
-     FROM irongate.load_table t JOIN irongate.load l ON l.flow = t.flow JOIN irongate.checkpoint c ON c.flow = t.flow \
-     WHERE t.flow = $1 AND l.done_at IS NOT NULL AND l.system_identifier = c.system_identifier \
-     AND l.slot_incarnation = c.slot_incarnation AND t.start_lsn > c.end_lsn";
+/// By names in a document, since a ledger of an earlier release has not all of them.
+pub(super) const STARTS: &str = "SELECT t.source_schema, t.source_table, t.start_lsn, \
+     coalesce((pg_catalog.to_jsonb(t) ->> 'again')::pg_catalog.bool, false) AND l.done_at IS NULL AS away, \
+     (pg_catalog.to_jsonb(l) ->> 'others_lsn')::pg_catalog.pg_lsn AS others \
+     FROM irongate.load l JOIN irongate.checkpoint c ON c.flow = l.flow JOIN irongate.load_table t ON t.flow = l.flow \
+     WHERE l.flow = $1 AND l.system_identifier = c.system_identifier AND l.slot_incarnation = c.slot_incarnation \
+     AND (l.done_at IS NOT NULL OR coalesce((pg_catalog.to_jsonb(l) ->> 'beside')::pg_catalog.bool, false))";

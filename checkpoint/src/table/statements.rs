@@ -87,8 +87,17 @@ pub(super) const LOAD: &str = "SELECT system_identifier, timeline, slot_incarnat
 pub(super) const MARKER: &str = "SELECT marker FROM irongate.checkpoint WHERE flow = $1";
 pub(super) const REMOVE: &str = "DELETE FROM irongate.checkpoint WHERE flow IN ($1, $1 || ' (aside)')";
 /// No flow has such a name.
-pub(super) const SET_ASIDE: &str = "UPDATE irongate.checkpoint SET flow = flow || ' (aside)' WHERE flow = $1";
-pub(super) const BRING_BACK: &str = "UPDATE irongate.checkpoint SET flow = $1 WHERE flow = $1 || ' (aside)'";
+pub(super) const KEEP: &str = "INSERT INTO irongate.checkpoint (flow, system_identifier, timeline, slot_incarnation, \
+     commit_lsn, end_lsn, commit_time, trail_seqno, trail_offset, epoch, transactions, marker, applied_at) \
+     SELECT flow || ' (aside)', system_identifier, timeline, slot_incarnation, commit_lsn, end_lsn, commit_time, \
+     trail_seqno, trail_offset, epoch, transactions, marker, applied_at FROM irongate.checkpoint WHERE flow = $1";
+pub(super) const GO_BACK: &str = "UPDATE irongate.checkpoint c SET commit_lsn = k.commit_lsn, end_lsn = k.end_lsn, \
+     commit_time = k.commit_time, trail_seqno = k.trail_seqno, trail_offset = k.trail_offset, \
+     transactions = k.transactions, marker = k.marker, applied_at = clock_timestamp() \
+     FROM irongate.checkpoint k WHERE c.flow = $1 AND k.flow = $1 || ' (aside)' \
+     AND c.system_identifier = k.system_identifier AND c.timeline = k.timeline \
+     AND c.slot_incarnation = k.slot_incarnation AND c.epoch = k.epoch AND c.end_lsn >= k.end_lsn";
+pub(super) const FORGET_KEPT: &str = "DELETE FROM irongate.checkpoint WHERE flow = $1 || ' (aside)'";
 
 /// Columns and parameters of a whole row.
 macro_rules! insert {

@@ -15,7 +15,7 @@ pub(crate) struct Instantiate {
     /// Begin anew instead of going on with a load that was cut off
     #[arg(long)]
     pub(crate) restart: bool,
-    /// Copy only this table anew ("schema.table", as the source has it) while Extract goes on and Replicat waits; may be given
+    /// Copy only this table anew ("schema.table", as the source has it) while the flow goes on with the others; may be given
     /// several times
     #[arg(long, value_name = "TABLE", value_parser = table, conflicts_with_all = ["truncate", "restart", "with_schema"])]
     pub(crate) table: Vec<TableName>,

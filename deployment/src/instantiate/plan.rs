@@ -110,6 +110,7 @@ mod tests {
             rows: 0,
             bytes: 0,
             size,
+            again: false,
         }
     }
 

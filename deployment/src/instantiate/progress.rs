@@ -189,6 +189,7 @@ mod tests {
             rows: 100 * u64::from(done),
             bytes: 0,
             size: 4 << 20,
+            again: false,
         };
         let copied = Copied {
             source: TableName::new("s", "t"),

@@ -11,6 +11,7 @@ use super::snapshot::plan_of;
 use super::tables::{Copied, copied};
 use super::target::{Layout, Target, refuse_rows, refuse_writer};
 use super::{APPLICATION, Claims, Load, Ready, keeper, plan};
+use crate::configuration::TableName;
 use crate::error::Error;
 use crate::setup::{Event, Progress as Report, blocking};
 
@@ -23,8 +24,8 @@ pub(super) enum Begin {
     },
     /// Where the last one was cut off.
     GoOn(Box<LoadJob>),
-    /// With the tables alone that are asked for.
-    Tables,
+    /// With these tables alone.
+    Tables(Vec<TableName>),
     /// Not at all: this very call has ended the load, without being told so.
     Done(Box<LoadJob>),
 }
@@ -65,7 +66,7 @@ impl Load<'_> {
     pub(super) async fn decide(&self, claims: &Claims, progress: &mut Report<'_>) -> Result<Begin, Error> {
         let anew = || match self.options.tables.is_empty() {
             true => Begin::Anew { ours: BTreeSet::new() },
-            false => Begin::Tables,
+            false => Begin::Tables(self.options.tables.clone()),
         };
         let Some(job) = self.ledger.job(&claims.target).await? else { return Ok(anew()) };
         if job.done {
@@ -73,8 +74,8 @@ impl Load<'_> {
             return Ok(if is_own { Begin::Done(Box::new(job)) } else { anew() });
         }
         let checkpoint = CheckpointTable::prepare(&claims.target, &self.flow.name).await?;
-        if checkpoint.load(&claims.target).await?.is_some() {
-            // The flow was begun some other way since; what the load was about is over.
+        if checkpoint.load(&claims.target).await?.is_some() != job.beside {
+            // The flow was begun some other way since, or was ended; what the load was about is over.
             return Ok(anew());
         }
         let tables = self.ledger.tables(&claims.target).await?;
@@ -88,6 +89,11 @@ impl Load<'_> {
                 job.job,
                 tables.len()
             )));
+            if job.beside {
+                let again = tables.iter().filter(|table| table.again);
+                let again = again.map(|table| TableName::new(&table.source.0, &table.source.1));
+                return Ok(Begin::Tables(again.collect()));
+            }
             let ours = tables.into_iter().filter(|table| table.chunks_done > 0).map(|table| table.source);
             return Ok(Begin::Anew { ours: ours.collect() });
         }
@@ -206,9 +212,11 @@ impl Load<'_> {
         for table in &copied {
             let source = table.source_name();
             let earlier = by_source.get(&source);
-            if earlier.is_none() || again.contains(&source) {
+            // What has come since is in the stream that goes on beside.
+            if if earlier.is_none() { !job.beside } else { again.contains(&source) } {
                 let generation = earlier.map_or(1, |earlier| earlier.generation + 1);
-                planned.push(plan_of(table, snapshot.lsn, generation, self.flow.load.chunk_size));
+                let plan = plan_of(table, snapshot.lsn, generation, self.flow.load.chunk_size);
+                planned.push(LoadTable { again: job.beside, ..plan });
             }
         }
         // One that is published no more has nothing to come under this snapshot, and nothing to be applied before it.
@@ -229,7 +237,10 @@ impl Load<'_> {
         let untouched: Vec<&Copied> =
             copied.iter().filter(|table| !targets_of(&ledger).contains(&table.target_name())).collect();
         let end = self.target;
-        let at_target = Target::open(&end, self.flow, self.limit(), true).await?;
+        let at_target = match job.beside {
+            true => self.beside(&end).await?,
+            false => Target::open(&end, self.flow, self.limit(), true).await?,
+        };
         let done = at_target.again(&self.ledger, (&job, &snapshot), &planned, &emptying, &untouched).await;
         at_target.close().await;
         done?;
@@ -296,6 +307,8 @@ mod tests {
                 keeper_pid: 1,
                 keeper_start: String::new(),
             },
+            beside: false,
+            others: None,
             done: false,
         };
         let whole = Stream {

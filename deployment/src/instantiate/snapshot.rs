@@ -32,6 +32,7 @@ pub(super) fn plan_of(table: &Copied, start: Lsn, generation: i32, chunk_bytes: 
         rows: 0,
         bytes: 0,
         size: table.extent.bytes,
+        again: false,
     }
 }
 
@@ -114,6 +115,8 @@ impl Load<'_> {
             position: started.position,
             epoch: started.epoch,
             snapshot,
+            beside: false,
+            others: None,
             done: false,
         };
         let (emptied, left): (Vec<&Copied>, Vec<&Copied>) =

@@ -29,9 +29,20 @@ pub(super) struct Target<'a> {
     pub(super) session: Session,
     pub(super) checkpoint: CheckpointTable,
     origin: OriginSession,
+    /// Has Replicat make way.
+    asking: Option<Session>,
 }
 
 impl<'a> Target<'a> {
+    /// Opens the session, and has a Replicat that runs make way for it until it is closed.
+    pub(super) async fn open_beside(end: &'a End<'a>, flow: &Flow, limit: Duration) -> Result<Self, Error> {
+        let asking = end.connect(As::Replicat, APPLICATION).await?;
+        // Nobody else does: the load is claimed.
+        LoadLedger::new(&flow.name).ask_for_way(&asking).await?;
+        let opened = Self::within_time(end, flow, limit, limit.max(CLAIM_LIMIT)).await?;
+        Ok(Self { asking: Some(asking), ..opened })
+    }
+
     /// Opens the session. With `patiently`, a Replicat that looks whether the load is done is waited for.
     pub(super) async fn open(
         end: &'a End<'a>,
@@ -39,13 +50,23 @@ impl<'a> Target<'a> {
         limit: Duration,
         patiently: bool,
     ) -> Result<Self, Error> {
-        let deadline = tokio::time::Instant::now() + CLAIM_LIMIT;
+        Self::within_time(end, flow, limit, if patiently { CLAIM_LIMIT } else { Duration::ZERO }).await
+    }
+
+    /// Opens the session, trying for so long.
+    async fn within_time(
+        end: &'a End<'a>,
+        flow: &Flow,
+        limit: Duration,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let deadline = tokio::time::Instant::now() + patience;
         loop {
             match Self::try_open(end, flow, limit).await {
                 Err(Error::Checkpoint(
                     irongate_checkpoint::Error::FlowInUse { .. }
                     | irongate_checkpoint::Error::OriginInUse { .. },
-                )) if patiently && tokio::time::Instant::now() < deadline => {
+                )) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(CLAIM_EVERY).await;
                 }
                 other => return other,
@@ -58,7 +79,7 @@ impl<'a> Target<'a> {
         let checkpoint = CheckpointTable::prepare(&session, &flow.name).await?;
         checkpoint.claim(&session).await?;
         let origin = marked(end, &session, Origin::of_flow(&flow.name)?, limit, true).await?;
-        Ok(Self { end, session, checkpoint, origin })
+        Ok(Self { end, session, checkpoint, origin, asking: None })
     }
 
     /// Gives origin and flow back, so that a Replicat that starts at once is not refused: the server takes a moment to
@@ -66,7 +87,11 @@ impl<'a> Target<'a> {
     pub(super) async fn close(self) {
         let given_back = async {
             self.origin.session_reset(&self.session).await?;
-            self.checkpoint.release(&self.session).await
+            self.checkpoint.release(&self.session).await?;
+            match &self.asking {
+                Some(asking) => LoadLedger::new(self.checkpoint.flow()).need_no_way(asking).await,
+                None => Ok(()),
+            }
         };
         if let Err(error) = given_back.await {
             tracing::debug!(%error, "cannot give the origin back");
@@ -122,8 +147,8 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Sets the flow's checkpoint aside, which says that it is applied up to `end`, and begins the ledger of a load of which
-    /// all but the unfinished `tables` is there; those are emptied. What waits in the error queue for them is in their copies.
+    /// Keeps the flow's checkpoint, which says that it is applied up to `end`, and begins the ledger of a load of which all
+    /// but the unfinished `tables` is there; those are emptied. What waits in the error queue for them is in their copies.
     pub(super) async fn reload(
         &self,
         ledger: &LoadLedger,
@@ -144,7 +169,7 @@ impl<'a> Target<'a> {
             .unzip();
         let work = async {
             // First, since TRUNCATE may not be: see `CheckpointTable::mark`.
-            self.checkpoint.set_aside(&self.session).await?;
+            self.checkpoint.keep(&self.session).await?;
             ledger.begin(&self.session, job, tables).await?;
             ledger.present(&self.session, &present).await?;
             let flow = &self.checkpoint.flow();
@@ -154,7 +179,7 @@ impl<'a> Target<'a> {
         self.within(end, job.snapshot.taken, work).await
     }
 
-    /// Makes the flow's checkpoint, or brings back the one that was set aside, and ends the load. The server refuses it where a table is not finished.
+    /// Makes the flow's checkpoint and ends the load. The server refuses it where a table is not finished.
     pub(super) async fn finish(&self, ledger: &LoadLedger, job: &LoadJob) -> Result<(), Error> {
         let applied = Applied {
             lineage: job.lineage,
@@ -166,13 +191,24 @@ impl<'a> Target<'a> {
             transactions: 0,
         };
         let work = async {
-            if !self.checkpoint.bring_back(&self.session).await? {
-                self.checkpoint.remove(&self.session).await?;
-                self.checkpoint.initialise(&self.session, &applied).await?;
-            }
-            Ok(ledger.finish(&self.session).await?)
+            self.checkpoint.remove(&self.session).await?;
+            self.checkpoint.initialise(&self.session, &applied).await?;
+            Ok(ledger.finish(&self.session, None).await?)
         };
         self.within(job.consistent_point, job.snapshot.taken, work).await
+    }
+
+    /// Has the flow go on where its checkpoint was kept, for the tables that were copied since, and ends the load. False,
+    /// and nothing is changed, if the flow is of another stream than it was then.
+    pub(super) async fn finish_beside(&self, ledger: &LoadLedger, job: &LoadJob) -> Result<bool, Error> {
+        let mut is_same = false;
+        let work = async {
+            let others = self.checkpoint.load(&self.session).await?.map(|applied| applied.end_lsn);
+            is_same = self.checkpoint.go_back(&self.session).await?;
+            if is_same { Ok(ledger.finish(&self.session, others).await?) } else { Ok(()) }
+        };
+        self.within(job.consistent_point, job.snapshot.taken, work).await?;
+        Ok(is_same)
     }
 
     /// Does something in a transaction that has the origin's mark. The position is given last: a rollback would move it

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio_postgres::types::PgLsn;
 
 use super::peek::{self, Shown};
+use super::precheck::groups::tables_half_copied;
 use super::{Progress, Run, Unit};
 use crate::error::Error;
 use crate::place::Place;
@@ -160,6 +161,12 @@ impl Run<'_> {
     pub(super) async fn verify(&self) -> Result<Value, Error> {
         for unit in &self.units {
             self.unbroken(unit).await?;
+            // Begun since it was looked at first. From when the run has the database in hand on, none begins.
+            let tables = tables_half_copied(&unit.to, &unit.pair.into.name).await?;
+            if !tables.is_empty() {
+                let flow = unit.pair.into.name.clone();
+                return Err(Error::HalfCopied { end: unit.to.to_string(), flow, tables: tables.join(", ") });
+            }
             let group = group_name(&unit.pair.out_of.name, Program::Extract);
             let info = self.info(&self.heading.to).await?;
             let found = info.groups.iter().find(|found| found.name == group);

@@ -13,6 +13,7 @@ use irongate_trail::{Directory, Timestamp};
 use serde_json::{Value, json};
 
 use super::drain::standing;
+use super::precheck::groups::tables_half_copied;
 use super::roles::role_of;
 use super::{Kind, LEFT, Progress, Run, Unit, left};
 use crate::engine::Step;
@@ -173,6 +174,18 @@ impl Run<'_> {
             && let Some(complaint) = self.is_no_copy(unit, role.epoch).await?
         {
             complaints.push(complaint);
+        }
+        let half = tables_half_copied(&unit.to, &unit.pair.into.name).await?;
+        if !half.is_empty() && !self.heading.force {
+            complaints.push(format!(
+                "{} is no whole copy: a load of flow \"{}\" is not done, and {} have not all rows, or none. Bring \"{}\" back, and \
+                 irongate instantiate {} goes on with it; or --force takes over with what there is",
+                unit.to,
+                unit.pair.into.name,
+                half.join(", "),
+                self.heading.from,
+                unit.pair.into.name
+            ));
         }
         let first = &self.first_live(unit);
         let live = role.as_ref().map_or(first, |role| &role.live);

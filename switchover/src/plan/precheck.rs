@@ -9,7 +9,7 @@ mod access;
 mod compare;
 mod drift;
 mod findings;
-mod groups;
+pub(super) mod groups;
 mod servers;
 mod sessions;
 
@@ -43,6 +43,7 @@ impl Run<'_> {
             groups::behind_the_trail(self.configuration, unit.pair.into, self.limits.lag, &mut findings)
                 .await;
             groups::queue(&unit.to, &unit.pair.into.name, &mut findings).await?;
+            groups::half_copied(&unit.to, &unit.pair.into.name, &mut findings).await?;
             for place in [from, &unit.to] {
                 let marks = match strayed::found(place).await {
                     Ok(marks) => marks,

@@ -128,6 +128,8 @@ fn job_of(directory: &Path, manifest: &Manifest, flow: &Flow) -> Result<LoadJob,
             keeper_pid: 0,
             keeper_start: String::new(),
         },
+        beside: false,
+        others: None,
         done: false,
     })
 }
@@ -267,6 +269,7 @@ async fn begin(
         rows: 0,
         bytes: 0,
         size: table.files.iter().map(|file| file.raw_bytes).sum(),
+        again: false,
     });
     let tables: Vec<LoadTable> = planned.collect();
     let all: Vec<&Copied> = copied.iter().collect();

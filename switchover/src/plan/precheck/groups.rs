@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use irongate_checkpoint::{Program, State};
+use irongate_checkpoint::{LoadLedger, Program, State};
 use irongate_deployment::Configuration;
 use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
@@ -10,6 +10,7 @@ use irongate_manager::event::Severity;
 use irongate_manager::watch::AlarmKind;
 use irongate_manager::{GroupInfo, Info};
 
+use super::findings::listed;
 use super::{Findings, Run, Unit};
 use crate::error::Error;
 use crate::fence;
@@ -230,6 +231,26 @@ pub(super) async fn queue(place: &Place, flow: &str, findings: &mut Findings) ->
         );
     }
     Ok(())
+}
+
+/// Tables that are not whole, because a load copies them.
+pub(super) async fn half_copied(place: &Place, flow: &str, findings: &mut Findings) -> Result<(), Error> {
+    let tables = tables_half_copied(place, flow).await?;
+    if !tables.is_empty() {
+        findings.complain(
+            place,
+            format!("a load of flow \"{flow}\" is not done; not whole are {}", listed(&tables)),
+            format!("irongate instantiate {flow} goes on with it"),
+        );
+    }
+    Ok(())
+}
+
+/// The same by their names.
+pub(in crate::plan) async fn tables_half_copied(place: &Place, flow: &str) -> Result<Vec<String>, Error> {
+    let tables = LoadLedger::new(flow).half_copied(&place.session).await;
+    let tables = tables.map_err(|error| Error::Deployment(error.into()))?;
+    Ok(tables.into_iter().map(|(schema, name)| format!("{schema}.{name}")).collect())
 }
 
 #[cfg(test)]
