@@ -30,6 +30,9 @@ fn the_configuration_in_the_readme_is_one() {
     assert_eq!(answer["groups"][1]["name"], "csp-replicat");
 }
 
+/// Commands of the README that are tried at a time.
+const SIDE_BY_SIDE: usize = 8;
+
 #[test]
 fn every_command_in_the_readme_is_understood() {
     let text = readme();
@@ -40,14 +43,22 @@ fn every_command_in_the_readme_is_understood() {
     assert!(lines.len() >= 12, "the blocks of commands are not found");
     let quoted = text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("irongate "));
     lines.extend(quoted.filter(|code| !code.contains("DIR") && !code.contains("SHELL")).map(str::to_owned));
-    for line in lines.iter().filter(|line| line.starts_with("irongate ")) {
-        // Nothing can be reached here, and what cannot be typed at all is answered with a pointer to the help.
-        let here = deployment();
-        let arguments = &words(line)[1..];
-        let outside = arguments.iter().find(|argument| argument.starts_with('/'));
-        assert_eq!(outside, None, "{line}: what is typed here happens, and must stay in its directory");
-        let site = if arguments[0] == "run" { &["--site", "main"] as &[_] } else { &[] };
-        let answer = irongate(here.path(), &[site, arguments].concat());
-        assert!(!answer.stderr.contains("--help"), "{line}: {}", answer.stderr);
-    }
+    let commands: Vec<&String> = lines.iter().filter(|line| line.starts_with("irongate ")).collect();
+    // Most of them wait for what does not answer, and they do so side by side.
+    std::thread::scope(|scope| {
+        for commands in commands.chunks(commands.len().div_ceil(SIDE_BY_SIDE)) {
+            scope.spawn(move || commands.iter().for_each(|line| is_understood(line)));
+        }
+    });
+}
+
+/// Nothing can be reached here, and what cannot be typed at all is answered with a pointer to the help.
+fn is_understood(line: &str) {
+    let here = deployment();
+    let arguments = &words(line)[1..];
+    let outside = arguments.iter().find(|argument| argument.starts_with('/'));
+    assert_eq!(outside, None, "{line}: what is typed here happens, and must stay in its directory");
+    let site = if arguments[0] == "run" { &["--site", "main"] as &[_] } else { &[] };
+    let answer = irongate(here.path(), &[site, arguments].concat());
+    assert!(!answer.stderr.contains("--help"), "{line}: {}", answer.stderr);
 }
