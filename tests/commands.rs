@@ -53,6 +53,8 @@ mod schema;
 mod sequences;
 #[path = "commands/structure.rs"]
 mod structure;
+#[path = "commands/superseded.rs"]
+mod superseded;
 #[path = "commands/switchover.rs"]
 mod switchover;
 #[path = "commands/transfer.rs"]

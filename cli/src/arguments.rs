@@ -148,6 +148,10 @@ pub(crate) enum Command {
         /// Only the name of the last run
         #[arg(long, conflicts_with = "run")]
         last: bool,
+        /// Free the databases that this run has in hand and that nobody can end any more, because its journal is gone with
+        /// the site where it began; nothing else is changed
+        #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "html", "unfinished", "last"])]
+        forget: Option<String>,
     },
     /// Find out what a lost site had committed and the other one does not have, or carry out what was decided about it; to be
     /// run at the lost site

@@ -61,6 +61,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Switchback(options) => switchover::switchback(&global, &options).await,
         Command::Failover(options) => switchover::failover(&global, &options).await,
         Command::Reinstate(options) => switchover::reinstate(&global, &options).await,
+        Command::Runs { forget: Some(run), .. } => runs::forget(&global, &run).await,
         Command::Runs { unfinished, last, .. } if unfinished || last => runs::name(&global, unfinished),
         Command::Runs { run, html, .. } => runs::run(&global, run.as_deref(), html.as_deref()),
         Command::Salvage(options) => salvage::run(&global, &options).await,

@@ -124,9 +124,11 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::OtherPlan { .. }
                 | Switchover::OtherRun { .. } => 2,
                 Switchover::Refused { .. }
+                | Switchover::Returned { .. }
                 | Switchover::Busy { .. }
                 | Switchover::Open { .. }
                 | Switchover::NothingOpen
+                | Switchover::NotHeld { .. }
                 | Switchover::IsOver { .. }
                 | Switchover::Overtaken { .. }
                 | Switchover::NoReturn { .. }

@@ -74,6 +74,9 @@ pub struct GroupInfo {
     pub starts: u64,
     /// Why the watch holds it.
     pub held: Option<String>,
+    /// In how many seconds it is started again, where it has died.
+    #[serde(default)]
+    pub next_attempt: Option<f64>,
     /// What it has done since it started.
     #[serde(default)]
     pub counters: Counters,
@@ -242,6 +245,7 @@ fn shown(group: &GroupOverview, status: Option<Status>, view: Option<&FlowView>)
         deaths: group.deaths,
         starts: group.starts,
         held: group.hold.clone(),
+        next_attempt: group.next_attempt,
         errors_pending: view
             .filter(|_| group.program == Program::Replicat)
             .and_then(|view| view.errors_pending),

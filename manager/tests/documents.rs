@@ -51,6 +51,7 @@ fn site() -> Info {
         deaths: 0,
         starts: 1,
         held: None,
+        next_attempt: None,
         counters: Counters { transactions: 3, rows_inserted: 4, bytes: 99, ..Counters::default() },
         errors_pending: None,
     };

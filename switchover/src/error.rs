@@ -117,6 +117,14 @@ pub enum Error {
         /// The run.
         run: String,
     },
+    /// A run has no database in hand.
+    #[error("no database is in the hands of run \"{run}\"{}", if silent.is_empty() { String::new() } else { format!("; not asked: {silent}") })]
+    NotHeld {
+        /// The run.
+        run: String,
+        /// What does not answer.
+        silent: String,
+    },
     /// A run goes elsewhere.
     #[error("run \"{run}\" goes to site \"{to}\"")]
     OtherRun {
@@ -282,11 +290,31 @@ pub enum Error {
         /// What is so now.
         what: String,
     },
-    /// A run was taken back, but for what could not be.
-    #[error("run \"{run}\" was taken back, but {what}")]
+    /// A site that was lost answers again before it was taken over from.
+    #[error("{places}: what was lost answers again, and is open")]
+    Returned {
+        /// The databases there.
+        places: String,
+    },
+    /// A site that was closed for another one has committed something by itself.
+    #[error(
+        "{end} has committed something by itself since it was closed, and is no copy of what site \"{to}\" has"
+    )]
+    Alone {
+        /// The database and its site.
+        end: String,
+        /// The site that writes.
+        to: String,
+        /// The site that does not any more.
+        from: String,
+    },
+    /// A run has come to its end, or was taken back, but for what could not be done.
+    #[error("run \"{run}\" {}, but {what}", if *is_back { "was taken back" } else { "has come to its end" })]
     Left {
         /// The run.
         run: String,
+        /// It was taken back.
+        is_back: bool,
         /// What is left.
         what: String,
         /// What helps.
@@ -461,114 +489,8 @@ impl Error {
             _ => serde_json::Value::Null,
         }
     }
-
-    /// What to type or do next.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Deployment(error) => return error.hint(),
-            Self::Names(failure) => return failure.hint(),
-            Self::Hook(failure) => return failure.hint(),
-            Self::Salvage(problem) => return problem.hint(),
-            Self::Database { source, .. } => return source.hint(),
-            Self::NoAdmin { database, .. } => format!("give [databases.{database}.SITE] an admin_uri"),
-            Self::NoAccess { database } => {
-                format!("write [access.{database}] with roles = [\"…\"], the roles that the applications log in as")
-            }
-            Self::OwnRole { database, .. } => {
-                format!("name only the applications' roles in [access.{database}]; give Irongate roles of its own")
-            }
-            Self::NotSetUp { .. } => "irongate setup".to_owned(),
-            Self::Saved { .. } => {
-                "do not open the site by force: restore table irongate.fence from a backup, or grant by hand what the \
-                 applications need and delete its row"
-                    .to_owned()
-            }
-            Self::Elsewhere { to, .. } => format!("run it at site \"{to}\": it will be there afterwards"),
-            Self::Scattered { .. } => "name those of one site with --database".to_owned(),
-            Self::Open { .. } => "go on with it with --resume, or take it back with --abort".to_owned(),
-            Self::OtherRun { to, .. } => format!("--to {to}"),
-            Self::OtherPlan { plan, .. } => format!("irongate {plan} goes on with it"),
-            Self::IsOver { run, .. } => format!("irongate runs {run} shows it; begin another one"),
-            Self::Lost { .. } => "see to that site first".to_owned(),
-            Self::NothingOpen => "irongate runs lists them".to_owned(),
-            Self::Refused { .. } => "mend it; --dry-run checks again".to_owned(),
-            Self::Unfinished { source, can_abort, .. } => {
-                let first = source.hint().map(|hint| hint + "; then ").unwrap_or_default();
-                let abort = if *can_abort { ", or take the run back with --abort" } else { "" };
-                format!("{first}go on with --resume{abort}")
-            }
-            Self::Busy { .. } => {
-                "wait for it to end: irongate runs shows how far it is; SIGTERM cuts it off, and --resume goes on with it".to_owned()
-            }
-            Self::NoReturn { plan, .. } if *plan == Kind::Reinstate.to_string() => "go on with --resume".to_owned(),
-            Self::NoReturn { .. } => "go on with --resume; a switchover back is a run of its own".to_owned(),
-            Self::OnlyBack { .. } => "take it back with --abort to its end".to_owned(),
-            Self::NotByHand { .. } => "go on with the run, or take it back; --force opens nevertheless, and then both sites write and their rows \
-                 part ways".to_owned(),
-            Self::Reopened { .. } => {
-                "applications may have written there: find out, fence that site again, and compare before the run is gone on with".to_owned()
-            }
-            Self::Held { .. } => "ask who has it; a run is gone on with or taken back where it began".to_owned(),
-            Self::Roles { .. } => "irongate runs shows what was done; compare table irongate.role at both sites".to_owned(),
-            Self::Manager { source, .. } => return source.hint(),
-            Self::Verify(source) => return source.hint(),
-            Self::NotRepairable { .. } => {
-                "--resume --by copy makes it a copy anew; irongate check names where the two databases are not alike".to_owned()
-            }
-            Self::Found { .. } => "see to the disk and its rights, and go on with --resume; --by copy needs no such file".to_owned(),
-            Self::Group { group, .. } => format!("irongate report {group}"),
-            Self::NotDrained { .. } => "irongate lag shows where it hangs".to_owned(),
-            Self::HalfCopied { flow, .. } => {
-                format!("take the run back with --abort; irongate instantiate {flow} finishes the load, then begin again")
-            }
-            Self::Breach { .. } => {
-                "take the run back with --abort, find out who wrote (irongate trail dump shows what), and close that way".to_owned()
-            }
-            Self::Unsalvaged { .. } => {
-                "take the run back with --abort and salvage again, now that the site is closed; --accept-loss at a new run gives it \
-                 up. Where a repair has begun, salvage again and go on with --resume".to_owned()
-            }
-            Self::Written { .. } => {
-                "find out who wrote there; then --resume --by repair compares again, and --resume --by copy copies it anew".to_owned()
-            }
-            Self::Overtaken { .. } => {
-                "nothing was done; irongate runs and irongate health say how the sites stand, and a new run can begin".to_owned()
-            }
-            Self::Left { remedy, .. } => remedy.clone(),
-            Self::Touched { .. } => {
-                "it is no longer a copy: take the drill back with --abort, find out who wrote, and instantiate the flow again".to_owned()
-            }
-            Self::Journal { .. } => "see to the disk and its rights; nothing was done that the journal does not say".to_owned(),
-            Self::BadJournal { .. } => "restore the file; a run is never gone on with by guessing".to_owned(),
-            Self::NoRun { .. } => "irongate runs lists those of this site; a run is gone on with where it began".to_owned(),
-            Self::NoRole { .. } => "create the role, or take it out of [access]".to_owned(),
-            Self::Leaks { .. } => {
-                "take the attribute or right away and fence again; a superuser, and a function that runs as one, cannot \
-                 be fenced"
-                    .to_owned()
-            }
-            Self::Administrator { .. } => {
-                "give the administrator what is said, or name a superuser in admin_uri".to_owned()
-            }
-            Self::Live { .. } => {
-                "a switchover closes it by itself; if the applications are to be cut off now, --force".to_owned()
-            }
-            Self::NoEntry { .. } => "everything else is open; give the role what it lacks".to_owned(),
-            Self::OtherIsOpen { .. } => {
-                "fence the other site first; with --force this one is opened nevertheless, and if both are written their \
-                 rows part ways"
-                    .to_owned()
-            }
-            Self::Writers { .. } => "end them, or wait, and fence again".to_owned(),
-            Self::NotRestored { .. } => {
-                "the saved rights are still in table irongate.fence; mend what is said and open again".to_owned()
-            }
-            Self::StillClosed { .. } => {
-                "the role could not write before the fence either, or lost a right meanwhile; grant it and open again".to_owned()
-            }
-        })
-    }
 }
 
+mod hint;
 #[cfg(test)]
 mod tests;

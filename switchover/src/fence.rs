@@ -37,7 +37,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::Error;
 use crate::place::Place;
 use follow::Followed;
-pub use live::{is_live, others_are_closed, spare_the_live};
+pub use live::{counts, is_live, others_are_closed, spare_the_live};
 use neighbours::Neighbours;
 pub use saved::{Object, Right, Saved, Trigger};
 
@@ -303,7 +303,7 @@ async fn take(place: &Place, how: &Close, found: &Found) -> Result<(usize, i64),
         let text = serde_json::to_string(&all).map_err(|error| unreadable(place, &error))?;
         const SAVE: &str = "INSERT INTO irongate.fence (run, standby, saved) VALUES ($1, $2, $3)
              ON CONFLICT (one) DO UPDATE SET standby = excluded.standby, saved = excluded.saved,
-                 run = coalesce(excluded.run, fence.run)";
+                 run = fence.run";
         session.execute(SAVE, &[&how.run, &(how.standby || standby), &text]).await.map_err(failed())?;
         let at = Timestamp::now().0;
         session.batch_execute("COMMIT").await.map_err(failed())?;

@@ -111,6 +111,9 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
         if is_later(known.as_ref(), &role, site) {
             return depose(configuration, &here, &role).await.map(Found::Deposed);
         }
+        if let Some(run) = known.as_ref().and_then(|known| left_by(known, &role, site)) {
+            free(&here, run).await?;
+        }
     }
     // What an earlier look has begun and not ended. A site that somebody has opened since stays open.
     let began = |role: &Role| role.run.as_ref().is_some_and(|holder| holder.run == GUARD);
@@ -118,6 +121,27 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
         return depose(configuration, &here, &role).await.map(Found::Deposed);
     }
     Ok(silent)
+}
+
+/// The run that has this site in hand and is over: it could not give back what was at a site that was lost. The site that
+/// writes says that nobody has it in hand, in the same epoch; a run takes that one in hand, too, and gives it back last.
+fn left_by<'a>(here: &'a Role, there: &Role, site: &str) -> Option<&'a str> {
+    let is_same = (&here.live, here.epoch) == (&there.live, there.epoch) && here.live != site;
+    let holder = here.run.as_ref().filter(|holder| holder.run != GUARD);
+    holder.filter(|_| is_same && there.run.is_none()).map(|holder| holder.run.as_str())
+}
+
+/// Frees a site that a run has left, if it has had it for long: one that is just beginning or ending has one site before
+/// the other.
+async fn free(here: &Place, run: &str) -> Result<(), Error> {
+    const FREE: &str =
+        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
+         next_epoch = NULL, changed = now() WHERE run = $1 AND run_since < now() - interval '60 seconds'";
+    let freed = here.session.execute(FREE, &[&run]).await;
+    if freed.map_err(here.failed("free the roles of a run that is over"))? > 0 {
+        tracing::warn!(end = %here, run, "a run that is over had this site in hand still: freed");
+    }
+    Ok(())
 }
 
 async fn depose(configuration: &Configuration, here: &Place, role: &Role) -> Result<Deposed, Error> {
@@ -167,6 +191,21 @@ mod tests {
         // Never asked for a role before: the first epoch.
         assert!(is_later(None, &role("secondary", 2, None), "main"));
         assert!(!is_later(None, &role("main", 1, None), "main"));
+    }
+
+    #[test]
+    fn what_a_run_that_is_over_has_left_behind_is_known_by_the_other_site() {
+        let left = |here: &Role, there: &Role| left_by(here, there, "main").map(str::to_owned);
+        let held = role("secondary", 4, Some("reinstate-1"));
+        assert_eq!(left(&held, &role("secondary", 4, None)).as_deref(), Some("reinstate-1"));
+        // It is at work there, or something else is as it was not then.
+        for there in
+            [role("secondary", 4, Some("reinstate-1")), role("secondary", 5, None), role("main", 4, None)]
+        {
+            assert_eq!(left(&held, &there), None, "{there:?}");
+        }
+        assert_eq!(left(&role("secondary", 4, Some(GUARD)), &role("secondary", 4, None)), None);
+        assert_eq!(left(&role("main", 4, Some("switchover-1")), &role("main", 4, None)), None, "it writes");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod check;
 pub mod engine;
 mod error;
 pub mod fence;
+mod forget;
 pub mod guard;
 pub mod hook;
 pub mod journal;
@@ -27,4 +28,5 @@ pub mod strayed;
 
 pub use check::check;
 pub use error::Error;
+pub use forget::{Freed, forget};
 pub use place::Place;

@@ -21,6 +21,7 @@ mod repair;
 mod resumed;
 mod roles;
 mod since;
+mod superseded;
 mod switchover;
 
 use std::path::Path;
@@ -42,7 +43,7 @@ pub use kind::Kind;
 pub(crate) use roles::{prepare, role_of, tell};
 
 /// Under this the evidence of a step that was taken back says what could not be, and what helps.
-const LEFT: &str = "left";
+pub(crate) const LEFT: &str = "left";
 
 /// What stands there.
 fn left(what: &str, remedy: &str) -> Value {
@@ -200,6 +201,9 @@ pub async fn run(
         Order::Resume(run) => (heading_of(state, run.as_deref())?, Way::Forward),
         Order::Abort(run) => (heading_of(state, run.as_deref())?, Way::Back),
     };
+    if let (Order::Resume(_) | Order::Abort(_), Some(run)) = (order, superseding(state, &heading.run)?) {
+        return Err(Error::Open { run });
+    }
     let kind = Kind::of(&heading.plan)
         .ok_or_else(|| Error::OtherPlan { run: heading.run.clone(), plan: heading.plan.clone() })?;
     if kind != request.plan {
@@ -212,8 +216,9 @@ pub async fn run(
     let mut units = Vec::new();
     for database in &heading.databases {
         let from = Place::connect(configuration, database, &heading.from);
-        // A site that was to come back may be lost once more, and its reinstatement is taken back all the same.
-        let may_be_lost = kind == Kind::Failover || (kind == Kind::Reinstate && way == Way::Back);
+        // A site that was to come back may be lost once more, and its reinstatement is taken back all the same; so is a drill.
+        let may_be_lost =
+            kind == Kind::Failover || (matches!(kind, Kind::Reinstate | Kind::Drill) && way == Way::Back);
         let from = if may_be_lost {
             match tokio::time::timeout(limits.probe, from).await {
                 Ok(place) => place.map_err(|error| error.to_string()),
@@ -255,12 +260,13 @@ pub async fn run(
     }
     run.drive(&mut journal, way, progress).await?;
     let left = journal.entries().iter().rev().find_map(|entry| match &entry.what {
-        What::Undone { evidence, .. } => evidence[LEFT].as_object(),
+        What::Undone { evidence, .. } | What::Done { evidence, .. } => evidence[LEFT].as_object(),
         _ => None,
     });
     if let Some(left) = left {
         let text = |key: &str| left.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        return Err(Error::Left { run: run.heading.run, what: text("what"), remedy: text("remedy") });
+        let (what, remedy) = (text("what"), text("remedy"));
+        return Err(Error::Left { run: run.heading.run, is_back: way == Way::Back, what, remedy });
     }
     Ok(report(journal.heading(), journal.entries()))
 }
@@ -332,15 +338,30 @@ impl Run<'_> {
     }
 }
 
-/// The runs of this site that are not over; there is one at most, unless somebody has copied files.
-fn unfinished(state: &Path) -> Result<Option<String>, Error> {
+/// The headings of the runs of this site that are not over.
+fn open_runs(state: &Path) -> Result<Vec<Heading>, Error> {
+    let mut open = Vec::new();
     for run in Journal::runs(state)?.into_iter().rev() {
-        let (_, entries) = Journal::read(state, &run)?;
+        let (heading, entries) = Journal::read(state, &run)?;
         if !entries.iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
-            return Ok(Some(run));
+            open.push(heading);
         }
     }
-    Ok(None)
+    Ok(open)
+}
+
+/// The run of this site that is not over; there is one at most, unless somebody has copied files, or a failover goes on from
+/// it, which then is the one.
+fn unfinished(state: &Path) -> Result<Option<String>, Error> {
+    let open = open_runs(state)?;
+    let is_put_by = |run: &Heading| open.iter().any(|other| other.supersedes.as_ref() == Some(&run.run));
+    Ok(open.iter().find(|run| !is_put_by(run)).map(|run| run.run.clone()))
+}
+
+/// The failover that goes on from a run and is not over itself.
+fn superseding(state: &Path, run: &str) -> Result<Option<String>, Error> {
+    let open = open_runs(state)?.into_iter();
+    Ok(open.filter(|other| other.supersedes.as_deref() == Some(run)).map(|other| other.run).next())
 }
 
 fn heading_of(state: &Path, run: Option<&str>) -> Result<Heading, Error> {

@@ -10,15 +10,15 @@ use super::deployment::{PATIENCE, stop};
 const ROLES: &str = "SELECT live || ' ' || coalesce(run, 'free') FROM irongate.role";
 const FAILOVER: [&str; 3] = ["failover", "--to", "secondary"];
 
-fn and<'a>(words: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn and<'a>(words: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [words, more].concat()
 }
 
-async fn is_open(reference: &Reference, site: usize) -> bool {
+pub(super) async fn is_open(reference: &Reference, site: usize) -> bool {
     reference.servers[site].try_client("app", "config").await.is_ok()
 }
 
-async fn answers(reference: &Reference, site: &str) {
+pub(super) async fn answers(reference: &Reference, site: &str) {
     wait_until(PATIENCE, "the manager to answer", async || {
         reference.start(site, &["health"]).finish(PATIENCE).await.code() != 1
     })
@@ -26,7 +26,7 @@ async fn answers(reference: &Reference, site: &str) {
 }
 
 /// Two sites as they are every day.
-async fn every_day() -> (Reference, [Process; 2]) {
+pub(super) async fn every_day() -> (Reference, [Process; 2]) {
     let reference = reference(Server::majors()[0]).await;
     let managers = SITES.map(|site| reference.start(site, &["manager"]));
     running(&reference).await;

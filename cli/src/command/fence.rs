@@ -64,7 +64,7 @@ pub(crate) async fn open(global: &Global, Open { gate, force }: &Open) -> anyhow
         match fence::others_are_closed(&here.configuration, place).await {
             // Whoever goes by this site later has to know, but of the one whose turn it is.
             Err(reason) if *force => {
-                if !fence::is_live(&here.configuration, place).await? {
+                if !fence::counts(&here.configuration, place).await? {
                     strayed::mark(place, &format!("opened by hand, although {reason}")).await?;
                 }
             }

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::Here;
 use crate::arguments::Global;
+use crate::failure::End;
 use crate::output;
 
 /// So wide is what is no terminal.
@@ -61,6 +62,30 @@ pub(crate) fn run(global: &Global, run: Option<&str>, html: Option<&Path>) -> an
         ]);
     }
     Ok(output::print(&table)?)
+}
+
+/// Frees what a run has in hand that nobody can end.
+pub(crate) async fn forget(global: &Global, run: &str) -> anyhow::Result<()> {
+    let here = Here::load(global)?;
+    let (freed, silent) = irongate_switchover::forget(&here.configuration, run).await?;
+    if global.json {
+        output::json(&json!({ "run": run, "freed": freed, "unreachable": silent }))?;
+    } else {
+        for freed in &freed {
+            output::text(format_args!(
+                "{}: freed; it says that site \"{}\" writes in epoch {}, and is {}",
+                freed.database,
+                freed.live,
+                freed.epoch,
+                if freed.is_closed { "closed to its applications" } else { "open to its applications" }
+            ))?;
+        }
+        output::text("irongate health of each site says what is to be done now")?;
+    }
+    if silent.is_empty() {
+        return Ok(());
+    }
+    Err(End::Incomplete(format!("not asked: {}", silent.join("; "))).into())
 }
 
 /// Prints the name of the last run, for scripts; with `unfinished` only if it is not over.

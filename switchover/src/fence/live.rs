@@ -51,6 +51,26 @@ pub async fn others_are_closed(configuration: &Configuration, place: &Place) -> 
             return Err(Error::NotByHand { end: place.to_string(), reason });
         }
     }
+    match open_elsewhere(configuration, place).await {
+        Some((other, reason)) => Err(Error::OtherIsOpen { end: place.to_string(), other, reason }),
+        None => Ok(()),
+    }
+}
+
+/// Whether what is written at a site is what counts: it is the one that writes, and no run that has it in hand has let the
+/// applications in elsewhere already.
+///
+/// # Errors
+/// As [`is_live`].
+pub async fn counts(configuration: &Configuration, place: &Place) -> Result<bool, Error> {
+    let role = Role::load(&place.session).await.map_err(irongate_deployment::Error::from)?;
+    let is_held = role.is_some_and(|role| role.run.is_some());
+    let is_live = is_live(configuration, place).await?;
+    Ok(is_live && (!is_held || open_elsewhere(configuration, place).await.is_none()))
+}
+
+/// Another site of the database that is open or cannot be asked, and how that is known.
+async fn open_elsewhere(configuration: &Configuration, place: &Place) -> Option<(String, String)> {
     let sites = configuration.databases.get(&place.database).into_iter().flat_map(|sites| sites.keys());
     for site in sites.filter(|site| **site != place.site) {
         let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
@@ -59,8 +79,7 @@ pub async fn others_are_closed(configuration: &Configuration, place: &Place) -> 
             Ok(None) => "has no fence".to_owned(),
             Err(error) => format!("cannot be asked whether it has a fence: {error}"),
         };
-        let other = format!("{}.{site}", place.database);
-        return Err(Error::OtherIsOpen { end: place.to_string(), other, reason });
+        return Some((format!("{}.{site}", place.database), reason));
     }
-    Ok(())
+    None
 }

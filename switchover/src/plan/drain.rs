@@ -113,10 +113,8 @@ impl Run<'_> {
         for (site, groups) in self.where_they_run(flow) {
             let asked = tokio::time::timeout(self.limits.probe, self.info(site)).await;
             let Ok(Ok(info)) = asked else { continue };
-            let found = info
-                .groups
-                .into_iter()
-                .find(|found| groups.contains(&found.name) && found.state == State::Abended);
+            let found =
+                info.groups.into_iter().find(|found| groups.contains(&found.name) && has_fallen(found));
             down = down.or(found.map(|found| (site.to_owned(), found)));
         }
         let before = fallen.take();
@@ -201,6 +199,11 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a group is down, and not about to be started again.
+fn has_fallen(group: &irongate_manager::GroupInfo) -> bool {
+    group.state == State::Abended && group.next_attempt.is_none()
 }
 
 /// Commits a message; where it lies in the log.

@@ -85,7 +85,7 @@ impl Run<'_> {
         Ok(json!({ "opened": opened }))
     }
 
-    async fn close_standby(&self) -> Result<Value, Error> {
+    pub(super) async fn close_standby(&self) -> Result<Value, Error> {
         let how =
             fence::Close { standby: true, writers: self.limits.writers, locks: self.limits.locks, run: None };
         let mut closed = Vec::new();
@@ -96,7 +96,7 @@ impl Run<'_> {
     }
 
     /// Looks into the standby's log for what was written there while it was open.
-    async fn untouched(&self) -> Result<Value, Error> {
+    pub(super) async fn untouched(&self) -> Result<Value, Error> {
         let mut looked = Vec::new();
         for unit in &self.units {
             let flow = unit.pair.out_of;

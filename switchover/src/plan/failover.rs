@@ -41,6 +41,8 @@ pub(super) const STEPS: [Step; 10] = [
     step("roles"),
 ];
 
+/// How long a site that was lost may take to answer when it is looked for once more, while applications wait.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -61,6 +63,7 @@ impl Run<'_> {
     pub(super) async fn failover_undo(&mut self, name: &str, entries: &[Entry]) -> Result<Value, Error> {
         match name {
             FENCE_LOST => self.reopen_lost(entries).await,
+            "apply-rest" => self.stop_as_before().await,
             "seal" => self.unseal().await,
             _ => Ok(Value::Null),
         }
@@ -163,9 +166,12 @@ impl Run<'_> {
                  what there is",
                 unit.to, holder.run, holder.holder, holder.since, self.heading.from, self.heading.from
             ));
-        } else if let Some(holder) = holder.filter(|holder| !is_ours(&holder.run)) {
+        } else if let Some(holder) = holder.filter(|holder| !is_ours(&holder.run))
+            && !self.may_take_from(role.as_ref()).contains(&holder.run)
+        {
             complaints.push(format!(
-                "{} is in the hands of run \"{}\" of {} since {}",
+                "{} is in the hands of run \"{}\" of {} since {}: end it where it began (irongate runs); where that site is lost \
+                 with all that it knew of it, --force takes over nevertheless",
                 unit.to, holder.run, holder.holder, holder.since
             ));
         }
@@ -229,6 +235,7 @@ impl Run<'_> {
         let mut tried = Vec::new();
         for unit in &self.units {
             let name = format!("{}.{}", unit.pair.database, self.heading.from);
+            let is_reached = unit.reached().is_some();
             let outcome = match unit.from() {
                 Err(error) => Err(error.to_string()),
                 Ok(place) => {
@@ -241,7 +248,10 @@ impl Run<'_> {
             };
             tried.push(match outcome {
                 Ok(closed) => json!({ "database": name, "fenced": true, "evidence": closed }),
-                Err(reason) => json!({ "database": name, "fenced": false, "reason": reason }),
+                // What fails behind the taking away has closed it.
+                Err(reason) => {
+                    json!({ "database": name, "fenced": false, "reached": is_reached, "reason": reason })
+                }
             });
         }
         Ok(json!({ "tried": tried }))
@@ -303,6 +313,10 @@ impl Run<'_> {
             self.set_floor(unit, epoch).await?;
         }
         self.restart_collector().await?;
+        // What the earlier run had stopped stays so.
+        if self.is_of_earlier("stop-forward")? {
+            return Ok(Value::Null);
+        }
         for unit in self.units.iter().filter(|unit| unit.pair.into.at == self.heading.to) {
             let extract = group_name(&unit.pair.into.name, Program::Extract);
             self.order(Word::Start, &self.heading.to, &[extract]).await?;
@@ -451,22 +465,29 @@ impl Run<'_> {
         if self.heading.force {
             return Ok(());
         }
-        let complaint = |lost: &Place| {
-            format!(
-                "{lost} answers again, and is open: --abort takes the run back, and nothing is lost; --resume --force takes over \
-                 nevertheless"
-            )
-        };
-        let complaints: Vec<String> = self.returned().await.into_iter().map(complaint).collect();
-        if complaints.is_empty() { Ok(()) } else { Err(Error::Refused { complaints }) }
+        let returned: Vec<String> = self.returned().await.iter().map(ToString::to_string).collect();
+        if returned.is_empty() { Ok(()) } else { Err(Error::Returned { places: returned.join(", ") }) }
     }
 
-    /// The places of the lost site that answer and are not closed, by whomever.
-    async fn returned(&self) -> Vec<&Place> {
+    /// The places of the lost site that answer now, whether or not they did when the run was begun or gone on with.
+    pub(super) async fn lost_that_answer(&self) -> Vec<Place> {
+        let limit = self.limits.probe.min(AGAIN);
+        let ask = |unit: &Unit<'_>| {
+            let database = unit.pair.database.to_owned();
+            async move {
+                let place = Place::connect(self.configuration, &database, &self.heading.from);
+                tokio::time::timeout(limit, place).await.ok()?.ok()
+            }
+        };
+        futures_util::future::join_all(self.units.iter().map(ask)).await.into_iter().flatten().collect()
+    }
+
+    /// Those of them that are not closed, by whomever.
+    async fn returned(&self) -> Vec<Place> {
         let mut returned = Vec::new();
-        for lost in self.units.iter().filter_map(Unit::reached) {
+        for lost in self.lost_that_answer().await {
             // One that does not answer is lost again.
-            let fence = tokio::time::timeout(self.limits.probe, fence::standing(lost)).await;
+            let fence = tokio::time::timeout(self.limits.probe, fence::standing(&lost)).await;
             if matches!(fence, Ok(Ok(None))) {
                 returned.push(lost);
             }
@@ -474,24 +495,34 @@ impl Run<'_> {
         returned
     }
 
-    /// Closes the lost site where it has come back. Its own guard does so too, but later.
-    async fn close_returned(&self) {
-        let how = self.how_to_close();
+    /// Closes the lost site where it has come back. Its own guard does so too, but later. What could not be closed, and why.
+    pub(super) async fn close_returned(&self) -> Vec<String> {
+        let (how, mut open) = (self.how_to_close(), Vec::new());
         for lost in self.returned().await {
-            let closed = tokio::time::timeout(self.limits.probe * 4, fence::close(lost, &how)).await;
+            let closed = tokio::time::timeout(self.limits.probe * 4, fence::close(&lost, &how)).await;
             let why = match closed {
                 Ok(Ok(_)) => continue,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it did not answer in time".to_owned(),
             };
             tracing::warn!(site = %lost, why, "the site that is taken over from cannot be closed; its guard does it");
+            open.push(format!("{lost}: {why}"));
         }
+        open
     }
 
     /// Lets the applications in with what there is: the sequences are put behind everything that stands in the tables.
     pub(super) async fn open_alone(&self) -> Result<Value, Error> {
         let (mut opened, mut raised) = (Vec::new(), Vec::new());
-        self.close_returned().await;
+        self.end_superseded()?;
+        // Before anybody writes here, so that the guard of the other site, should that come back, learns of it from now on.
+        for unit in &self.units {
+            self.turn(&unit.to).await?;
+        }
+        let open = self.close_returned().await;
+        if !open.is_empty() && !self.heading.force {
+            return Err(Error::Returned { places: open.join("; ") });
+        }
         for unit in &self.units {
             if fence::standing(&unit.to).await?.is_some() {
                 let secured =
@@ -500,7 +531,7 @@ impl Run<'_> {
             }
             opened.extend(fence::open(&unit.to, self.limits.locks).await?);
         }
-        Ok(json!({ "opened": opened, "sequences": raised }))
+        Ok(json!({ "opened": opened, "sequences": raised, "not_closed": open }))
     }
 }
 
@@ -516,7 +547,7 @@ fn may_be_closed(entries: &[Entry]) -> bool {
         evidence[list].as_array().is_some_and(|all| all.iter().any(|one| one[key] == true))
     };
     match done(FENCE_LOST) {
-        Some(tried) => any(tried, "tried", "fenced"),
+        Some(tried) => any(tried, "tried", "fenced") || any(tried, "tried", "reached"),
         None => done("prechecks").is_some_and(|checked| any(checked, "probes", "answers")),
     }
 }

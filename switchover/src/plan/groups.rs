@@ -81,7 +81,13 @@ impl Run<'_> {
         }
         for unit in &self.units {
             // Once more before what would show it is gone, and before what comes from the other site is in that log too.
-            self.nothing_behind(unit).await?;
+            fence::still_closed(unit.from()?).await?;
+            self.nothing_behind(unit).await.map_err(|error| match error {
+                Error::Breach { end, .. } if self.kind != Kind::Reinstate => {
+                    Error::Alone { end, to: self.heading.to.clone(), from: self.heading.from.clone() }
+                }
+                other => other,
+            })?;
             if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
                 slots.push(unit.pair.into.slot.clone());
             }
@@ -94,10 +100,8 @@ impl Run<'_> {
             }
         }
         self.await_echo().await?;
-        if self.kind == Kind::Reinstate {
-            for unit in &self.units {
-                fence::still_closed(unit.from()?).await?;
-            }
+        for unit in &self.units {
+            fence::still_closed(unit.from()?).await?;
         }
         self.unlock().await?;
         let mut sessions = Vec::new();

@@ -15,8 +15,8 @@ impl Run<'_> {
         way: Way,
     ) -> Result<(), Error> {
         if let Some(what) = self.overtaken(journal.entries(), way).await? {
-            journal.note(What::Ended { outcome: Outcome::Overtaken })?;
             Journal::forget_rows(&self.configuration.state_directory, &self.heading.run)?;
+            journal.note(What::Ended { outcome: Outcome::Overtaken })?;
             return Err(Error::Overtaken { run: self.heading.run.clone(), what });
         }
         self.heading.force |= request.force;

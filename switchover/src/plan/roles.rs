@@ -3,10 +3,11 @@
 use irongate_checkpoint::{FIRST_EPOCH, Role, role_setup};
 use serde_json::{Value, json};
 
-use super::{Kind, Run, Unit};
+use super::{Kind, LEFT, Run, Unit, left};
 use crate::error::Error;
+use crate::fence;
 use crate::guard::GUARD;
-use crate::journal::{Journal, Outcome, What};
+use crate::journal::{Journal, What};
 use crate::place::Place;
 
 impl Run<'_> {
@@ -23,7 +24,6 @@ impl Run<'_> {
                     }
                 }
                 Kind::Failover => {
-                    self.end_superseded()?;
                     let place = &unit.to;
                     epochs.push(
                         json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),
@@ -39,17 +39,10 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(json!({ "locked": epochs }))
-    }
-
-    /// Notes in the journal of the run that a failover goes on from that it is over.
-    fn end_superseded(&self) -> Result<(), Error> {
-        let Some(run) = &self.heading.supersedes else { return Ok(()) };
-        let mut journal = Journal::open(&self.configuration.state_directory, run)?;
-        if !journal.entries().iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
-            journal.note(What::Ended { outcome: Outcome::Superseded })?;
+        if self.kind == Kind::Failover {
+            self.close_drilled().await?;
         }
-        Journal::forget_rows(&self.configuration.state_directory, run)
+        Ok(json!({ "locked": epochs }))
     }
 
     /// Takes a database in hand that stays whose it is; in which epoch it is.
@@ -115,11 +108,14 @@ impl Run<'_> {
         const TAKE: &str =
             "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
                  next_live = $3, next_epoch = epoch + 1, changed = now()
-             WHERE (run IS NULL OR run = $1 OR run = $5) AND (live = $4 OR $5 IS NOT NULL AND live = $3)
+             WHERE (run IS NULL OR run = $1 OR run = ANY ($5)) AND (live = $4 OR $6 AND live = $3)
              RETURNING next_epoch";
         let heading = &self.heading;
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&heading.run, &heading.holder, &heading.to, &heading.from, &heading.supersedes];
+        let others = self.may_take_from(role_of(place).await?.as_ref());
+        // The run that a failover goes on from may have written the roles.
+        let is_told = heading.supersedes.is_some();
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&heading.run, &heading.holder, &heading.to, &heading.from, &others, &is_told];
         if let Some(row) = place.session.query_opt(TAKE, &values).await.map_err(failed())? {
             return Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs());
         }
@@ -130,14 +126,29 @@ impl Run<'_> {
     pub(super) async fn unlock(&self) -> Result<Value, Error> {
         for unit in &self.units {
             match (self.kind, unit.reached()) {
-                (Kind::Failover, _) => {}
-                // Lost once more: what it says of this run is believed by nobody, since the run is over.
-                (Kind::Reinstate, None) => {}
+                (Kind::Failover, _) => {
+                    if self.give_to_earlier(&unit.to).await? {
+                        continue;
+                    }
+                }
+                // Lost once more: its guard frees what nobody has in hand any more.
+                (Kind::Reinstate | Kind::Drill, None) => {}
+                // The guard had it in hand before, and goes on until it is closed.
+                (Kind::Reinstate, Some(back)) if fence::standing(back).await?.is_none() => {
+                    self.leave_to_guard(back).await?;
+                }
                 _ => self.give(unit.from()?).await?,
             }
             self.give(&unit.to).await?;
         }
         Ok(Value::Null)
+    }
+
+    async fn leave_to_guard(&self, place: &Place) -> Result<(), Error> {
+        const LEAVE: &str =
+            "UPDATE irongate.role SET run = $2, holder = NULL, changed = now() WHERE run = $1";
+        let failed = place.failed("give the roles back");
+        place.session.execute(LEAVE, &[&self.heading.run, &GUARD]).await.map(drop).map_err(failed)
     }
 
     async fn give(&self, place: &Place) -> Result<(), Error> {
@@ -169,7 +180,7 @@ impl Run<'_> {
     }
 
     /// Makes what is next what is so, at one place.
-    async fn turn(&self, place: &Place) -> Result<Role, Error> {
+    pub(super) async fn turn(&self, place: &Place) -> Result<Role, Error> {
         const WRITE: &str = "UPDATE irongate.role SET live = next_live, epoch = next_epoch, next_live = NULL,
              next_epoch = NULL, changed = now() WHERE run = $1 AND next_live = $2";
         let failed = place.failed("write the roles");
@@ -183,10 +194,11 @@ impl Run<'_> {
     /// The same with the other site lost: it is told if it answers, and else when it comes back.
     async fn write_roles_alone(&self) -> Result<Value, Error> {
         let mut roles = Vec::new();
+        let answering = self.lost_that_answer().await;
         for unit in &self.units {
             let role = self.turn(&unit.to).await?;
             roles.push(json!({ "database": unit.to.to_string(), "live": role.live, "epoch": role.epoch }));
-            if let Some(lost) = unit.reached() {
+            for lost in answering.iter().filter(|lost| lost.database == unit.to.database) {
                 let told = async {
                     prepare(lost).await?;
                     // It is closed, or shown to be, by its own guard, which goes by this.
@@ -200,8 +212,20 @@ impl Run<'_> {
                 roles.push(json!({ "database": lost.to_string(), "told": told }));
             }
         }
+        let open = self.close_returned().await;
         self.unlock().await?;
-        Ok(json!({ "roles": roles }))
+        let mut evidence = json!({ "roles": roles });
+        if !open.is_empty() {
+            let from = &self.heading.from;
+            evidence[LEFT] = left(
+                &format!("the site that was taken over from lets applications in still: {}", open.join("; ")),
+                &format!(
+                    "irongate fence {from} --force closes it, as does its guard where a manager of site \"{from}\" runs; until \
+                     then two sites write"
+                ),
+            );
+        }
+        Ok(evidence)
     }
 }
 

@@ -84,6 +84,7 @@ impl Run<'_> {
                 Ok(self.names_left(progress).await)
             }
             "reverse-capture" if self.kind == Kind::Drill => self.end_drill().await,
+            "reverse-capture" | "stop-forward" if self.is_of_earlier(name)? => Ok(Value::Null),
             "reverse-capture" => self.end_reverse().await,
             // A site that comes back stays closed, whatever becomes of its reinstatement.
             FENCE if self.kind == Kind::Reinstate => Ok(Value::Null),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Report, Try, Window, is_no_return};
 use crate::journal::Heading;
+use crate::plan::LEFT;
 
 /// The plan for a site that is lost.
 pub(super) const FAILOVER: &str = "failover";
@@ -62,6 +63,9 @@ pub(super) fn loss(
         "superseded" => unknown(
             "a site was lost in the middle of it: the failover that goes on from it tells of that".to_owned(),
         ),
+        "overtaken" => {
+            unknown("others have changed the roles of the sites since: their runs tell of that".to_owned())
+        }
         "aborted" => known("everything was taken back, and nothing was opened"),
         "done" if certificate.contains_key("certificates") => known(&format!(
             "the marker that was written behind the fence of \"{from}\" has been applied at \"{to}\", and nothing came \
@@ -176,6 +180,12 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
     }
 }
 
+/// What could not be done or taken back at a run's end, and what helps.
+fn left(tries: &[Try]) -> Option<(&str, &str)> {
+    let left = tries.iter().rev().find_map(|attempt| attempt.evidence.get(LEFT))?;
+    Some((left["what"].as_str()?, left["remedy"].as_str().unwrap_or_default()))
+}
+
 /// The command of a plan, without what is to become of it.
 fn command(heading: &Heading) -> String {
     let Heading { plan, from, to, .. } = heading;
@@ -201,9 +211,10 @@ impl Report {
     pub fn verdict(&self) -> String {
         let Self { plan, from, to, .. } = self;
         match (self.result, plan.as_str()) {
-            ("done", "switchover" | "switchback" | FAILOVER) => {
-                format!("site \"{to}\" writes, and no longer \"{from}\"")
-            }
+            ("done", "switchover" | "switchback" | FAILOVER) => match left(&self.tries) {
+                None => format!("site \"{to}\" writes, and no longer \"{from}\""),
+                Some((what, remedy)) => format!("site \"{to}\" writes, but {what} ({remedy})"),
+            },
             ("done", REINSTATE) => {
                 let repaired = self.steps.iter().find_map(|step| step.evidence["righted"].as_array());
                 let how = repaired.map(|all| {
@@ -214,7 +225,14 @@ impl Report {
             }
             ("done", "drill") => format!("site \"{to}\" could write, and everything was put back"),
             ("done", _) => "every step is done".to_owned(),
-            ("aborted", _) => "every step that was begun was taken back".to_owned(),
+            ("aborted", _) => match left(&self.tries) {
+                None => "every step that was begun was taken back".to_owned(),
+                Some((what, remedy)) => format!("what was begun was taken back, but {what} ({remedy})"),
+            },
+            ("overtaken", _) => {
+                "others have changed the roles of the sites since it was cut off: nothing more was done of it"
+                    .to_owned()
+            }
             ("superseded", _) => {
                 "a site was lost in the middle of it, and a failover goes on from it".to_owned()
             }

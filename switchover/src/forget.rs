@@ -1,0 +1,73 @@
+//! Frees databases of a run that nobody can end any more: the site where it began, and its journal with it, is gone.
+//!
+//! A run holds the databases of both sites by their rows of roles, and is ended where its journal lies. Without the journal
+//! nobody knows how far it came: so nothing is taken back here, and nothing is gone on with.
+
+use irongate_deployment::Configuration;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::fence;
+use crate::journal::{Journal, What};
+use crate::place::Place;
+use crate::plan::role_of;
+
+/// A database as a run has left it that was forgotten.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Freed {
+    /// The database and its site.
+    pub database: String,
+    /// The site that writes, by what the database says.
+    pub live: String,
+    /// In which epoch.
+    pub epoch: u64,
+    /// Whether its applications are kept out.
+    pub is_closed: bool,
+}
+
+/// Frees every database that the run has in hand, at all sites that answer. Those that do not answer are named.
+///
+/// # Errors
+/// [`Error::Open`] where the run's journal is here and the run is not over; [`Error::NotHeld`] where no database is in its
+/// hands; [`Error::Journal`], [`Error::Database`].
+pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Freed>, Vec<String>), Error> {
+    const FREE: &str =
+        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
+         next_epoch = NULL, changed = now() WHERE run = $1";
+    let state = &configuration.state_directory;
+    if Journal::runs(state)?.iter().any(|known| known == run) {
+        let (_, entries) = Journal::read(state, run)?;
+        if !entries.iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
+            return Err(Error::Open { run: run.to_owned() });
+        }
+    }
+    let (mut freed, mut silent) = (Vec::new(), Vec::new());
+    for database in configuration.active_passive() {
+        for site in configuration.databases.get(database).into_iter().flat_map(|sites| sites.keys()) {
+            let place = match Place::connect(configuration, database, site).await {
+                Ok(place) => place,
+                Err(error) => {
+                    silent.push(format!("{database}.{site}: {error}"));
+                    continue;
+                }
+            };
+            let Some(role) = role_of(&place).await? else { continue };
+            if role.run.is_none_or(|holder| holder.run != run) {
+                continue;
+            }
+            let failed = || place.failed("free the roles");
+            if place.session.execute(FREE, &[&run]).await.map_err(failed())? > 0 {
+                freed.push(Freed {
+                    database: place.to_string(),
+                    live: role.live,
+                    epoch: role.epoch,
+                    is_closed: fence::standing(&place).await?.is_some(),
+                });
+            }
+        }
+    }
+    if freed.is_empty() {
+        return Err(Error::NotHeld { run: run.to_owned(), silent: silent.join("; ") });
+    }
+    Ok((freed, silent))
+}
