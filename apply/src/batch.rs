@@ -63,8 +63,8 @@ enum Stored {
 struct Skipping {
     /// Where the tables begin; nothing once all of them have.
     starts: Option<Arc<TableStarts>>,
-    /// By source table.
-    skipped: HashMap<(String, String), u64>,
+    /// By schema and name of the source table.
+    skipped: HashMap<String, HashMap<String, u64>>,
     count: u64,
 }
 
@@ -133,7 +133,9 @@ impl Batch {
 
     /// How many changes were left out, by schema and name of the source table.
     pub fn skipped(&self) -> impl Iterator<Item = (&str, &str, u64)> {
-        self.skipping.skipped.iter().map(|((schema, table), count)| (schema.as_str(), table.as_str(), *count))
+        self.skipping.skipped.iter().flat_map(|(schema, tables)| {
+            tables.iter().map(|(table, count)| (schema.as_str(), table.as_str(), *count))
+        })
     }
 
     /// Begins to count anew.
@@ -148,8 +150,18 @@ impl Batch {
         if !starts.has(&relation.schema, &relation.name, begin.commit_lsn) {
             return false;
         }
-        let name = (relation.schema.clone(), relation.name.clone());
-        *self.skipping.skipped.entry(name).or_default() += 1;
+        match self
+            .skipping
+            .skipped
+            .get_mut(&relation.schema)
+            .and_then(|tables| tables.get_mut(&relation.name))
+        {
+            Some(count) => *count += 1,
+            None => {
+                let tables = self.skipping.skipped.entry(relation.schema.clone()).or_default();
+                tables.insert(relation.name.clone(), 1);
+            }
+        }
         self.skipping.count += 1;
         self.changed();
         true
@@ -480,10 +492,10 @@ impl Batch {
         self.structure.as_deref()
     }
 
-    /// Whether a table's copy was made behind the transaction that goes on behind the batch, and so has what it did.
-    pub fn is_in_copy(&self, schema: &str, table: &str) -> bool {
+    /// Whether a table has the structure already that the transaction makes that goes on behind the batch.
+    pub fn has_structure(&self, schema: &str, table: &str) -> bool {
         let (Some(starts), Some((begin, _))) = (&self.skipping.starts, &self.open) else { return false };
-        starts.has(schema, table, begin.commit_lsn)
+        starts.has_structure(schema, table, begin.commit_lsn)
     }
 
     /// The transaction that goes on behind the batch.

@@ -427,6 +427,18 @@ impl LoadLedger {
         Ok(row.map_err(|e| Error::sql("ask whether a load wants to begin", e))?.is_some())
     }
 
+    /// Takes note that the flow goes on from `end` by somebody's wish, where that is before the place where its tables begin.
+    /// Part of the transaction that `client` is in.
+    ///
+    /// # Errors
+    /// [`Error::LedgerMissing`], [`Error::Sql`].
+    pub async fn rewind(&self, client: &Client, end: ResumeLsn) -> Result<(), Error> {
+        for statement in sql::REWIND {
+            client.execute(statement, &[&self.flow, &to_pg(end.0)]).await.map_err(missing)?;
+        }
+        Ok(())
+    }
+
     /// Forgets all about the flow's loads. Part of the transaction that `client` is in.
     ///
     /// # Errors

@@ -123,11 +123,13 @@ impl Role {
     }
 
     /// The epoch in which `site` may capture what it writes; `None` if it is not its turn. A site that is about to write
-    /// may capture before, so that it does from its first transaction on.
+    /// may capture before, so that it does from its first transaction on. One that writes already does so in its epoch until
+    /// a later one stands, since the run that is to bring it may be taken back.
     pub fn admits(&self, site: &str) -> Option<u64> {
         match &self.next {
+            _ if self.live == site => Some(self.epoch),
             Some((next, epoch)) if next == site => Some(*epoch),
-            _ => (self.live == site).then_some(self.epoch),
+            _ => None,
         }
     }
 }
@@ -147,6 +149,8 @@ mod tests {
         let role = Role::of_texts(&texts(["main", "4", "secondary", "5", "r", "dba@host", "now"])).unwrap();
         assert_eq!((role.admits("main"), role.admits("secondary")), (Some(4), Some(5)));
         assert_eq!(role.run.map(|run| run.holder), Some("dba@host".to_owned()));
+        let role = Role::of_texts(&texts(["main", "4", "main", "5", "r", "dba@host", "now"])).unwrap();
+        assert_eq!(role.admits("main"), Some(4), "what is to come may be taken back");
     }
 
     #[test]

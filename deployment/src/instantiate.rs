@@ -469,7 +469,8 @@ impl Load<'_> {
 
     /// What has come of a load that is done.
     async fn done(&self, claims: &Claims, job: &LoadJob, sequences: usize) -> Result<Instantiated, Error> {
-        let tables = self.ledger.tables(&claims.target).await?;
+        let mut tables = self.ledger.tables(&claims.target).await?;
+        tables.retain(|table| table.again || !job.beside);
         self.drop_origins(&claims.target).await;
         // A load of single tables is not about them.
         let is_asked = self.options.with_large_objects || job.beside;
@@ -478,12 +479,15 @@ impl Load<'_> {
         Ok(Instantiated {
             job: job.job.clone(),
             lineage: job.lineage,
-            consistent_point: job.consistent_point,
+            consistent_point: if job.beside { ResumeLsn(job.snapshot.lsn) } else { job.consistent_point },
             tables: tables.len(),
             rows: tables.iter().map(|table| table.rows).sum(),
             bytes: tables.iter().map(|table| table.bytes).sum(),
             sequences,
-            later_tables: tables.iter().filter(|table| table.start > job.consistent_point.0).count(),
+            later_tables: tables
+                .iter()
+                .filter(|table| !job.beside && table.start > job.consistent_point.0)
+                .count(),
             large_objects: self.large_objects.clone(),
             large_objects_left: left,
         })

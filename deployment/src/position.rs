@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use irongate_checkpoint::{Applied, CheckpointTable, GroupLock, Program};
+use irongate_checkpoint::{Applied, CheckpointTable, GroupLock, LoadLedger, Program, TableStarts};
 use irongate_postgres::{Session, catalog};
 use irongate_trail::{
     Begins, CommitLsn, Directory, Error as TrailError, Item, Lineage, Lsn, Mark, Position, Progress, Reader,
@@ -147,6 +147,24 @@ async fn replicat(
         let remedy = format!("run \"irongate instantiate {}\"", group.flow_name());
         return Err(refused(group, "it has no checkpoint yet", remedy));
     };
+    let ledger = LoadLedger::new(group.flow_name());
+    let starts = TableStarts::load(&session, group.flow_name(), before.end_lsn).await?;
+    if !starts.away().is_empty() || starts.go_back_from(before.end_lsn) {
+        let mut tables = starts.away().to_vec();
+        tables.extend(starts.late(before.end_lsn));
+        return Err(refused(
+            group,
+            format!(
+                "tables are being copied anew, or brought to where the others are: {}",
+                tables.join(", ")
+            ),
+            format!(
+                "irongate instantiate {} ends the copy, irongate info {} shows when they are",
+                group.flow_name(),
+                group.name
+            ),
+        ));
+    }
     let directory = configuration.trail(group.only_flow()?);
     let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
     let reading = Arc::clone(&storage);
@@ -163,10 +181,15 @@ async fn replicat(
         return Err(refused(group, "the trail there is of another source than the checkpoint", remedy));
     }
     let after = Applied { transactions: before.transactions, ..found };
+    let has_ledger = ledger.job(&session).await.is_ok_and(|job| job.is_some());
     let save = async {
         session.batch_execute("BEGIN").await.map_err(|error| target.failed("begin", error))?;
         table.remove(&session).await?;
         table.initialise(&session, &after).await?;
+        // What lies behind it is to be applied once more, whatever a load has said of it.
+        if after.end_lsn < before.end_lsn && has_ledger {
+            ledger.rewind(&session, after.end_lsn).await?;
+        }
         session.batch_execute("COMMIT").await.map_err(|error| target.failed("commit", error))
     };
     save.await?;

@@ -4,10 +4,12 @@
 //! nobody knows how far it came: so nothing is taken back here, and nothing is gone on with.
 
 use irongate_deployment::Configuration;
+use irongate_manager::Control;
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::fence;
+use crate::guard::GUARD;
 use crate::journal::{Journal, What};
 use crate::place::Place;
 use crate::plan::role_of;
@@ -28,8 +30,8 @@ pub struct Freed {
 /// Frees every database that the run has in hand, at all sites that answer. Those that do not answer are named.
 ///
 /// # Errors
-/// [`Error::Open`] where the run's journal is here and the run is not over; [`Error::NotHeld`] where no database is in its
-/// hands; [`Error::Journal`], [`Error::Database`].
+/// [`Error::Open`] where the run's journal is here and the run is not over; [`Error::Elsewhere`] where it lies at a site whose
+/// manager answers; [`Error::NotHeld`] where no database is in its hands; [`Error::Journal`], [`Error::Database`].
 pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Freed>, Vec<String>), Error> {
     const FREE: &str =
         "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
@@ -41,7 +43,10 @@ pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Fre
             return Err(Error::Open { run: run.to_owned() });
         }
     }
-    let (mut freed, mut silent) = (Vec::new(), Vec::new());
+    if run == GUARD {
+        return Err(Error::NotHeld { run: run.to_owned(), silent: String::new() });
+    }
+    let (mut held, mut silent) = (Vec::new(), Vec::new());
     for database in configuration.active_passive() {
         for site in configuration.databases.get(database).into_iter().flat_map(|sites| sites.keys()) {
             let place = match Place::connect(configuration, database, site).await {
@@ -52,22 +57,36 @@ pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Fre
                 }
             };
             let Some(role) = role_of(&place).await? else { continue };
-            if role.run.is_none_or(|holder| holder.run != run) {
-                continue;
-            }
-            let failed = || place.failed("free the roles");
-            if place.session.execute(FREE, &[&run]).await.map_err(failed())? > 0 {
-                freed.push(Freed {
-                    database: place.to_string(),
-                    live: role.live,
-                    epoch: role.epoch,
-                    is_closed: fence::standing(&place).await?.is_some(),
-                });
+            if role.run.as_ref().is_some_and(|holder| holder.run == run) {
+                held.push((place, role));
             }
         }
     }
-    if freed.is_empty() {
+    if held.is_empty() {
         return Err(Error::NotHeld { run: run.to_owned(), silent: silent.join("; ") });
+    }
+    // A run's journal lies at the site that is to write when it is over.
+    for (_, role) in &held {
+        let home = role.next.as_ref().map_or(&role.live, |(next, _)| next);
+        if Some(home) != configuration.site.as_ref()
+            && let Ok(control) =
+                Control::between(configuration, configuration.site.as_deref().unwrap_or_default(), home)
+            && control.ping().await.is_ok()
+        {
+            return Err(Error::Elsewhere { to: home.clone(), site: configuration.site.clone() });
+        }
+    }
+    let mut freed = Vec::new();
+    for (place, role) in held {
+        let failed = || place.failed("free the roles");
+        if place.session.execute(FREE, &[&run]).await.map_err(failed())? > 0 {
+            freed.push(Freed {
+                database: place.to_string(),
+                live: role.live,
+                epoch: role.epoch,
+                is_closed: fence::standing(&place).await?.is_some(),
+            });
+        }
     }
     Ok((freed, silent))
 }

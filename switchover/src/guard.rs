@@ -19,7 +19,7 @@ use irongate_manager::supervisor::Word;
 use crate::error::Error;
 use crate::fence;
 use crate::place::Place;
-use crate::plan::{prepare, role_of, tell};
+use crate::plan::{Kind, prepare, role_of, tell};
 
 pub use concern::concerns;
 
@@ -123,11 +123,12 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
     Ok(silent)
 }
 
-/// The run that has this site in hand and is over: it could not give back what was at a site that was lost. The site that
-/// writes says that nobody has it in hand, in the same epoch; a run takes that one in hand, too, and gives it back last.
+/// The reinstatement that has this site in hand and is over: it could not give back what was at a site that was lost. The site that
+/// writes says that nobody has it in hand, in the same epoch; a reinstatement takes that one in hand first and gives it back last.
 fn left_by<'a>(here: &'a Role, there: &Role, site: &str) -> Option<&'a str> {
     let is_same = (&here.live, here.epoch) == (&there.live, there.epoch) && here.live != site;
-    let holder = here.run.as_ref().filter(|holder| holder.run != GUARD);
+    // The other plans hold the site that is to write alone while the other one is lost, or lead back there.
+    let holder = here.run.as_ref().filter(|holder| holder.run.starts_with(&format!("{}-", Kind::Reinstate)));
     holder.filter(|_| is_same && there.run.is_none()).map(|holder| holder.run.as_str())
 }
 
@@ -204,7 +205,9 @@ mod tests {
         {
             assert_eq!(left(&held, &there), None, "{there:?}");
         }
-        assert_eq!(left(&role("secondary", 4, Some(GUARD)), &role("secondary", 4, None)), None);
+        for run in [GUARD, "failover-1", "switchover-1"] {
+            assert_eq!(left(&role("secondary", 4, Some(run)), &role("secondary", 4, None)), None, "{run}");
+        }
         assert_eq!(left(&role("main", 4, Some("switchover-1")), &role("main", 4, None)), None, "it writes");
     }
 

@@ -187,9 +187,11 @@ pub async fn run(
             if let Some(open) = unfinished(state)? {
                 let before = Journal::read(state, &open)?.0;
                 // The other site may be lost in the middle of a run that needs it for both of its ends.
+                let has_both = [Kind::Switchover, Kind::Switchback, Kind::Drill].map(|kind| kind.to_string());
                 let goes_on = fresh.plan == Kind::Failover.to_string()
-                    && before.plan != fresh.plan
-                    && (&before.from, &before.to) == (&fresh.from, &fresh.to);
+                    && has_both.contains(&before.plan)
+                    && (&before.from, &before.to, &before.databases)
+                        == (&fresh.from, &fresh.to, &fresh.databases);
                 if goes_on {
                     fresh.supersedes = Some(open);
                 } else if *order == Order::Begin {

@@ -1,16 +1,21 @@
-//! Extract, Replicat, pump and collector as processes of their own, so that each one's CPU seconds and memory can be read.
+//! Extract, Replicat, pumps, collector and reader as processes of their own, so that each one's CPU seconds and memory can be read.
 
 use std::path::Path;
 use std::time::Duration;
 
 use irongate_apply::{Grouping, Names, Policies, Replicat, ReplicatSettings, Retry};
 use irongate_capture::{Extract, Settings, Source};
+use irongate_pump::kafka::{KafkaPump, KafkaPumpSettings, KafkaReader, KafkaReaderSettings, KafkaSettings};
 use irongate_pump::{
     AcceptedFlow, Collector, CollectorSettings, Credentials, LinkSettings, Meeting, Pump, PumpSettings,
 };
 
+/// Bytes of a record, as the configuration has it by default.
+const RECORD: usize = 900 << 10;
+
 /// `child extract URI SLOT PUBLICATION TRAIL STATE`, `child replicat URI FLOW TRAIL STATE on|off`,
-/// `child pump ADDRESS TRAIL STATE CERTIFICATES LEVEL` or `child collector ADDRESS TRAILS STATE CERTIFICATES`.
+/// `child pump ADDRESS TRAIL STATE CERTIFICATES LEVEL`, `child collector ADDRESS TRAILS STATE CERTIFICATES`,
+/// `child kafka-pump BROKERS TOPIC TRAIL STATE LEVEL` or `child kafka-reader BROKERS TOPIC TRAIL STATE`.
 pub(crate) async fn main(arguments: &[String]) -> i32 {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let stop = async {
@@ -81,6 +86,38 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
             };
             spawned(Collector::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
         }
+        ["kafka-pump", brokers, topic, trail, state, level] => {
+            let settings = KafkaPumpSettings {
+                group: "pump".to_owned(),
+                deployment: "bench".to_owned(),
+                flow: "csp".to_owned(),
+                site: "main".to_owned(),
+                kafka: kafka(brokers),
+                topic: (*topic).to_owned(),
+                record_size: RECORD,
+                trail: trail.into(),
+                state_directory: state.into(),
+                epoch: 1,
+                compression: level.parse().ok().filter(|level| *level > 0),
+            };
+            spawned(KafkaPump::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
+        }
+        ["kafka-reader", brokers, topic, trail, state] => {
+            let settings = KafkaReaderSettings {
+                group: "reader".to_owned(),
+                deployment: "bench".to_owned(),
+                flow: "csp".to_owned(),
+                from: "main".to_owned(),
+                kafka: kafka(brokers),
+                topic: (*topic).to_owned(),
+                trail: trail.into(),
+                state_directory: state.into(),
+                epoch: 1,
+                file_size: 64 << 20,
+                keep_free: None,
+            };
+            spawned(KafkaReader::new(settings).run(stop)).await.map(drop).map_err(anyhow::Error::from)
+        }
         _ => Err(anyhow::anyhow!("unknown child")),
     };
     match result {
@@ -90,6 +127,11 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
             1
         }
     }
+}
+
+pub(crate) fn kafka(brokers: &str) -> KafkaSettings {
+    let brokers = brokers.split(',').map(str::to_owned).collect();
+    KafkaSettings { retry_first: Duration::from_millis(20), ..KafkaSettings::new(brokers) }
 }
 
 fn link(certificates: &str, site: &str) -> LinkSettings {

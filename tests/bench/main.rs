@@ -5,16 +5,19 @@
 //! minutes. So the figure is the median of the turns' ratios; the medians of each are shown to give a feeling.
 //!
 //! With `--wan`, no server: a pump over lines of several lengths. With `--load`: the initial load beside pipes of `psql`.
+//! With `--kafka`, no server either: a trail through a broker beside one over TLS.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own that prints its figures")]
 
 mod child;
 mod growth;
+mod kafka;
 mod load;
 mod mixed;
 mod page;
 mod pair;
 mod processes;
 mod report;
+mod trail;
 mod wan;
 mod work;
 
@@ -29,17 +32,19 @@ const USAGE: &str = "usage: bench [--quick] [--json] [--majors 15,17] [--runs N]
              [--page FILE]
        bench --wan [--quick] [--json] [--runs N]
        bench --load [--quick] [--json] [--majors 15,17] [--runs N]
+       bench --kafka [--quick] [--json] [--runs N]
 
   --quick    fewer rows and runs, one major: under 3 minutes
   --json     one JSON document on standard output
   --majors   versions of the servers (15,17)
-  --runs     turns of each work (5, with --wan and --load 3; 1 with --quick)
+  --runs     turns of each work (5, with --wan, --load and --kafka 3; 1 with --quick)
   --only     some kinds of work: catchup, mixed, bulk, latency, extract, growth
   --page     writes the figures as a page with charts, too
   --synchronous-commit   both appliers commit durably at the target (default: neither, as native's default is)
   --wan      a pump over a line of 5 MB/s at round trips of 0, 10, 50 and 100 ms (needs the right to make network
              namespaces); about 3 minutes a turn, 90 s with --quick
-  --load     the initial load beside a pipe of two psql for each table, as many at a time";
+  --load     the initial load beside a pipe of two psql for each table, as many at a time
+  --kafka    a trail through Kafka beside one over TLS (needs Java, and the broker that scripts/kafka fetches); a minute a turn";
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -53,6 +58,7 @@ pub(crate) struct Options {
     synchronous_commit: bool,
     wan: bool,
     load: bool,
+    kafka: bool,
 }
 
 impl Options {
@@ -67,6 +73,7 @@ impl Options {
             synchronous_commit: false,
             wan: false,
             load: false,
+            kafka: false,
         };
         let named = arguments.iter().any(|argument| argument == "--majors");
         let mut arguments = arguments.iter();
@@ -77,6 +84,7 @@ impl Options {
                 "--json" => options.json = true,
                 "--wan" => options.wan = true,
                 "--load" => options.load = true,
+                "--kafka" => options.kafka = true,
                 "--synchronous-commit" => options.synchronous_commit = true,
                 "--majors" => {
                     let majors = value()?.split(',').map(str::parse).collect::<Result<_, _>>();
@@ -92,7 +100,7 @@ impl Options {
             options.majors.truncate(1);
         }
         if options.runs == 0 {
-            options.runs = match (options.quick, options.wan || options.load) {
+            options.runs = match (options.quick, options.wan || options.load || options.kafka) {
                 (true, _) => 1,
                 (false, true) => 3,
                 (false, false) => 5,
@@ -139,6 +147,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     }
     if options.load {
         return load::load(options).await;
+    }
+    if options.kafka {
+        return kafka::kafka(options).await;
     }
     let mut report = Report::new(options);
     for &major in &options.majors {

@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -15,17 +14,15 @@ use irongate_pump::certs;
 use irongate_tests::network::order::{Shape, Way};
 use irongate_tests::network::{Site, program};
 use irongate_tests::{Network, TempDir};
-use irongate_trail::{
-    Begin, Column, Commit, CommitLsn, Directory, Lineage, Lsn, Relation, ReplicaIdentity, ResumeLsn,
-    Timestamp, TupleBuilder, Value, Writer, WriterOptions,
-};
+use irongate_trail::Directory;
 use rand::rngs::StdRng;
-use rand::{Rng, RngCore, SeedableRng};
+use rand::{RngCore, SeedableRng};
 use serde_json::{Value as Json, json};
 
 use crate::Options;
 use crate::processes;
 use crate::report::median;
+use crate::trail::{words, write_trail};
 
 /// Bytes a second that the line lets through, each way.
 const RATE: u64 = 5_000_000;
@@ -35,10 +32,6 @@ const QUEUE: u64 = 1 << 20;
 const DISTANCES: [u64; 4] = [0, 10, 50, 100];
 /// The least ratio at the longest distance.
 const GOAL: f64 = 0.90;
-/// Bytes of a row.
-const ROW: usize = 1000;
-/// Rows of a transaction.
-const ROWS: u64 = 10;
 
 /// Rates of one distance, in bytes a second, a turn each.
 #[derive(Default)]
@@ -124,7 +117,7 @@ struct World {
 }
 
 /// A process that is killed when it is dropped.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -140,16 +133,7 @@ impl World {
         // What no compression makes shorter: the line carries it as it is.
         let mut random = StdRng::seed_from_u64(1);
         write_trail(&world.near("random"), bytes, |value| random.fill_bytes(value))?;
-        // Words and numbers, as people's rows have them.
-        let mut random = StdRng::seed_from_u64(2);
-        write_trail(&world.near("words"), bytes, |value| {
-            let mut text = String::new();
-            while text.len() < value.len() {
-                let word = WORDS[random.random_range(0..WORDS.len())];
-                text += &format!("{word} {} ", random.random_range(0..100_000));
-            }
-            value.copy_from_slice(&text.as_bytes()[..value.len()]);
-        })?;
+        write_trail(&world.near("words"), bytes, words())?;
         Ok(world)
     }
 
@@ -208,61 +192,4 @@ fn start(site: &Site, program: &Path, arguments: &[&str]) -> anyhow::Result<Runn
     command.args(arguments);
     let child = site.enter(&command).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     Ok(Running(child))
-}
-
-const WORDS: [&str; 16] = [
-    "agent",
-    "queue",
-    "skill",
-    "place",
-    "person",
-    "switch",
-    "tenant",
-    "campaign",
-    "calling list",
-    "application",
-    "enabled",
-    "disabled",
-    "Berlin",
-    "Lisbon",
-    "2026-03-14 09:26:53",
-    "routing strategy",
-];
-
-/// Writes a trail of rows whose value `fill` gives.
-fn write_trail(directory: &Path, bytes: u64, mut fill: impl FnMut(&mut [u8])) -> anyhow::Result<()> {
-    let lineage = Lineage { system_identifier: 7, timeline: 1, slot_incarnation: Lsn(5) };
-    let storage = Arc::new(Directory::create(directory)?);
-    let mut writer = Writer::create(storage, WriterOptions::new("csp", lineage), ResumeLsn(Lsn(10)))?;
-    let column = |name: &str, key| Column {
-        name: name.to_owned(),
-        key,
-        type_oid: if key { 20 } else { 17 },
-        type_modifier: -1,
-        type_name: None,
-    };
-    let relation = Arc::new(Relation {
-        id: 16384,
-        schema: "public".to_owned(),
-        name: "t".to_owned(),
-        replica_identity: ReplicaIdentity::Default,
-        columns: vec![column("id", true), column("value", false)],
-    });
-    let mut value = vec![0; ROW];
-    for number in 1..=bytes / (ROWS * ROW as u64) {
-        let (commit_lsn, commit_time) = (CommitLsn(Lsn(number * 1000)), Timestamp::now());
-        let previous = CommitLsn::default();
-        writer.begin(&Begin { xid: number as u32, commit_lsn, commit_time, origin: None, previous })?;
-        writer.relation(&relation)?;
-        for row in 0..ROWS {
-            fill(&mut value);
-            let tuple =
-                TupleBuilder::new().text(&(number * ROWS + row).to_string()).value(Value::Binary(&value));
-            writer.row(relation.id, b'I', &[b"N", tuple.as_tuple().as_bytes()].concat())?;
-        }
-        let end_lsn = ResumeLsn(Lsn(number * 1000 + 100));
-        writer.commit(&Commit { commit_lsn, end_lsn, commit_time, changes: 0 })?;
-    }
-    writer.sync()?;
-    Ok(())
 }

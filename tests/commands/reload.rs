@@ -165,6 +165,10 @@ async fn a_load_begins_where_the_tables_of_the_last_one_are_not_where_the_others
         assert_eq!(deployment.target.scalar("app", LOADING).await, "t");
         kill(replicat).await;
         kill(second).await;
+        // A checkpoint that waits for the copies is not moved.
+        let refused =
+            deployment.expect(1, &["position", "csp-replicat", "--to", "end", "--accept-loss"]).await.stderr;
+        assert!(refused.contains("public.note"), "{refused}");
         let replicat = deployment.start("csp-replicat").await;
         // Given up by somebody who thinks better of it: what it was about is copied from the beginning.
         let anew = deployment.expect(0, &["instantiate", "csp", "--restart"]).await.stderr;
@@ -172,6 +176,22 @@ async fn a_load_begins_where_the_tables_of_the_last_one_are_not_where_the_others
         writer.end().await;
         deployment.add(7_000).await;
         deployment.arrived(7_000).await;
+        deployment.compare().await.assert_same();
+
+        // Its stream is gone in the middle of a copy: nothing is emptied that nobody has asked to be, and all of it is brought.
+        let third = loads(&deployment, &words, 0).await;
+        kill(third).await;
+        stop(replicat).await;
+        stop(extract).await;
+        let slot = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE '%csp'";
+        deployment.source.batch_in("app", slot).await;
+        let refused = deployment.expect(3, &["instantiate", "csp"]).await.stderr;
+        assert!(refused.contains("--truncate") && refused.contains("slot is not there"), "{refused}");
+        deployment.expect(0, &["instantiate", "csp", "--truncate"]).await;
+        let extract = deployment.start("csp-extract").await;
+        let replicat = deployment.start("csp-replicat").await;
+        deployment.add(8_000).await;
+        deployment.arrived(8_000).await;
         deployment.compare().await.assert_same();
         stop(replicat).await;
         stop(extract).await;

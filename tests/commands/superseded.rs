@@ -121,6 +121,19 @@ async fn a_site_that_comes_back_while_a_failover_is_at_work_is_not_taken_over_fr
     reference.expect("secondary", 0, &and(&FAILOVER, &["--abort"])).await;
     follows(&reference, 0, 1).await;
 
+    // The same where the run was cut off just before it would have opened anything.
+    power_off(&mut reference);
+    drop(main_manager);
+    assert!(reference.cut_off("secondary", &cut("failover", "open", "begins")).await);
+    let main_manager = power_back(&mut reference).await;
+    answers(&reference, "main").await;
+    writes_as_application(&reference, 0, "'back', 2").await;
+    let refused = reference.expect("secondary", 3, &and(&FAILOVER, &["--resume"])).await.stderr;
+    assert!(refused.contains("answers again, and is open"), "{refused}");
+    reference.expect("secondary", 0, &and(&FAILOVER, &["--abort"])).await;
+    assert_eq!(open(&reference).await, [true, false]);
+    follows(&reference, 0, 3).await;
+
     // Back when the other site has just been opened, and the run is cut off there: its guard knows.
     power_off(&mut reference);
     drop(main_manager);

@@ -149,7 +149,7 @@ impl Target for PostgresTarget {
         // Where some tables are brought up to the others, the target has not lost what it says that it has not.
         let starts =
             TableStarts::load(connection.session.client(), &self.settings.flow, applied.end_lsn).await?;
-        let goes_back = !starts.late(applied.end_lsn).is_empty();
+        let goes_back = starts.go_back_from(applied.end_lsn);
         match &mut self.watermarks {
             Some(watermarks) if !goes_back => watermarks.reconnected(mark, insert)?,
             other => *other = Some(Watermarks::new(mark, insert, Mark::default())),

@@ -110,13 +110,13 @@ impl Connection {
         }
         // A table that was copied later has the structure that it had then; an older one must not be made of it.
         message.objects.retain(
-            |object| !matches!(object, Object::Table(table) if batch.is_in_copy(&table.schema, &table.name)),
+            |object| !matches!(object, Object::Table(table) if batch.has_structure(&table.schema, &table.name)),
         );
         message.dropped.retain(|dropped| {
             let schema = dropped.schema.as_deref().unwrap_or_default();
             // Older versions of the source's functions tell of TOAST tables' indexes.
             let is_systems = schema.starts_with("pg_") || schema == "information_schema";
-            !is_systems && (dropped.kind != "table" || !batch.is_in_copy(schema, &dropped.name))
+            !is_systems && (dropped.kind != "table" || !batch.has_structure(schema, &dropped.name))
         });
         if let Some(owner) = &ddl.owner {
             message.objects.iter_mut().for_each(|object| object.set_owner(owner));

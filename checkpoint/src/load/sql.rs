@@ -181,6 +181,12 @@ pub(super) const COPIED: &str = "WITH noted AS (UPDATE irongate.load_table SET c
 pub(super) const OTHERS: &str = "UPDATE irongate.load_table SET start_lsn = greatest(start_lsn, $2) \
      WHERE flow = $1 AND NOT again AND $2::pg_catalog.pg_lsn IS NOT NULL";
 
+/// The flow goes on from an earlier place, by somebody's wish: what is behind that is to be applied again.
+pub(super) const REWIND: [&str; 2] = [
+    "UPDATE irongate.load_table SET start_lsn = least(start_lsn, $2) WHERE flow = $1 AND NOT again",
+    "UPDATE irongate.load SET others_lsn = least(others_lsn, $2) WHERE flow = $1",
+];
+
 /// An unfinished table divides by zero: the transaction cannot commit.
 pub(super) const FINISH: &str = "UPDATE irongate.load SET done_at = clock_timestamp(), others_lsn = greatest(others_lsn, $2) \
      WHERE flow = $1 AND 1 = 1 / (CASE WHEN EXISTS (SELECT FROM irongate.load_table t \
@@ -199,7 +205,8 @@ pub(super) const LEDGER_EXISTS: &str = "SELECT pg_catalog.to_regclass('irongate.
 /// By names in a document, since a ledger of an earlier release has not all of them.
 pub(super) const STARTS: &str = "SELECT t.source_schema, t.source_table, t.start_lsn, \
      coalesce((pg_catalog.to_jsonb(t) ->> 'again')::pg_catalog.bool, false) AND l.done_at IS NULL AS away, \
-     (pg_catalog.to_jsonb(l) ->> 'others_lsn')::pg_catalog.pg_lsn AS others \
+     (pg_catalog.to_jsonb(l) ->> 'others_lsn')::pg_catalog.pg_lsn AS others, \
+     coalesce((pg_catalog.to_jsonb(t) ->> 'again')::pg_catalog.bool, false) AS again \
      FROM irongate.load l JOIN irongate.checkpoint c ON c.flow = l.flow JOIN irongate.load_table t ON t.flow = l.flow \
      WHERE l.flow = $1 AND l.system_identifier = c.system_identifier AND l.slot_incarnation = c.slot_incarnation \
      AND (l.done_at IS NOT NULL OR coalesce((pg_catalog.to_jsonb(l) ->> 'beside')::pg_catalog.bool, false))";

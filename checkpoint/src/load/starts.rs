@@ -1,6 +1,6 @@
 //! Where each table's changes begin to be applied: what Replicat asks of the ledger.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use irongate_trail::{CommitLsn, Lsn, ResumeLsn};
 use postgres_types::PgLsn;
@@ -18,6 +18,8 @@ pub struct TableStarts {
     others: Lsn,
     last: Lsn,
     away: Vec<String>,
+    /// Tables that are or were copied beside the stream, which has changed their structure in its order all the while.
+    again: HashSet<(String, String)>,
 }
 
 impl TableStarts {
@@ -46,6 +48,9 @@ impl TableStarts {
             let start = from_pg(row.try_get(2).map_err(fail)?);
             let others = row.try_get::<_, Option<PgLsn>>(4).map_err(fail)?.map(from_pg);
             starts.others_begin(others.unwrap_or_default());
+            if row.try_get(5).map_err(fail)? {
+                starts.again.insert((schema.clone(), table.clone()));
+            }
             if row.try_get(3).map_err(fail)? {
                 starts.leave(schema, table);
             } else if start.max(starts.others) > end.0 {
@@ -64,6 +69,7 @@ impl TableStarts {
     /// Adds a table that is being copied: nothing is applied to it until it is known where it begins.
     pub fn leave(&mut self, schema: impl Into<String>, table: impl Into<String>) {
         let (schema, table) = (schema.into(), table.into());
+        self.again.insert((schema.clone(), table.clone()));
         self.away.push(format!("{schema}.{table}"));
         self.insert(schema, table, Lsn(u64::MAX));
     }
@@ -98,6 +104,21 @@ impl TableStarts {
     pub fn has(&self, schema: &str, table: &str, commit: CommitLsn) -> bool {
         let named = self.schemas.get(schema).and_then(|tables| tables.get(table));
         commit.0 < *named.unwrap_or(&self.others)
+    }
+
+    /// Whether the table has, at the target, the structure that a transaction made that was committed there. What was
+    /// copied beside the stream has had its structure changed in the stream's order, also while it got no rows.
+    pub fn has_structure(&self, schema: &str, table: &str, commit: CommitLsn) -> bool {
+        if self.again.contains(&(schema.to_owned(), table.to_owned())) {
+            self.has_the_rest(commit)
+        } else {
+            self.has(schema, table, commit)
+        }
+    }
+
+    /// Whether the checkpoint, which says `end`, has gone back for tables that were copied.
+    pub fn go_back_from(&self, end: ResumeLsn) -> bool {
+        self.others > end.0
     }
 
     /// Whether all that is no row of a table is done up to there.
@@ -139,6 +160,8 @@ mod tests {
         assert!(copying.has("s", "t", at(u64::MAX - 1)) && !copying.has("s", "u", at(1)));
         assert!(!copying.has_the_rest(at(1)) && copying.are_ahead_of(ResumeLsn(Lsn(u64::MAX - 1))));
         assert_eq!(copying.away(), ["s.t"]);
+        // Its structure follows the stream.
+        assert!(!copying.has_structure("s", "t", at(5)));
         let mut copied = TableStarts::default();
         copied.insert("s", "t", Lsn(100));
         // Loaded later still, and not copied anew.
@@ -150,6 +173,7 @@ mod tests {
             assert_eq!(copied.has("s", table, at(commit)), has, "{table} {commit}");
         }
         assert!(copied.has_the_rest(at(199)) && !copied.has_the_rest(at(200)));
+        assert!(copied.go_back_from(ResumeLsn(Lsn(199))) && !copied.go_back_from(ResumeLsn(Lsn(200))));
         assert_eq!(copied.late(ResumeLsn(Lsn(199))), ["s.t"]);
         assert!(copied.late(ResumeLsn(Lsn(200))).is_empty() && copied.away().is_empty());
     }

@@ -39,7 +39,7 @@ impl Load<'_> {
     pub(super) fn refuse_other_load(&self, tables: &[LoadTable]) -> Result<(), Error> {
         let open: BTreeSet<TableName> = tables
             .iter()
-            .filter(|table| !table.is_finished())
+            .filter(|table| table.again || !table.is_finished())
             .map(|table| TableName::new(&table.source.0, &table.source.1))
             .collect();
         let asked: Vec<&TableName> = self.tables.iter().filter(|table| !open.contains(table)).collect();

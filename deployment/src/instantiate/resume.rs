@@ -80,8 +80,10 @@ impl Load<'_> {
         }
         let tables = self.ledger.tables(&claims.target).await?;
         self.refuse_other_load(&tables)?;
-        let reason =
-            if self.restart { Some("as asked") } else { given_up(&job, &self.stream(claims).await?) };
+        let gone = given_up(&job, &self.stream(claims).await?);
+        let is_whole = gone.is_none();
+        let is_asked = self.restart || (job.beside && self.options.truncate);
+        let reason = if is_asked { Some("as asked") } else { gone };
         let finished = tables.iter().filter(|table| table.is_finished()).count();
         if let Some(reason) = reason {
             progress(Event::Note(format!(
@@ -89,12 +91,14 @@ impl Load<'_> {
                 job.job,
                 tables.len()
             )));
-            if job.beside {
+            if job.beside && self.restart && !self.options.truncate && is_whole {
                 let again = tables.iter().filter(|table| table.again);
                 let again = again.map(|table| TableName::new(&table.source.0, &table.source.1));
                 return Ok(Begin::Tables(again.collect()));
             }
-            let ours = tables.into_iter().filter(|table| table.chunks_done > 0).map(|table| table.source);
+            // What was there before single tables were copied anew is not the load's.
+            let is_ours = |table: &LoadTable| table.chunks_done > 0 && (table.again || !job.beside);
+            let ours = tables.into_iter().filter(is_ours).map(|table| table.source);
             return Ok(Begin::Anew { ours: ours.collect() });
         }
         progress(Event::Note(format!(

@@ -262,9 +262,16 @@ pub async fn begin_anew(
     table.claim(&session).await?;
     let started = start(configuration, flow, slot_limit, progress).await?;
     let failed = |error| target.failed("begin the flow's checkpoint anew", error);
+    let has_ledger =
+        irongate_checkpoint::LoadLedger::new(&flow.name).job(&session).await.is_ok_and(|job| job.is_some());
     session.batch_execute("BEGIN").await.map_err(failed)?;
     table.remove(&session).await?;
     table.initialise(&session, &first_checkpoint(&started)).await?;
+    // What an earlier load says of its tables is of another stream.
+    let ledger = irongate_checkpoint::LoadLedger::new(&flow.name);
+    if has_ledger {
+        ledger.forget(&session).await?;
+    }
     session.batch_execute("COMMIT").await.map_err(failed)?;
     table.release(&session).await?;
     Ok(started.consistent_point)

@@ -66,8 +66,13 @@ pub async fn counts(configuration: &Configuration, place: &Place) -> Result<bool
     let role = Role::load(&place.session).await.map_err(irongate_deployment::Error::from)?;
     let is_held = role.is_some_and(|role| role.run.is_some());
     let is_live = is_live(configuration, place).await?;
-    Ok(is_live && (!is_held || open_elsewhere(configuration, place).await.is_none()))
+    // A site that does not answer has let nobody in that anybody knows of.
+    let elsewhere = open_elsewhere(configuration, place).await;
+    let is_open = elsewhere.is_some_and(|(_, reason)| reason == UNFENCED);
+    Ok(is_live && !(is_held && is_open))
 }
+
+const UNFENCED: &str = "has no fence";
 
 /// Another site of the database that is open or cannot be asked, and how that is known.
 async fn open_elsewhere(configuration: &Configuration, place: &Place) -> Option<(String, String)> {
@@ -76,7 +81,7 @@ async fn open_elsewhere(configuration: &Configuration, place: &Place) -> Option<
         let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
         let reason = match asked.await {
             Ok(Some(_)) => continue,
-            Ok(None) => "has no fence".to_owned(),
+            Ok(None) => UNFENCED.to_owned(),
             Err(error) => format!("cannot be asked whether it has a fence: {error}"),
         };
         return Some((format!("{}.{site}", place.database), reason));

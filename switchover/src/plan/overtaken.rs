@@ -58,6 +58,11 @@ impl Run<'_> {
             let names = (heading.run.as_str(), heading.to.as_str(), heading.from.as_str());
             match role_of(to).await? {
                 Some(role) if is_left(&role, names, locked, way) => {}
+                // Taken back, and given to the run that had it before, which is not noted yet.
+                Some(role)
+                    if way == Way::Back
+                        && heading.supersedes.is_some()
+                        && role.run.as_ref().map(|holder| &holder.run) == heading.supersedes.as_ref() => {}
                 Some(role) => {
                     let holder = role.run.map(|holder| format!(", in the hands of run \"{}\"", holder.run));
                     return Ok(Some(format!(

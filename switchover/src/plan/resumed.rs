@@ -1,6 +1,8 @@
 //! What is looked at and noted before a run is gone on with, or taken back: time has passed since it was cut off.
 
-use super::{By, Kind, Request, Run, by, switchover};
+use serde_json::json;
+
+use super::{By, Kind, Request, Run, by, role_of, switchover};
 use crate::engine::Way;
 use crate::error::Error;
 use crate::journal::{Journal, Outcome, What};
@@ -21,18 +23,34 @@ impl Run<'_> {
         }
         self.heading.force |= request.force;
         match (self.kind, way) {
-            (Kind::Failover, Way::Forward) => {
-                let mut entries = journal.entries().iter();
+            (Kind::Failover, Way::Forward) if !self.is_turned().await? => self.lost_is_no_writer().await,
+            (Kind::Failover, Way::Back) => {
                 let is_opening =
                     |what: &What| matches!(what, What::Step { step } if step == switchover::OPEN);
-                if !entries.any(|entry| is_opening(&entry.what)) {
-                    self.lost_is_no_writer().await?;
+                // Cut off before anything was done of it, the step is none that there is no way back from.
+                if journal.entries().iter().any(|entry| is_opening(&entry.what)) && !self.is_turned().await? {
+                    let evidence = json!({ "opened": [] });
+                    journal.note(What::Undone { step: switchover::OPEN.to_owned(), evidence })?;
                 }
                 Ok(())
             }
             (Kind::Reinstate, Way::Forward) => self.go_on_reinstating(journal, request),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a failover has written at its site that this one writes now: from then on the other one is closed by its guard
+    /// when it comes back.
+    async fn is_turned(&self) -> Result<bool, Error> {
+        for unit in &self.units {
+            if role_of(&unit.to)
+                .await?
+                .is_some_and(|role| role.next.is_none() && role.live == self.heading.to)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn go_on_reinstating(&mut self, journal: &mut Journal, request: &Request<'_>) -> Result<(), Error> {

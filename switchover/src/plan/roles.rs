@@ -111,9 +111,8 @@ impl Run<'_> {
              WHERE (run IS NULL OR run = $1 OR run = ANY ($5)) AND (live = $4 OR $6 AND live = $3)
              RETURNING next_epoch";
         let heading = &self.heading;
-        let others = self.may_take_from(role_of(place).await?.as_ref());
-        // The run that a failover goes on from may have written the roles.
-        let is_told = heading.supersedes.is_some();
+        let role = role_of(place).await?;
+        let (others, is_told) = (self.may_take_from(role.as_ref()), self.may_be_told(role.as_ref()));
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
             [&heading.run, &heading.holder, &heading.to, &heading.from, &others, &is_told];
         if let Some(row) = place.session.query_opt(TAKE, &values).await.map_err(failed())? {

@@ -59,7 +59,10 @@ impl Run<'_> {
                  next_live = CASE WHEN live = $4 THEN NULL ELSE next_live END,
                  next_epoch = CASE WHEN live = $4 THEN NULL ELSE next_epoch END
              WHERE run = $1";
-        let Some((earlier, _)) = self.put_by()? else { return Ok(false) };
+        let Some((earlier, entries)) = self.put_by()? else { return Ok(false) };
+        if !is_begun(&entries, "lock") {
+            return Ok(false);
+        }
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&self.heading.run, &earlier.run, &earlier.holder, &self.heading.to];
         let failed = place.failed("give the roles back");
@@ -78,6 +81,15 @@ impl Run<'_> {
         runs
     }
 
+    /// Whether the run that has a database in hand, or had it until the last of its steps, may have written the roles there.
+    pub(super) fn may_be_told(&self, role: Option<&Role>) -> bool {
+        let holder = role.and_then(|role| role.run.as_ref());
+        self.heading.supersedes.is_some()
+            || holder.is_some_and(|holder| {
+                holder.run != self.heading.run && self.may_take_from(role).contains(&holder.run)
+            })
+    }
+
     /// Closes the standby again that a drill has opened, and looks whether anybody has written there.
     pub(super) async fn close_drilled(&self) -> Result<(), Error> {
         if !self.is_of_earlier("open-standby")? {
@@ -86,7 +98,7 @@ impl Run<'_> {
         self.close_standby().await?;
         match self.untouched().await {
             // It is marked, and whoever forces it has been told.
-            Err(Error::Touched { .. }) if self.heading.force => Ok(()),
+            Err(Error::Touched { .. } | Error::Lost { .. }) if self.heading.force => Ok(()),
             other => other.map(drop),
         }
     }
