@@ -30,6 +30,8 @@ use note::Note;
 
 /// So many bytes are appended at most before they are made durable.
 const SYNC_BYTES: usize = 4 << 20;
+/// What has come is made durable when nothing more does for so long.
+const GATHER: Duration = Duration::from_millis(1);
 /// How often the state is shown.
 const TICK: Duration = Duration::from_millis(250);
 /// Pause between two looks at a disk that has too little room.
@@ -206,7 +208,20 @@ impl Session<'_> {
                 }
                 continue;
             }
-            let Some(read) = stop.or(log.next()).await.transpose()? else { return Ok(()) };
+            let next = stop.or(log.next());
+            let read = if self.unsynced == 0 {
+                next.await
+            } else {
+                // The topic's end is told only where nothing has come for a while.
+                match tokio::time::timeout(GATHER, next).await {
+                    Ok(read) => read,
+                    Err(_) => {
+                        self.sync(lane, shown)?;
+                        continue;
+                    }
+                }
+            };
+            let Some(read) = read.transpose()? else { return Ok(()) };
             match read {
                 Read::Record(offset, bytes) => {
                     tokio::task::block_in_place(|| self.take(lane, shown, offset, &bytes))?;
