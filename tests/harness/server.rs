@@ -183,6 +183,9 @@ impl Server {
             .user(role)
             .dbname(database)
             .application_name("irongate-tests")
+            // A database that is unwilling to its sessions is so to those that are tested; this one may have to wait for a
+            // busy machine.
+            .options("-c idle_session_timeout=0")
             .connect(NoTls)
             .await?;
         tokio::spawn(connection);

@@ -104,8 +104,15 @@ async fn prepares_and_holds(server: &Server) -> tokio_postgres::Client {
 /// Has the ledger say that a table is being copied anew, or is there.
 fn half_copied(done: &str, again: bool) -> String {
     format!(
-        "UPDATE irongate.load SET done_at = {done}, beside = {again};
-         UPDATE irongate.load_table SET again = {again} WHERE source_table = 'extra'"
+        "INSERT INTO irongate.load (flow, job, system_identifier, timeline, slot_incarnation, consistent_point, trail_seqno,
+                trail_offset, epoch, snapshot, snapshot_lsn, snapshot_time, keeper_pid, keeper_start, done_at, beside)
+            SELECT flow, 'j', system_identifier, timeline, slot_incarnation, end_lsn, 1, 0, epoch, 's', end_lsn, now(), 1, 'x',
+                   {done}, {again} FROM irongate.checkpoint WHERE flow = 'csp'
+            ON CONFLICT (flow) DO UPDATE SET done_at = excluded.done_at, beside = excluded.beside;
+         INSERT INTO irongate.load_table (flow, source_schema, source_table, target_schema, target_table, generation,
+                start_lsn, chunks, chunk_blocks, size, again)
+            VALUES ('csp', 'public', 'extra', 'public', 'extra', 2, '0/1', 1, 0, 1, {again})
+            ON CONFLICT (flow, source_schema, source_table) DO UPDATE SET again = excluded.again"
     )
 }
 
