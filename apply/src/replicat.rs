@@ -260,7 +260,7 @@ impl<O: Open, T: Target> Applier<O, T> {
         // initial load began.
         self.high = Mark { position: source.position(), resume_lsn: resume };
         self.source = Some(source);
-        let starts = self.target.starts(resume).await?;
+        let starts = self.target.starts();
         self.starts = starts.are_ahead_of(resume).then(|| Arc::new(starts));
         self.batch.skip(self.starts.clone());
         self.tell_ahead();

@@ -14,7 +14,6 @@ mod structure;
 use std::future::Future;
 
 use irongate_checkpoint::{Applied, Mark, TableStarts};
-use irongate_trail::ResumeLsn;
 
 use crate::batch::Batch;
 use crate::error::Error;
@@ -71,13 +70,10 @@ pub trait Target: Send {
     /// [`Error`]; transient ones are tried again.
     fn load(&mut self) -> impl Future<Output = Result<Applied, Error>> + Send;
 
-    /// The tables whose copies have what is still to come of the stream behind `end`, up to a place of each table's own.
-    /// Asked after [`Target::load`].
-    ///
-    /// # Errors
-    /// [`Error`]; transient ones are tried again.
-    fn starts(&mut self, _end: ResumeLsn) -> impl Future<Output = Result<TableStarts, Error>> + Send {
-        std::future::ready(Ok(TableStarts::default()))
+    /// The tables whose copies have what is still to come of the stream, up to a place of each table's own, as
+    /// [`Target::load`] has found it. Asked once behind that.
+    fn starts(&mut self) -> TableStarts {
+        TableStarts::default()
     }
 
     /// Applies a batch. If `end` is given, it ends with a source transaction and is committed, with `end` as the place

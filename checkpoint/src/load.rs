@@ -167,6 +167,17 @@ impl LoadLedger {
         row.map(|row| self.job_of(&row)).transpose()
     }
 
+    /// The same where a target may have no ledger, or one of an earlier release: then there was no load.
+    ///
+    /// # Errors
+    /// [`Error::Sql`], [`Error::BadRow`].
+    pub async fn job_if_kept(&self, client: &Client) -> Result<Option<LoadJob>, Error> {
+        match self.job(client).await {
+            Err(Error::LedgerMissing) => Ok(None),
+            job => job,
+        }
+    }
+
     fn job_of(&self, row: &Row) -> Result<LoadJob, Error> {
         let bad = |column| Error::BadRow { flow: self.flow.clone(), column };
         let text = |column| row.try_get::<_, String>(column).map_err(|_| bad(column));

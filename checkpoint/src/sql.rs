@@ -1,4 +1,5 @@
-//! The few values that travel between this crate and a server: LSNs and times, without loss.
+//! What this crate's SQL shares: the few values that travel between it and a server, LSNs and times, without loss; and who
+//! has an advisory lock.
 
 use bytes::{BufMut, BytesMut};
 use irongate_trail::{Lsn, Timestamp};
@@ -37,3 +38,18 @@ pub(crate) fn to_pg(lsn: Lsn) -> PgLsn {
 pub(crate) fn from_pg(lsn: PgLsn) -> Lsn {
     Lsn(lsn.into())
 }
+
+/// The statement that asks who has the advisory lock of a key. `pg_locks` shows what is so now, whatever the snapshot of the
+/// transaction that asks: the upper half of the key as `classid` and the lower as `objid`, with `objsubid` 1.
+macro_rules! claimant {
+    ($key:expr) => {
+        concat!(
+            "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
+            $key,
+            " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+             AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
+        )
+    };
+}
+pub(crate) use claimant;

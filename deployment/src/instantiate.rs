@@ -61,7 +61,7 @@ use progress::Board;
 use rate::Rate;
 use resume::Begin;
 use tables::Copied;
-use target::{Layout, Target};
+use target::Layout;
 pub(crate) use target::{marked, refuse_writer};
 use work::Work;
 
@@ -446,10 +446,7 @@ impl Load<'_> {
 
     /// Sets the sequences and lets the stream go on.
     async fn finish(&self, claims: &Claims, job: &LoadJob) -> Result<Instantiated, Error> {
-        let at_target = match job.beside {
-            true => self.beside(&self.target).await?,
-            false => Target::open(&self.target, self.flow, self.limit(), true).await?,
-        };
+        let at_target = self.at_target(job, &self.target).await?;
         let work = async {
             // Once more where it counts.
             refuse_writer(&self.target, &at_target.session, self.configuration, self.flow).await?;

@@ -181,7 +181,7 @@ async fn replicat(
         return Err(refused(group, "the trail there is of another source than the checkpoint", remedy));
     }
     let after = Applied { transactions: before.transactions, ..found };
-    let has_ledger = ledger.job(&session).await.is_ok_and(|job| job.is_some());
+    let has_ledger = ledger.job_if_kept(&session).await?.is_some();
     let save = async {
         session.batch_execute("BEGIN").await.map_err(|error| target.failed("begin", error))?;
         table.remove(&session).await?;

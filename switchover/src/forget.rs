@@ -3,6 +3,8 @@
 //! A run holds the databases of both sites by their rows of roles, and is ended where its journal lies. Without the journal
 //! nobody knows how far it came: so nothing is taken back here, and nothing is gone on with.
 
+use std::time::Duration;
+
 use irongate_deployment::Configuration;
 use irongate_manager::Control;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::fence;
 use crate::guard::GUARD;
 use crate::journal::{Journal, What};
 use crate::place::Place;
-use crate::plan::role_of;
+use crate::plan::{free, role_of};
 
 /// A database as a run has left it that was forgotten.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -33,9 +35,6 @@ pub struct Freed {
 /// [`Error::Open`] where the run's journal is here and the run is not over; [`Error::Elsewhere`] where it lies at a site whose
 /// manager answers; [`Error::NotHeld`] where no database is in its hands; [`Error::Journal`], [`Error::Database`].
 pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Freed>, Vec<String>), Error> {
-    const FREE: &str =
-        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
-         next_epoch = NULL, changed = now() WHERE run = $1";
     let state = &configuration.state_directory;
     if Journal::runs(state)?.iter().any(|known| known == run) {
         let (_, entries) = Journal::read(state, run)?;
@@ -78,8 +77,7 @@ pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Fre
     }
     let mut freed = Vec::new();
     for (place, role) in held {
-        let failed = || place.failed("free the roles");
-        if place.session.execute(FREE, &[&run]).await.map_err(failed())? > 0 {
+        if free(&place, run, Duration::ZERO).await? {
             freed.push(Freed {
                 database: place.to_string(),
                 live: role.live,

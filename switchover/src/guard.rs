@@ -19,12 +19,14 @@ use irongate_manager::supervisor::Word;
 use crate::error::Error;
 use crate::fence;
 use crate::place::Place;
-use crate::plan::{Kind, prepare, role_of, tell};
+use crate::plan::{Kind, free, prepare, role_of, tell};
 
 pub use concern::concerns;
 
 /// What has a database in hand that is told of another site's taking over and is not closed yet.
 pub(crate) const GUARD: &str = "guard";
+/// How long a run may have a database in hand: a switchover is over by then.
+const LONG: Duration = Duration::from_secs(60);
 /// How long a site may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long groups may take to stop.
@@ -112,7 +114,10 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
             return depose(configuration, &here, &role).await.map(Found::Deposed);
         }
         if let Some(run) = known.as_ref().and_then(|known| left_by(known, &role, site)) {
-            free(&here, run).await?;
+            // One that is just beginning or ending has one site before the other.
+            if free(&here, run, LONG).await? {
+                tracing::warn!(end = %here, run, "a run that is over had this site in hand still: freed");
+            }
         }
     }
     // What an earlier look has begun and not ended. A site that somebody has opened since stays open.
@@ -123,26 +128,13 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
     Ok(silent)
 }
 
-/// The reinstatement that has this site in hand and is over: it could not give back what was at a site that was lost. The site that
-/// writes says that nobody has it in hand, in the same epoch; a reinstatement takes that one in hand first and gives it back last.
+/// The reinstatement that has this site in hand and is over: it could not give back what was at a site that was lost. The
+/// site that writes says that nobody has it in hand, in the same epoch; a reinstatement takes that one in hand first and gives it back last.
 fn left_by<'a>(here: &'a Role, there: &Role, site: &str) -> Option<&'a str> {
     let is_same = (&here.live, here.epoch) == (&there.live, there.epoch) && here.live != site;
     // The other plans hold the site that is to write alone while the other one is lost, or lead back there.
     let holder = here.run.as_ref().filter(|holder| holder.run.starts_with(&format!("{}-", Kind::Reinstate)));
     holder.filter(|_| is_same && there.run.is_none()).map(|holder| holder.run.as_str())
-}
-
-/// Frees a site that a run has left, if it has had it for long: one that is just beginning or ending has one site before
-/// the other.
-async fn free(here: &Place, run: &str) -> Result<(), Error> {
-    const FREE: &str =
-        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
-         next_epoch = NULL, changed = now() WHERE run = $1 AND run_since < now() - interval '60 seconds'";
-    let freed = here.session.execute(FREE, &[&run]).await;
-    if freed.map_err(here.failed("free the roles of a run that is over"))? > 0 {
-        tracing::warn!(end = %here, run, "a run that is over had this site in hand still: freed");
-    }
-    Ok(())
 }
 
 async fn depose(configuration: &Configuration, here: &Place, role: &Role) -> Result<Deposed, Error> {

@@ -40,7 +40,7 @@ use crate::place::Place;
 pub use crate::report::{Report, StepReport, report};
 pub use by::By;
 pub use kind::Kind;
-pub(crate) use roles::{prepare, role_of, tell};
+pub(crate) use roles::{free, prepare, role_of, tell};
 
 /// Under this the evidence of a step that was taken back says what could not be, and what helps.
 pub(crate) const LEFT: &str = "left";

@@ -16,7 +16,7 @@ use irongate_checkpoint::{
     Watermarks,
 };
 use irongate_postgres::Session;
-use irongate_trail::{CommitLsn, Lsn, Position, Relation, ResumeLsn, Timestamp};
+use irongate_trail::{CommitLsn, Lsn, Position, Relation, Timestamp};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::held::Held;
@@ -68,6 +68,8 @@ pub struct PostgresTarget {
     /// The source's last commit that was applied.
     last_commit: Timestamp,
     sequences: Sequences,
+    /// What was said of the tables when the target was last loaded.
+    starts: TableStarts,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,7 @@ impl PostgresTarget {
             renewed: None,
             last_commit: Timestamp::default(),
             sequences: Sequences::default(),
+            starts: TableStarts::default(),
         }
     }
 }
@@ -147,9 +150,9 @@ impl Target for PostgresTarget {
         // The place in the trail is the reader's to say: the one in the table may be in another trail.
         let mark = Mark { position: Position::default(), resume_lsn: applied.end_lsn };
         // Where some tables are brought up to the others, the target has not lost what it says that it has not.
-        let starts =
+        self.starts =
             TableStarts::load(connection.session.client(), &self.settings.flow, applied.end_lsn).await?;
-        let goes_back = starts.go_back_from(applied.end_lsn);
+        let goes_back = self.starts.go_back_from(applied.end_lsn);
         match &mut self.watermarks {
             Some(watermarks) if !goes_back => watermarks.reconnected(mark, insert)?,
             other => *other = Some(Watermarks::new(mark, insert, Mark::default())),
@@ -157,9 +160,8 @@ impl Target for PostgresTarget {
         Ok(applied)
     }
 
-    async fn starts(&mut self, end: ResumeLsn) -> Result<TableStarts, Error> {
-        let Some(connection) = &self.connection else { return Err(not_loaded()) };
-        Ok(TableStarts::load(connection.session.client(), &self.settings.flow, end).await?)
+    fn starts(&mut self) -> TableStarts {
+        std::mem::take(&mut self.starts)
     }
 
     async fn apply(&mut self, batch: &Batch, mode: Mode, end: Option<&Applied>) -> Result<Outcome, Failure> {
@@ -263,11 +265,8 @@ async fn is_loading(
     flow: &str,
     applied: Option<&Applied>,
 ) -> Result<bool, Error> {
-    match LoadLedger::new(flow).job(client).await {
-        Ok(job) => Ok(job.is_some_and(|job| job.keeps_waiting(applied.map(|applied| &applied.lineage)))),
-        Err(irongate_checkpoint::Error::LedgerMissing) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
+    let job = LoadLedger::new(flow).job_if_kept(client).await?;
+    Ok(job.is_some_and(|job| job.keeps_waiting(applied.map(|applied| &applied.lineage))))
 }
 
 fn not_loaded() -> Error {

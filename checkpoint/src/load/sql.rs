@@ -2,6 +2,7 @@
 
 use irongate_postgres::sql::quote_identifier;
 
+use crate::sql::claimant;
 use crate::table::CHECKPOINT_SCHEMA;
 
 /// The ledger's tables, in Irongate's schema.
@@ -102,19 +103,6 @@ macro_rules! claim_key {
 macro_rules! way_key {
     () => {
         "hashtextextended('irongate way for a load of flow ' || $1::text, 0)"
-    };
-}
-
-/// Who has the lock. `pg_locks` shows what is so now, whatever the snapshot of the transaction that asks.
-macro_rules! claimant {
-    ($key:expr) => {
-        concat!(
-            "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
-            $key,
-            " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-             AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
-        )
     };
 }
 

@@ -2,6 +2,8 @@
 
 use irongate_postgres::sql::quote_identifier;
 
+use crate::sql::claimant;
+
 /// The schema of everything that Irongate keeps in a database.
 pub const CHECKPOINT_SCHEMA: &str = "irongate";
 
@@ -59,26 +61,12 @@ macro_rules! ahead_key {
     };
 }
 
-/// Who has the lock.
-macro_rules! claimant {
-    ($key:expr) => {
-        concat!(
-            "SELECT l.pid FROM pg_catalog.pg_locks l, (SELECT pg_catalog.",
-            $key,
-            " AS key) k WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-             AND l.classid::bigint = (k.key >> 32) & 4294967295 AND l.objid::bigint = k.key & 4294967295 LIMIT 1"
-        )
-    };
-}
-
 pub(super) const CLAIM: &str =
     concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", claim_key!(), ")");
 pub(super) const CLAIM_AHEAD: &str =
     concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", ahead_key!(), ")");
 pub(super) const RELEASE: &str =
     concat!("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.", claim_key!(), ")");
-/// `pg_locks` shows the upper half of the key as `classid` and the lower as `objid`, with `objsubid` 1.
 pub(super) const CLAIMANT: &str = claimant!(claim_key!());
 pub(super) const AHEAD_CLAIMANT: &str = claimant!(ahead_key!());
 

@@ -80,8 +80,16 @@ impl Load<'_> {
         begun
     }
 
-    /// The target's session, for which Replicat has made way.
-    pub(super) async fn beside<'e>(&self, end: &'e End<'e>) -> Result<Target<'e>, Error> {
+    /// The target's session for a load, for which a Replicat that goes on beside it makes way.
+    pub(super) async fn at_target<'e>(&self, job: &LoadJob, end: &'e End<'e>) -> Result<Target<'e>, Error> {
+        match job.beside {
+            true => self.beside(end).await,
+            false => Target::open(end, self.flow, self.limit(), true).await,
+        }
+    }
+
+    /// The same where Replicat has made way.
+    async fn beside<'e>(&self, end: &'e End<'e>) -> Result<Target<'e>, Error> {
         match Target::open_beside(end, self.flow, self.limit()).await {
             Err(Error::Checkpoint(irongate_checkpoint::Error::FlowInUse { .. })) => {
                 let replicat = group_name(&self.flow.name, irongate_checkpoint::Program::Replicat);

@@ -9,7 +9,7 @@ use irongate_trail::{Directory, Lineage, ResumeLsn};
 
 use super::snapshot::plan_of;
 use super::tables::{Copied, copied};
-use super::target::{Layout, Target, refuse_rows, refuse_writer};
+use super::target::{Layout, refuse_rows, refuse_writer};
 use super::{APPLICATION, Claims, Load, Ready, keeper, plan};
 use crate::configuration::TableName;
 use crate::error::Error;
@@ -216,8 +216,9 @@ impl Load<'_> {
         for table in &copied {
             let source = table.source_name();
             let earlier = by_source.get(&source);
-            // What has come since is in the stream that goes on beside.
-            if if earlier.is_none() { !job.beside } else { again.contains(&source) } {
+            // What has come since is in the stream, where that goes on beside.
+            let is_new = earlier.is_none() && !job.beside;
+            if is_new || again.contains(&source) {
                 let generation = earlier.map_or(1, |earlier| earlier.generation + 1);
                 let plan = plan_of(table, snapshot.lsn, generation, self.flow.load.chunk_size);
                 planned.push(LoadTable { again: job.beside, ..plan });
@@ -241,10 +242,7 @@ impl Load<'_> {
         let untouched: Vec<&Copied> =
             copied.iter().filter(|table| !targets_of(&ledger).contains(&table.target_name())).collect();
         let end = self.target;
-        let at_target = match job.beside {
-            true => self.beside(&end).await?,
-            false => Target::open(&end, self.flow, self.limit(), true).await?,
-        };
+        let at_target = self.at_target(&job, &end).await?;
         let done = at_target.again(&self.ledger, (&job, &snapshot), &planned, &emptying, &untouched).await;
         at_target.close().await;
         done?;

@@ -162,10 +162,8 @@ impl<'a> Rejoining<'a> {
         table.remove(&session).await?;
         // What an earlier load says of tables that begin later is over.
         let ledger = LoadLedger::new(&flow.name);
-        match ledger.job(&session).await {
-            Ok(Some(_)) => ledger.forget(&session).await?,
-            Ok(None) | Err(irongate_checkpoint::Error::LedgerMissing) => {}
-            Err(error) => return Err(error.into()),
+        if ledger.job_if_kept(&session).await?.is_some() {
+            ledger.forget(&session).await?;
         }
         Ok(Self { configuration, flow, target, session, table })
     }

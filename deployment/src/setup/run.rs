@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use irongate_checkpoint::{Applied, CheckpointTable};
+use irongate_checkpoint::{Applied, CheckpointTable, LoadLedger};
 use irongate_postgres::{Session, catalog};
 use irongate_trail::{CommitLsn, Directory, Timestamp};
 
@@ -262,13 +262,12 @@ pub async fn begin_anew(
     table.claim(&session).await?;
     let started = start(configuration, flow, slot_limit, progress).await?;
     let failed = |error| target.failed("begin the flow's checkpoint anew", error);
-    let has_ledger =
-        irongate_checkpoint::LoadLedger::new(&flow.name).job(&session).await.is_ok_and(|job| job.is_some());
+    let ledger = LoadLedger::new(&flow.name);
+    let has_ledger = ledger.job_if_kept(&session).await?.is_some();
     session.batch_execute("BEGIN").await.map_err(failed)?;
     table.remove(&session).await?;
     table.initialise(&session, &first_checkpoint(&started)).await?;
     // What an earlier load says of its tables is of another stream.
-    let ledger = irongate_checkpoint::LoadLedger::new(&flow.name);
     if has_ledger {
         ledger.forget(&session).await?;
     }

@@ -52,8 +52,14 @@ pub async fn others_are_closed(configuration: &Configuration, place: &Place) -> 
         }
     }
     match open_elsewhere(configuration, place).await {
-        Some((other, reason)) => Err(Error::OtherIsOpen { end: place.to_string(), other, reason }),
         None => Ok(()),
+        Some((other, silent)) => {
+            let reason = match silent {
+                None => "has no fence".to_owned(),
+                Some(error) => format!("cannot be asked whether it has a fence: {error}"),
+            };
+            Err(Error::OtherIsOpen { end: place.to_string(), other, reason })
+        }
     }
 }
 
@@ -68,23 +74,21 @@ pub async fn counts(configuration: &Configuration, place: &Place) -> Result<bool
     let is_live = is_live(configuration, place).await?;
     // A site that does not answer has let nobody in that anybody knows of.
     let elsewhere = open_elsewhere(configuration, place).await;
-    let is_open = elsewhere.is_some_and(|(_, reason)| reason == UNFENCED);
+    let is_open = elsewhere.is_some_and(|(_, silent)| silent.is_none());
     Ok(is_live && !(is_held && is_open))
 }
 
-const UNFENCED: &str = "has no fence";
-
-/// Another site of the database that is open or cannot be asked, and how that is known.
-async fn open_elsewhere(configuration: &Configuration, place: &Place) -> Option<(String, String)> {
+/// Another site of the database that is open, or cannot be asked, and then why.
+async fn open_elsewhere(configuration: &Configuration, place: &Place) -> Option<(String, Option<Error>)> {
     let sites = configuration.databases.get(&place.database).into_iter().flat_map(|sites| sites.keys());
     for site in sites.filter(|site| **site != place.site) {
         let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
-        let reason = match asked.await {
+        let silent = match asked.await {
             Ok(Some(_)) => continue,
-            Ok(None) => UNFENCED.to_owned(),
-            Err(error) => format!("cannot be asked whether it has a fence: {error}"),
+            Ok(None) => None,
+            Err(error) => Some(error),
         };
-        return Some((format!("{}.{site}", place.database), reason));
+        return Some((format!("{}.{site}", place.database), silent));
     }
     None
 }

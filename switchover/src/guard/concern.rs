@@ -6,15 +6,12 @@ use irongate_deployment::Configuration;
 use irongate_manager::event::Severity;
 use irongate_manager::watch::Concern;
 
-use super::GUARD;
+use super::{GUARD, LONG};
 use crate::error::Error;
 use crate::fence;
 use crate::place::Place;
 use crate::plan::role_of;
 use crate::strayed;
-
-/// How long a run may have a database in hand before that is said, in seconds: a switchover is over by then.
-const LONG: f64 = 60.0;
 
 /// What is known of one database of a site.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +78,7 @@ fn judge(known: &Known) -> Vec<Concern> {
             ),
         ),
         // What is open or closed meanwhile is the run's own business.
-        Some(run) if known.held >= LONG => add(
+        Some(run) if known.held >= LONG.as_secs_f64() => add(
             Severity::Error,
             format!(
                 "{end}: run {} of {} is not over since {}: look at it (irongate runs {0}), and go on with --resume or \

@@ -64,7 +64,7 @@ impl Run<'_> {
     }
 
     /// Starts or stops the forward Replicats.
-    async fn replicats(&self, word: Word) -> Result<Value, Error> {
+    pub(super) async fn replicats(&self, word: Word) -> Result<Value, Error> {
         let mut all = Vec::new();
         for unit in &self.units {
             let flow = unit.pair.into;

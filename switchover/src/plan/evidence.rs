@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use irongate_checkpoint::CHECKPOINT_SCHEMA;
+use irongate_checkpoint::{CHECKPOINT_SCHEMA, CheckpointTable};
 use irongate_trail::{
-    Begins, Commit, CommitLsn, Directory, Item, Lineage, Lsn, Mark, Reader, ResumeLsn, Storage, Timestamp,
+    Begins, Commit, CommitLsn, Directory, Item, Lineage, Mark, Reader, ResumeLsn, Storage, Timestamp,
 };
 use serde_json::{Value, json};
-use tokio_postgres::types::PgLsn;
 
 use super::{Run, Unit};
 use crate::error::Error;
@@ -62,23 +61,10 @@ impl Run<'_> {
     /// What has arrived of the flow into the site that takes over; `None` where nothing ever did of the stream that its
     /// checkpoint is of: what lies in the trail then has been applied in an earlier turn of the sites.
     pub(super) async fn arrived(&self, unit: &Unit<'_>) -> Result<Option<Arrived>, Error> {
-        const SQL: &str =
-            "SELECT system_identifier, slot_incarnation, timeline FROM irongate.checkpoint WHERE flow = $1";
-        let failed = || unit.to.failed("ask what was applied");
-        let row = unit.to.session.query_opt(SQL, &[&unit.pair.into.name]).await.map_err(failed())?;
-        let applied = match row {
-            None => None,
-            Some(row) => {
-                let system: String = row.try_get(0).map_err(failed())?;
-                let slot: PgLsn = row.try_get(1).map_err(failed())?;
-                let timeline: i64 = row.try_get(2).map_err(failed())?;
-                Some(Lineage {
-                    system_identifier: system.parse().unwrap_or_default(),
-                    timeline: u32::try_from(timeline).unwrap_or_default(),
-                    slot_incarnation: Lsn(slot.into()),
-                })
-            }
-        };
+        let failed = |error: irongate_checkpoint::Error| Error::Deployment(error.into());
+        let checkpoint =
+            CheckpointTable::prepare(&unit.to.session, &unit.pair.into.name).await.map_err(failed)?;
+        let applied = checkpoint.load(&unit.to.session).await.map_err(failed)?.map(|applied| applied.lineage);
         let directory = self.configuration.trail(unit.pair.into);
         let read = tokio::task::spawn_blocking(move || arrived(&directory, applied)).await;
         let read = read.map_err(|error| irongate_deployment::Error::Internal(error.to_string()))?;

@@ -1,5 +1,7 @@
 //! The row that says which site writes: locked for a run, and changed by it.
 
+use std::time::Duration;
+
 use irongate_checkpoint::{FIRST_EPOCH, Role, role_setup};
 use serde_json::{Value, json};
 
@@ -151,13 +153,9 @@ impl Run<'_> {
     }
 
     async fn give(&self, place: &Place) -> Result<(), Error> {
-        const GIVE: &str =
-            "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
-             next_epoch = NULL, changed = now() WHERE run = $1";
         // The table may not be there yet.
         if role_of(place).await?.is_some() {
-            let failed = place.failed("give the roles back");
-            place.session.execute(GIVE, &[&self.heading.run]).await.map_err(failed)?;
+            free(place, &self.heading.run, Duration::ZERO).await?;
         }
         Ok(())
     }
@@ -245,6 +243,16 @@ pub(crate) async fn tell(place: &Place, live: &str, epoch: u64, run: Option<&str
     let number = i64::try_from(epoch).unwrap_or(i64::MAX);
     let told = place.session.execute(TELL, &[&live, &number, &run]).await;
     told.map(drop).map_err(place.failed("tell the site its role"))
+}
+
+/// Frees a database of a run that has had it in hand for so long; whether it had.
+pub(crate) async fn free(place: &Place, run: &str, held: Duration) -> Result<bool, Error> {
+    const FREE: &str =
+        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
+         next_epoch = NULL, changed = now()
+         WHERE run = $1 AND coalesce(extract(epoch FROM now() - run_since), 0) >= $2::float8";
+    let freed = place.session.execute(FREE, &[&run, &held.as_secs_f64()]).await;
+    freed.map(|rows| rows > 0).map_err(place.failed("give the roles back"))
 }
 
 /// What a database says of its role.

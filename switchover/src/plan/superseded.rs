@@ -4,8 +4,7 @@
 //! back; and where the failover is taken back itself, the earlier run gets the databases back, to be gone on with or taken
 //! back in its turn when the site is there again. When the failover opens, the earlier run is over.
 
-use irongate_checkpoint::{Program, Role};
-use irongate_deployment::groups::group_name;
+use irongate_checkpoint::Role;
 use irongate_manager::supervisor::Word;
 use serde_json::Value;
 
@@ -107,12 +106,7 @@ impl Run<'_> {
     pub(super) async fn stop_as_before(&self) -> Result<Value, Error> {
         for step in STOPPING {
             if self.is_of_earlier(step)? {
-                for unit in &self.units {
-                    let flow = unit.pair.into;
-                    let site = if flow.pump.is_some() { &flow.to } else { &flow.at };
-                    let group = group_name(&flow.name, Program::Replicat);
-                    self.order(Word::Stop, site, std::slice::from_ref(&group)).await?;
-                }
+                return self.replicats(Word::Stop).await;
             }
         }
         Ok(Value::Null)
