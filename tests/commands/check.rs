@@ -72,7 +72,7 @@ async fn what_it_prints_mends_both_sites() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reference_deployment_raises_no_alarm() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = Plan::new(major).make().await;
         reference.expect("secondary", 0, &["setup", "css"]).await;
         let managers = SITES.map(|site| reference.start(site, &["manager"]));

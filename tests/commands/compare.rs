@@ -289,7 +289,7 @@ async fn fifty_differences_of_all_kinds_are_found_under_load_and_repaired() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_that_are_written_all_the_time_are_never_the_same_by_chance() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::new(major, "").await;
         for server in [&deployment.source, &deployment.target] {
             let nk = "CREATE TABLE nk (a int, b text); ALTER TABLE nk REPLICA IDENTITY FULL";
@@ -352,7 +352,7 @@ async fn copies_that_are_written_all_the_time_are_never_the_same_by_chance() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unique_values_in_a_circle_are_repaired_and_what_is_refused_is_told_by_its_key() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::new(major, "").await;
         for server in [&deployment.source, &deployment.target] {
             server.batch_in("app", "CREATE TABLE uq (id int PRIMARY KEY, u int UNIQUE, w text)").await;
@@ -484,7 +484,7 @@ async fn what_cannot_be_compared_or_settled_is_said_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compare_gets_over_killed_processes_and_lost_connections() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::ready(major, "").await;
         let fill = "INSERT INTO person SELECT n, repeat('x', 300) FROM generate_series(2000, 60000) n";
         deployment.source.batch_in("app", fill).await;

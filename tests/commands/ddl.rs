@@ -248,7 +248,7 @@ pub(super) async fn same(deployment: &Deployment, context: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_of_the_application_goes_through_the_channel_under_load() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = with_channel(major, "").await;
         let found = deployment.expect(0, &["check"]).await;
         assert!(!found.stdout.contains("error: "), "{}", found.stdout);

@@ -29,7 +29,7 @@ fn somebody_uses(directory: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_loses_nothing_repeats_nothing_and_cleans_up() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let directory = TempDir::new();
         let process = demo(major, directory.path(), &["--json", "--seconds", "6"]);
         let finished = process.finish(2 * PATIENCE).await.expect_success();

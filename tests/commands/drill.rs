@@ -7,7 +7,7 @@ use irongate_tests::books::{Application, books, follows, numbers, reference, rig
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_moves_nobody_and_finds_who_writes_at_the_standby() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = reference(major).await;
         let managers = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;

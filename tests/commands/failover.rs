@@ -18,7 +18,7 @@ async fn there(server: &Server) -> BTreeSet<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_site_is_taken_over_and_comes_back_closed_and_is_reinstated() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let mut reference = reference(major).await;
         let [main_manager, secondary_manager] = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;

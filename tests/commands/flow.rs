@@ -16,7 +16,7 @@ fn severities(check: &Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_is_set_up_instantiated_run_watched_and_torn_down() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::new(major, "").await;
         set_up(&deployment).await;
         run(&deployment).await;

@@ -238,7 +238,7 @@ async fn without_its_keeper_finished_tables_stay_and_the_others_begin_later() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let (kills, tables, rows) = Tier::pick((1, 6, 5_000), (2, 8, 6_000), (10, 40, 125_000));
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let mut deployment = Deployment::new(major, SMALL).await;
         fill(&deployment, tables, rows).await;
         deployment.expect(0, &["setup"]).await;
@@ -370,7 +370,7 @@ fn emptying(n: i32) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_that_empties_a_table_all_the_time_does_not_keep_a_load_from_beginning() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::new(major, SMALL).await;
         fill(&deployment, 3, 5_000).await;
         for server in [&deployment.source, &deployment.target] {

@@ -53,7 +53,7 @@ fn oids(list: &Value) -> BTreeSet<u64> {
 async fn what_differs_is_told_and_copied_beside_a_running_flow() {
     const COMPARE: [&str; 5] = ["large-objects", "compare", "csp", "--json", "--show=9"];
     const COPY: [&str; 3] = ["large-objects", "copy", "csp"];
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::ready(major, "").await;
         let (source, target) = (&deployment.source, &deployment.target);
         for server in [source, target] {
@@ -140,7 +140,7 @@ async fn what_differs_is_told_and_copied_beside_a_running_flow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_without_rights_is_named_with_what_mends_it() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::ready(major, "").await;
         let (source, target) = (&deployment.source, &deployment.target);
         // As the flow's own roles, which own nothing.
@@ -205,7 +205,7 @@ async fn an_object_without_rights_is_named_with_what_mends_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_killed_leaves_whole_objects_and_is_repeated() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::ready(major, "").await;
         let (source, target) = (&deployment.source, &deployment.target);
         let objects = "SELECT count(lo_from_bytea(n, convert_to(repeat(md5(n::text), 100000), 'UTF8'))) FROM generate_series(1, 6) n;
@@ -258,7 +258,7 @@ async fn a_copy_that_is_killed_leaves_whole_objects_and_is_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_initial_load_copies_them_when_asked_and_else_says_that_it_does_not() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::new(major, "").await;
         let (source, target) = (&deployment.source, &deployment.target);
         deployment.expect(0, &["setup"]).await;
@@ -309,7 +309,7 @@ async fn an_initial_load_copies_them_when_asked_and_else_says_that_it_does_not()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_site_that_writes_keeps_its_own() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = Plan::new(major).make().await;
         let [main, secondary] = &reference.servers;
         main.batch_in("config", "SELECT lo_from_bytea(1, 'new')").await;
@@ -336,7 +336,7 @@ async fn the_site_that_writes_keeps_its_own() {
 async fn a_large_one_is_neither_hashed_nor_copied_in_memory() {
     /// Bytes of the object.
     const SIZE: u64 = 100 << 20;
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::ready(major, "").await;
         let (source, target) = (&deployment.source, &deployment.target);
         let object = "SELECT lo_create(5); SELECT count(*) FROM (SELECT lo_put(5, n * 1048576::bigint, decode(repeat(md5(n::text), 65536), 'hex'))

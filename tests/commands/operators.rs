@@ -13,7 +13,7 @@ use super::deployment::{PATIENCE, stop};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_is_open_is_committed_and_replicated_or_rolled_back() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = reference(major).await;
         let managers = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;
@@ -51,7 +51,7 @@ async fn a_transaction_that_is_open_is_committed_and_replicated_or_rolled_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_operator_is_refused_with_the_name_of_the_first() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = reference(major).await;
         let managers = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;

@@ -81,7 +81,7 @@ async fn trail_is_kept(deployment: &Deployment) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_copied_anew_beside_a_flow_that_goes_on() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let (deployment, [extract, mut replicat], writer) = followed(major).await;
         for (table, words) in [("public.nothing", "has no table public.nothing"), ("odd", "schema")] {
             let code = if table == "odd" { 2 } else { 3 };
@@ -146,7 +146,7 @@ async fn tables_are_copied_anew_beside_a_flow_that_goes_on() {
 /// One load behind another, before the flow has brought the first one's tables to where the others are.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_begins_where_the_tables_of_the_last_one_are_not_where_the_others_are() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let (deployment, [extract, replicat], writer) = followed(major).await;
         let first = loads(&deployment, &AGAIN, 2).await;
         others_are_followed(&deployment).await;

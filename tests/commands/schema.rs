@@ -103,8 +103,8 @@ async fn count(server: &Server, which: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn structure_and_rows_are_brought_to_an_empty_target_whenever_the_command_is_killed() {
     // The oldest version of all: its pg_dump is on every machine that has servers, and each can read it.
-    let oldest = *Server::majors().first().expect("a version");
-    for major in Server::majors() {
+    let oldest = *Server::majors_in_turn().first().expect("a version");
+    for major in Server::majors_in_turn() {
         let deployment = deployment((oldest, major)).await;
         deployment.expect(0, &["setup"]).await;
         let arguments = "printf '%s ' \"$0\" \"$@\" >>\"$(dirname \"$0\")/arguments\"; exec pg_dump \"$@\"";

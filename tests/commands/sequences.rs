@@ -72,7 +72,7 @@ fn pid(groups: &[Value], name: &str) -> Option<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standbys_sequences_stay_ahead_and_are_exact_after_a_switchover() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = reference(major).await;
         reference.servers[0]
             .batch_in("config", "CREATE SEQUENCE only_here; SELECT nextval('only_here')")
@@ -142,7 +142,7 @@ async fn a_standbys_sequences_stay_ahead_and_are_exact_after_a_switchover() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_source_is_lost_sequences_are_put_beyond_the_rows() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = reference(major).await;
         let [main, secondary] = &reference.servers;
         // Rows with values of somebody's own, at both sites; nothing follows the sequences.

@@ -14,7 +14,7 @@ use irongate_tests::books::{Application, books, follows, numbers, reference, rig
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switchover_and_back_loses_nothing_and_repeats_nothing() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = reference(major).await;
         let managers = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;
@@ -108,7 +108,7 @@ async fn a_run_that_is_killed_anywhere_is_gone_on_with_or_taken_back() {
     let managers = SITES.map(|site| reference.start(site, &["manager"]));
     running(&reference).await;
     let (mut live, mut books_kept, mut cut, mut taken_back) = (0, Vec::new(), 0, 0);
-    for round in 0..irongate_tests::Tier::pick(2, 4, 100) {
+    for round in 0..irongate_tests::Tier::pick(2, 5, 100) {
         let to = 1 - live;
         let words = ["switchover", "--to", SITES[to]];
         let before = rights(&reference.servers[live]).await;

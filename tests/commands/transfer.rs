@@ -28,7 +28,7 @@ fn changes(n: i32) -> String {
 }
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_is_carried_and_the_stream_goes_on_behind_it() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let deployment = Deployment::new(major, SMALL).await;
         deployment.expect(0, &["setup"]).await;
         let more = "INSERT INTO note SELECT n, 2, repeat(md5(n::text), 40) FROM generate_series(1, 1000) n";

@@ -72,7 +72,7 @@ fn the_alert_rules_are_rules() {
 async fn two_managers_run_the_reference_deployment_whatever_is_killed() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let reference = Plan::new(major).http().make().await;
         let mut managers = SITES.map(|site| reference.start(site, &["manager"]));
         reference.runs().await;

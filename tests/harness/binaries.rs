@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::tier::Tier;
+
 /// The programs of one major version.
 #[derive(Clone, Debug)]
 pub struct Binaries {
@@ -64,6 +66,18 @@ pub(crate) fn majors() -> Vec<u32> {
         .collect();
     assert!(!majors.is_empty(), "IRONGATE_TEST_MAJORS names no version");
     majors
+}
+
+/// The versions that a test takes which lasts long: all in the full tier; in the others one, by the name of the test, so
+/// that the tests of a run share the versions among them. A thread without a test's name takes all.
+pub fn in_turn<T>(mut all: Vec<T>) -> Vec<T> {
+    let thread = std::thread::current();
+    let name = thread.name().filter(|name| name.contains("::"));
+    if let Some(name) = name.filter(|_| Tier::current() != Tier::Full && !all.is_empty()) {
+        let turn = crc32c::crc32c(name.as_bytes()) as usize % all.len();
+        all = vec![all.swap_remove(turn)];
+    }
+    all
 }
 
 /// The user that runs servers when this process is root, which a server refuses to be.

@@ -34,7 +34,7 @@ mod tls;
 mod wait;
 mod watchdog;
 
-pub use binaries::Binaries;
+pub use binaries::{Binaries, in_turn};
 pub use browser::{Browser, Seen};
 pub use compare::{Comparison, Difference, Kind, Tables, compare};
 pub use kafka::{Kafka, KafkaSettings};

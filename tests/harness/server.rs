@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::binaries::{Binaries, majors, server_user};
+use crate::binaries::{Binaries, in_turn, majors, server_user};
 use crate::network::Site;
 use crate::settings::Settings;
 use crate::tempdir::TempDir;
@@ -52,6 +52,11 @@ impl Server {
     /// The major versions under test: `IRONGATE_TEST_MAJORS` ("15,18" when unset).
     pub fn majors() -> Vec<u32> {
         majors()
+    }
+
+    /// The versions for a test that lasts long: all in the full tier, otherwise one, which depends on the test's name.
+    pub fn majors_in_turn() -> Vec<u32> {
+        in_turn(majors())
     }
 
     /// Pairs (source, target) of the versions under test: each with itself, and lowest and highest both ways.

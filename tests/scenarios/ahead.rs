@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_postgres::Client;
 
-use super::support::{Flow, PATIENCE, pairs};
+use super::support::{Flow, PATIENCE, pairs, pairs_in_turn};
 
 const SCHEMA: &str = "
     CREATE TABLE item (id bigint PRIMARY KEY, n int, word text);
@@ -115,7 +115,7 @@ async fn step(random: &mut StdRng, large: &Client, small: &Client, next: &mut u3
 #[tokio::test(flavor = "multi_thread")]
 async fn seeded_mixes_come_out_as_at_the_source() {
     let mut random = StdRng::seed_from_u64(seed());
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = started("ahead_mixes", pair).await;
         let (large, small) = (flow.session().await, flow.session().await);
         let (mut next, mut tried) = (1, 0);
@@ -184,7 +184,7 @@ async fn only_the_commit_is_left_at_the_end_and_later_rows_come_behind_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unusual_is_given_up_and_applied_at_the_commit() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = started("ahead_unusual", pair).await;
         flow.at_both("CREATE TABLE empty (id int PRIMARY KEY)").await;
         flow.at_source(&format!("ALTER PUBLICATION {} ADD TABLE empty", flow.name)).await;
@@ -239,7 +239,7 @@ async fn of_two_at_once_one_is_applied_ahead_and_both_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_has_to_wait_for_it() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = started("ahead_locks", pair).await;
         let large = flow.session().await;
         // A reader at the target keeps the rows out.
@@ -304,7 +304,7 @@ async fn a_table_that_somebody_watches_is_not_applied_ahead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_it_and_the_next_replicat_begins_it_anew() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = started("ahead_stop", pair).await;
         let large = flow.session().await;
         run(&large, "BEGIN").await;
@@ -340,7 +340,7 @@ async fn a_stop_does_not_wait_for_it_and_the_next_replicat_begins_it_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_in_the_middle_nothing_is_lost_and_nothing_comes_twice() {
     let mut random = StdRng::seed_from_u64(seed());
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow =
             Flow::alone("ahead_killed", pair, &Settings::new().set("wal_writer_delay", "400ms")).await;
         prepare(&mut flow).await;

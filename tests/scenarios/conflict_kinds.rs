@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use irongate_apply::{conflict, conflicts, list, purge_conflicts, replay, skip};
 use irongate_tests::wait_for;
 
-use super::super::support::{Flow, PATIENCE, pairs};
+use super::super::support::{Flow, PATIENCE, pairs_in_turn};
 use super::{Sites, TABLES};
 
 /// What each site does with a key of its own number, and what is recorded of that at the site that wrote last and at the
@@ -119,7 +119,7 @@ async fn recorded(flow: &Flow, table: &str, key: i32) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_conflict_is_resolved_by_the_rule_of_its_table_and_recorded() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut sites = Sites::new("kinds", pair).await;
         sites.there.start().await;
         sites.back.start().await;
@@ -249,7 +249,7 @@ async fn look_and_purge(sites: &Sites) {
 /// know does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_moves_to_a_deleted_key_tells_whether_that_was_known() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut sites = Sites::new("moved", pair).await;
         sites.there.start().await;
         sites.back.start().await;

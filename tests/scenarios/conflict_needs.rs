@@ -8,7 +8,7 @@ use irongate_apply::{
 };
 use irongate_tests::{Settings, wait_for};
 
-use super::super::support::{Flow, PATIENCE, pairs};
+use super::super::support::{Flow, PATIENCE, pairs, pairs_in_turn};
 use super::{Sites, rules};
 
 /// One pair is enough for what does not depend on versions.
@@ -97,7 +97,7 @@ async fn a_row_of_which_a_part_was_not_sent_is_not_made_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_writers_at_the_same_row_come_before_the_decision_or_after_it() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut sites = Sites::new("writers", pair).await;
         sites.there.start().await;
         sites.back.start().await;

@@ -5,7 +5,7 @@ use irongate_apply::{
 };
 use irongate_tests::wait_for;
 
-use super::super::support::{Flow, PATIENCE, pairs};
+use super::super::support::{Flow, PATIENCE, pairs, pairs_in_turn};
 use super::{Sites, key};
 
 fn queue(action: Action) -> Policies {
@@ -22,7 +22,7 @@ const ROWS: &str = "SELECT coalesce(string_agg(format('%s:%s:%s', id, u, n), ' '
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sites_that_collide_on_another_constraint_end_the_same_after_the_replays() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut sites = Sites::new("order_two", pair).await;
         sites
             .there

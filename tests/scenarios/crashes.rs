@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::processes::{Group, hurried};
-use super::support::{Flow, PATIENCE, pairs};
+use super::support::{Flow, PATIENCE, pairs_in_turn};
 
 /// A configuration database in small, and a ledger: a table without a key that only grows, in which each number stands
 /// once. What comes twice stands there twice.
@@ -125,7 +125,7 @@ fn server_settings() -> Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_crashes_again_and_again_is_followed() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::alone("source_crash", pair, &server_settings()).await;
         prepare(&mut flow).await;
         flow.start().await;
@@ -149,7 +149,7 @@ async fn a_source_that_crashes_again_and_again_is_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_crashes_again_and_again_is_brought_up_to_date() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::alone("target_crash", pair, &server_settings()).await;
         prepare(&mut flow).await;
         flow.start().await;
@@ -186,7 +186,7 @@ async fn a_target_that_crashes_again_and_again_is_brought_up_to_date() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_are_dropped_at_random_go_on_where_they_were() {
     let mut random = StdRng::seed_from_u64(seed());
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::alone("task_kills", pair, &server_settings()).await;
         prepare(&mut flow).await;
         flow.start().await;
@@ -220,7 +220,7 @@ async fn tasks_that_are_dropped_at_random_go_on_where_they_were() {
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_are_killed_at_random_lose_and_repeat_nothing() {
     let mut random = StdRng::seed_from_u64(seed());
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::alone("process_kills", pair, &server_settings()).await;
         prepare(&mut flow).await;
         flow.set_up().await;

@@ -1,6 +1,6 @@
 //! Tables that change while their rows travel.
 
-use super::support::{Flow, pairs};
+use super::support::{Flow, pairs, pairs_in_turn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_that_both_sides_get_are_filled_from_then_on() {
@@ -110,7 +110,7 @@ async fn a_column_that_only_the_source_has_stops_the_flow_with_the_statement_tha
         ("public.citext", "'Text'"),
         ("int4range", "'[1,2)'"),
     ];
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::new("ddl_one", pair).await;
         flow.at_both(
             "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE DOMAIN positive AS int CHECK (VALUE > 0);

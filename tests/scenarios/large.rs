@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use irongate_tests::{Process, Settings, Tier};
 
 use super::processes::Group;
-use super::support::{Flow, pairs};
+use super::support::{Flow, pairs_in_turn};
 
 /// What no process may ever hold, in bytes.
 const LIMIT: u64 = 128 << 20;
@@ -43,7 +43,7 @@ async fn until(flow: &Flow, processes: &[Process; 2], what: &str, done: impl Asy
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_very_many_rows_fits_into_little_memory() {
     let rows: u64 = Tier::pick(100_000, 300_000, 10_000_000);
-    let every = pairs();
+    let every = pairs_in_turn();
     // Versions differ in little here, and ten million rows take their time.
     let ends = [every.first(), every.last()].into_iter().flatten().copied();
     for pair in ends.take(Tier::pick(1, 1, 2)) {

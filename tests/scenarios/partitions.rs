@@ -2,7 +2,7 @@
 
 use irongate_tests::Tables;
 
-use super::support::{Flow, pairs};
+use super::support::{Flow, pairs, pairs_in_turn};
 
 const MEASURES: &str = "id int, region text, n int, a text, PRIMARY KEY (id, region)";
 
@@ -112,7 +112,7 @@ async fn a_root_lies_on_other_parts_at_the_target() {
         ),
         ("plain", "CREATE TABLE measures (id int, region text, n int, a text, PRIMARY KEY (id, region))"),
     ];
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         for (kind, target) in targets {
             let mut flow = Flow::new(&format!("root_{kind}"), pair).await;
             flow.via_root = true;

@@ -2,7 +2,7 @@
 
 use irongate_tests::wait_until;
 
-use super::support::{Flow, PATIENCE, pairs};
+use super::support::{Flow, PATIENCE, pairs, pairs_in_turn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_missing_is_named_and_can_be_given() {
@@ -55,7 +55,7 @@ async fn a_right_that_is_missing_is_named_and_can_be_given() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_somebody_ends_or_holds_up_are_no_reason_to_stop() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::new("held_up", pair).await;
         flow.at_both("CREATE TABLE t (id int PRIMARY KEY, n int)").await;
         flow.start().await;

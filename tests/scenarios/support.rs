@@ -16,7 +16,7 @@ use irongate_apply::{
 use irongate_capture::{Extract, Settings as ExtractSettings, Source, Stopped as ExtractStopped, slot};
 use irongate_checkpoint::{Applied, CheckpointTable, Status, checkpoint_setup, origin_grants, read_status};
 use irongate_postgres::{Endpoint, ReplicationConnection, SlotOptions};
-use irongate_tests::{Comparison, Server, Settings, Tables, TempDir, Tier, compare, wait_for};
+use irongate_tests::{Comparison, Server, Settings, Tables, TempDir, Tier, compare, in_turn, wait_for};
 use irongate_trail::{Directory, Position};
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
@@ -38,6 +38,11 @@ pub(crate) fn pairs() -> Vec<Pair> {
         Tier::Full => true,
     };
     all.into_iter().filter(wanted).collect()
+}
+
+/// Of the pairs under test those of a test that lasts long.
+pub(crate) fn pairs_in_turn() -> Vec<Pair> {
+    in_turn(pairs())
 }
 
 /// Which of its two servers of a version.

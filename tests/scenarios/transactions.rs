@@ -8,7 +8,7 @@ use irongate_tests::{Settings, Tier, seed, wait_for, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::support::{Flow, PATIENCE, pairs};
+use super::support::{Flow, PATIENCE, pairs, pairs_in_turn};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, a text);
     CREATE TABLE history (n bigserial PRIMARY KEY, who int, what text);
@@ -236,7 +236,7 @@ async fn transactions_without_rows_are_passed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_small_transactions_keep_their_order() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let count = Tier::pick(10_000, if pair.0 == 15 { 100_000_u32 } else { 30_000 }, 100_000);
         let mut flow = Flow::new("order", pair).await;
         flow.at_source("CREATE TABLE history (n int PRIMARY KEY, state int); CREATE TABLE state (id int PRIMARY KEY, n int)")
@@ -275,7 +275,7 @@ async fn a_hundred_thousand_small_transactions_keep_their_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_widest_rows_arrive() {
     const COLUMNS: usize = 1600;
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         let mut flow = Flow::new("wide", pair).await;
         let columns: Vec<String> = (2..=COLUMNS).map(|n| format!("c{n} int2")).collect();
         flow.at_both(&format!("CREATE TABLE widest (id int PRIMARY KEY, {})", columns.join(", "))).await;
@@ -304,7 +304,7 @@ async fn the_widest_rows_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_deep_in_a_large_transaction_goes_by_its_policy() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         for (place, action) in
             [Action::QueueRow, Action::QueueTransaction, Action::Abend].into_iter().enumerate()
         {
@@ -357,7 +357,7 @@ async fn a_refusal_deep_in_a_large_transaction_goes_by_its_policy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_transaction_with_ddl_in_its_middle_arrives() {
-    for pair in pairs() {
+    for pair in pairs_in_turn() {
         for streaming in [Streaming::On, Streaming::Off] {
             let mut flow = Flow::new(&format!("large_ddl_{streaming:?}").to_lowercase(), pair).await;
             flow.extract.source.streaming = streaming;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use irongate_apply::{Action, Policy};
 use irongate_tests::{Server, Tables, Tier, literal};
 
-use super::support::{Flow, pairs};
+use super::support::{Flow, pairs, pairs_in_turn};
 use super::values::{BUILT_IN, DEFINITIONS, Kind, MODIFIED, USERS, WITHOUT_INPUT};
 
 /// What makes text come out, and be read, in other ways.
@@ -310,7 +310,7 @@ async fn no_built_in_type_is_without_values() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_megabytes_of_text_are_one_value() {
-    let pairs = pairs();
+    let pairs = pairs_in_turn();
     for pair in &pairs[..Tier::pick(1, 1, pairs.len())] {
         let mut flow = Flow::new("types_large", *pair).await;
         flow.at_both(

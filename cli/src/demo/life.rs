@@ -3,6 +3,7 @@
 //! Each is what an operator types, called as a library; the application goes on all the time and is asked in the end.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,7 +13,7 @@ use irongate_manager::Control;
 use irongate_manager::supervisor::Word;
 use irongate_switchover::plan::{self, By, Kind, Limits, Order, Request};
 use irongate_switchover::report::Report as Run;
-use irongate_switchover::{Place, fence, salvage};
+use irongate_switchover::{Error, Place, fence, salvage};
 
 use super::binaries::Binaries;
 use super::business::{Business, Entry, found};
@@ -24,6 +25,10 @@ use crate::output;
 
 /// How many transactions the application must get through behind a change of roles.
 const GOES_ON: usize = 100;
+
+/// How often a run is tried that is refused or stops. The demo is shown on machines that do much else meanwhile.
+const TRIES: usize = 4;
+const BETWEEN_TRIES: Duration = Duration::from_secs(2);
 
 /// What the life has cost.
 #[derive(Debug, Default)]
@@ -80,17 +85,27 @@ async fn close(site: &Site) -> anyhow::Result<((), String)> {
     Ok(((), evidence))
 }
 
-async fn run(plan: Kind, site: &str, at: &Site, accept_loss: bool) -> anyhow::Result<Run> {
-    let request = Request {
-        plan,
-        site,
-        databases: &[],
-        order: Order::Begin,
-        accept_loss,
-        force: false,
-        by: By::Either,
-    };
-    Ok(plan::run(&at.configuration, &request, &Limits::default(), &mut |_, _| {}).await?)
+/// A run, as somebody does it who reads what it says: one that is refused has changed nothing and is tried again, one that
+/// has stopped is gone on with. Beside its report what it has said on the way.
+async fn run(plan: Kind, site: &str, at: &Site, accept_loss: bool) -> anyhow::Result<(Run, String)> {
+    let (mut order, mut said) = (Order::Begin, String::new());
+    for tries_left in (0..TRIES).rev() {
+        let request =
+            Request { plan, site, databases: &[], order, accept_loss, force: false, by: By::Either };
+        let failed = match plan::run(&at.configuration, &request, &Limits::default(), &mut |_, _| {}).await {
+            Ok(run) => return Ok((run, said)),
+            Err(failed) if tries_left == 0 => return Err(failed.into()),
+            Err(failed) => failed,
+        };
+        order = match &failed {
+            Error::Refused { .. } => Order::Begin,
+            Error::Unfinished { .. } => Order::Resume(None),
+            _ => return Err(failed.into()),
+        };
+        write!(said, "; done again after: {failed}")?;
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+    anyhow::bail!("a run is tried {TRIES} times")
 }
 
 fn millis(seconds: f64) -> String {
@@ -105,11 +120,11 @@ async fn change(
     sites: &[Site; 2],
 ) -> anyhow::Result<(Option<f64>, String)> {
     business.outage();
-    let run = run(plan, SITES[to], &sites[to], false).await?;
+    let (run, said) = run(plan, SITES[to], &sites[to], false).await?;
     business.goes_on(GOES_ON, PATIENCE).await?;
     let (closed, seen) = (run.outage_seconds.unwrap_or(0.0), business.outage().as_secs_f64());
     let evidence = format!(
-        "{} writes, {} follows; writes refused for {}, the application waited {}; lost: {}, by the marker",
+        "{} writes, {} follows; writes refused for {}, the application waited {}; lost: {}, by the marker{said}",
         SITES[to],
         SITES[1 - to],
         millis(closed),
@@ -139,11 +154,11 @@ async fn disaster(
 }
 
 async fn failover(at: Instant, business: &Business, sites: &[Site; 2]) -> anyhow::Result<((), String)> {
-    let run = run(Kind::Failover, SITES[SECONDARY], &sites[SECONDARY], true).await?;
+    let (run, said) = run(Kind::Failover, SITES[SECONDARY], &sites[SECONDARY], true).await?;
     business.goes_on(GOES_ON, PATIENCE).await?;
     let arrived = &run.steps.first().context("a run has steps")?.evidence["databases"][0]["arrived"];
     let evidence = format!(
-        "secondary writes {} after the disaster, the application waited {}; estimated loss: about {} transactions, accepted",
+        "secondary writes {} after the disaster, the application waited {}; estimated loss: about {} transactions, accepted{said}",
         millis(at.elapsed().as_secs_f64()),
         millis(business.outage().as_secs_f64()),
         arrived["estimated_lost_transactions"],
@@ -204,14 +219,14 @@ async fn salvage(business: &Business, servers: &Sites, main: &Site) -> anyhow::R
 }
 
 async fn reinstate(sites: &[Site; 2]) -> anyhow::Result<((), String)> {
-    let run = run(Kind::Reinstate, SITES[MAIN], &sites[SECONDARY], false).await?;
+    let (run, said) = run(Kind::Reinstate, SITES[MAIN], &sites[SECONDARY], false).await?;
     let done = |name: &str| run.steps.iter().find(|step| step.name == name);
     let evidence = match (done("repair"), done("copy")) {
         (Some(repair), _) => {
             let righted = &repair.evidence["righted"][0];
             let count = |key: &str| output::count(righted[key].as_u64().unwrap_or(0));
             format!(
-                "main is a copy of secondary again ({} of {} rows differed), closed, and follows",
+                "main is a copy of secondary again ({} of {} rows differed), closed, and follows{said}",
                 count("rows"),
                 count("compared_rows")
             )
@@ -220,7 +235,7 @@ async fn reinstate(sites: &[Site; 2]) -> anyhow::Result<((), String)> {
             let copy = copy.context("a reinstatement repairs or copies")?;
             let copied = &copy.evidence["copied"][0];
             format!(
-                "main is a copy of secondary again ({} rows in {:.1} s), closed, and follows",
+                "main is a copy of secondary again ({} rows in {:.1} s), closed, and follows{said}",
                 output::count(copied["rows"].as_u64().unwrap_or(0)),
                 copy.seconds
             )
