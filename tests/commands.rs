@@ -29,6 +29,8 @@ mod large_objects;
 mod link;
 #[path = "commands/operators.rs"]
 mod operators;
+#[path = "commands/overtaken.rs"]
+mod overtaken;
 #[path = "commands/position.rs"]
 mod position;
 #[path = "commands/readme.rs"]

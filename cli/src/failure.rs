@@ -127,6 +127,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::Returned { .. }
                 | Switchover::Busy { .. }
                 | Switchover::Open { .. }
+                | Switchover::JournalElsewhere { .. }
                 | Switchover::NothingOpen
                 | Switchover::NotHeld { .. }
                 | Switchover::IsOver { .. }

@@ -65,6 +65,16 @@ pub enum Error {
         /// What went wrong.
         source: Box<irongate_postgres::Error>,
     },
+    /// Somebody holds a lock for longer than it was waited for.
+    #[error("cannot {doing} at \"{end}\": {} in the way", holders.join(", "))]
+    Blocked {
+        /// The database and its site.
+        end: String,
+        /// What was tried, as a verb.
+        doing: String,
+        /// The sessions, with their server processes.
+        holders: Vec<String>,
+    },
     /// A hook did not do what it is for.
     #[error(transparent)]
     Hook(#[from] crate::hook::Failure),
@@ -116,6 +126,8 @@ pub enum Error {
     Open {
         /// The run.
         run: String,
+        /// The command that it was begun with.
+        command: String,
     },
     /// A run has no database in hand.
     #[error("no database is in the hands of run \"{run}\"{}", if silent.is_empty() { String::new() } else { format!("; not asked: {silent}") })]
@@ -124,6 +136,14 @@ pub enum Error {
         run: String,
         /// What does not answer.
         silent: String,
+    },
+    /// A run is ended where its journal is, and that site can be asked.
+    #[error("the journal of run \"{run}\" lies at site \"{site}\", whose manager answers")]
+    JournalElsewhere {
+        /// The run.
+        run: String,
+        /// The site.
+        site: String,
     },
     /// A run goes elsewhere.
     #[error("run \"{run}\" goes to site \"{to}\"")]
@@ -473,7 +493,11 @@ impl Error {
             Self::Deployment(error) => error.is_transient(),
             Self::Names(failure) => failure.is_transient(),
             Self::Database { source, .. } => source.is_transient(),
-            Self::Writers { .. } | Self::NotDrained { .. } | Self::Group { .. } | Self::Busy { .. } => true,
+            Self::Blocked { .. }
+            | Self::Writers { .. }
+            | Self::NotDrained { .. }
+            | Self::Group { .. }
+            | Self::Busy { .. } => true,
             Self::Unfinished { source, .. } => source.is_transient(),
             Self::Manager { source, .. } => source.is_transient(),
             Self::Verify(source) => source.is_transient(),

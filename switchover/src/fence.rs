@@ -18,6 +18,7 @@
 //! before and behind a fence, by whomever they got them.
 
 mod administrator;
+mod blockers;
 mod follow;
 mod live;
 mod neighbours;
@@ -282,8 +283,7 @@ async fn take(place: &Place, how: &Close, found: &Found) -> Result<(usize, i64),
     session.batch_execute(TABLE).await.map_err(|error| {
         if is_missing(&error) { Error::NotSetUp { end: place.to_string() } } else { failed()(error) }
     })?;
-    let begin = format!("BEGIN; SET LOCAL lock_timeout = {}; LOCK irongate.fence", how.locks.as_millis());
-    session.batch_execute(&begin).await.map_err(failed())?;
+    lock(place, how.locks).await?;
     let taken = async {
         let (before, standby) = load(place).await?.unwrap_or_default();
         let mut all = follow::follow(place, before).await?.saved;
@@ -314,7 +314,23 @@ async fn take(place: &Place, how: &Close, found: &Found) -> Result<(usize, i64),
         // An error that is not the server's own leaves the transaction open.
         let _ = session.batch_execute("ROLLBACK").await;
     }
-    taken
+    match taken {
+        Err(error) => Err(blockers::named(place, error).await),
+        taken => taken,
+    }
+}
+
+/// Begins a transaction that is alone with the fence. Whoever only reads its table, as `pg_dump` does all the time that it is
+/// at work, is in nobody's way.
+async fn lock(place: &Place, locks: Duration) -> Result<(), Error> {
+    let begin = format!(
+        "BEGIN; SET LOCAL lock_timeout = {}; LOCK irongate.fence IN SHARE ROW EXCLUSIVE MODE",
+        locks.as_millis()
+    );
+    let begun = place.session.batch_execute(&begin).await;
+    let Err(error) = begun else { return Ok(()) };
+    let _ = place.session.batch_execute("ROLLBACK").await;
+    Err(blockers::named(place, place.failed("be alone with the fence")(error)).await)
 }
 
 /// Disables the triggers, which are saved already.
@@ -324,11 +340,9 @@ async fn disable(place: &Place, how: &Close, found: &Saved) -> Result<(), Error>
     }
     let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", how.locks.as_millis());
     let sql = format!("{begin}; {}; COMMIT", found.disabling().join("; "));
-    let done = place.session.batch_execute(&sql).await;
-    if done.is_err() {
-        let _ = place.session.batch_execute("ROLLBACK").await;
-    }
-    done.map_err(place.failed("disable the triggers"))
+    let Err(error) = place.session.batch_execute(&sql).await else { return Ok(()) };
+    let _ = place.session.batch_execute("ROLLBACK").await;
+    Err(blockers::named(place, place.failed("disable the triggers")(error)).await)
 }
 
 /// Opens the fence: everything that was taken away is given back in one transaction, compared with what was saved, and
@@ -340,16 +354,27 @@ async fn disable(place: &Place, how: &Close, found: &Saved) -> Result<(), Error>
 ///
 /// Not cancel-safe: call it again.
 pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Error> {
+    open_with(place, locks, std::future::ready(Ok(()))).await
+}
+
+/// The same, with something that the place's session does in the transaction that opens: either both are done or none.
+/// Without a fence it is done alone.
+pub(crate) async fn open_with(
+    place: &Place,
+    locks: Duration,
+    with: impl Future<Output = Result<(), Error>>,
+) -> Result<Option<Opened>, Error> {
     let begun = Instant::now();
+    let mut with = std::pin::pin!(with);
     if standing(place).await?.is_none() {
+        with.await?;
         return Ok(None);
     }
     let failed = || place.failed("give the rights back");
     let session = &place.session;
-    let begin = format!("BEGIN; SET LOCAL lock_timeout = {}; LOCK irongate.fence", locks.as_millis());
-    session.batch_execute(&begin).await.map_err(failed())?;
-    let Neighbours { saved: elsewhere, .. } = neighbours::look(place).await?;
+    lock(place, locks).await?;
     let given = async {
+        let Neighbours { saved: elsewhere, .. } = neighbours::look(place).await?;
         let Some((saved, standby)) = load(place).await? else { return Ok(None) };
         let Followed { mut saved, renamed } = follow::follow(place, saved).await?;
         // LOGIN belongs to the server: whichever fence has taken it, its roles are to come in here.
@@ -364,6 +389,7 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
         if !lacking.is_empty() {
             return Err(Error::NotRestored { end: place.to_string(), lacking });
         }
+        with.as_mut().await?;
         session.batch_execute("DELETE FROM irongate.fence; COMMIT").await.map_err(failed())?;
         Ok(Some((saved, renamed, Timestamp::now().0)))
     };
@@ -371,7 +397,15 @@ pub async fn open(place: &Place, locks: Duration) -> Result<Option<Opened>, Erro
     if !matches!(given, Ok(Some(_))) {
         let _ = session.batch_execute("ROLLBACK").await;
     }
-    let Some((saved, renamed, at)) = given? else { return Ok(None) };
+    let given = match given {
+        Err(error) => Err(blockers::named(place, error).await),
+        given => given,
+    };
+    let Some((saved, renamed, at)) = given? else {
+        // Somebody has opened it in this moment.
+        with.await?;
+        return Ok(None);
+    };
     let accepted_writes = proof::open(place, &saved).await?;
     Ok(Some(Opened {
         database: place.to_string(),

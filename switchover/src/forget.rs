@@ -3,8 +3,6 @@
 //! A run holds the databases of both sites by their rows of roles, and is ended where its journal lies. Without the journal
 //! nobody knows how far it came: so nothing is taken back here, and nothing is gone on with.
 
-use std::time::Duration;
-
 use irongate_deployment::Configuration;
 use irongate_manager::Control;
 use serde::Serialize;
@@ -14,7 +12,8 @@ use crate::fence;
 use crate::guard::GUARD;
 use crate::journal::{Journal, What};
 use crate::place::Place;
-use crate::plan::{free, role_of};
+use crate::plan::{free_of_forgotten, role_of};
+use crate::report::command;
 
 /// A database as a run has left it that was forgotten.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -32,14 +31,14 @@ pub struct Freed {
 /// Frees every database that the run has in hand, at all sites that answer. Those that do not answer are named.
 ///
 /// # Errors
-/// [`Error::Open`] where the run's journal is here and the run is not over; [`Error::Elsewhere`] where it lies at a site whose
+/// [`Error::Open`] where the run's journal is here and the run is not over; [`Error::JournalElsewhere`] where it lies at a site whose
 /// manager answers; [`Error::NotHeld`] where no database is in its hands; [`Error::Journal`], [`Error::Database`].
 pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Freed>, Vec<String>), Error> {
     let state = &configuration.state_directory;
     if Journal::runs(state)?.iter().any(|known| known == run) {
-        let (_, entries) = Journal::read(state, run)?;
+        let (heading, entries) = Journal::read(state, run)?;
         if !entries.iter().any(|entry| matches!(entry.what, What::Ended { .. })) {
-            return Err(Error::Open { run: run.to_owned() });
+            return Err(Error::Open { run: run.to_owned(), command: command(&heading) });
         }
     }
     if run == GUARD {
@@ -72,12 +71,12 @@ pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Fre
                 Control::between(configuration, configuration.site.as_deref().unwrap_or_default(), home)
             && control.ping().await.is_ok()
         {
-            return Err(Error::Elsewhere { to: home.clone(), site: configuration.site.clone() });
+            return Err(Error::JournalElsewhere { run: run.to_owned(), site: home.clone() });
         }
     }
     let mut freed = Vec::new();
     for (place, role) in held {
-        if free(&place, run, Duration::ZERO).await? {
+        if free_of_forgotten(&place, run).await? {
             freed.push(Freed {
                 database: place.to_string(),
                 live: role.live,

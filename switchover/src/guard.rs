@@ -56,6 +56,8 @@ pub enum Found {
     Silent(String),
     /// Another site has.
     Deposed(Deposed),
+    /// Each of two sites says that it writes, in the same epoch; a sentence.
+    Split(String),
 }
 
 /// Whether a row of another site is to be believed over what is known here.
@@ -64,6 +66,12 @@ fn is_later(here: Option<&Role>, there: &Role, site: &str) -> bool {
     let runs = |role: &Role| role.run.as_ref().map(|holder| holder.run.clone());
     let same_run = here.and_then(&runs).is_some_and(|run| Some(run) == runs(there));
     there.live != site && there.epoch > here.map_or(FIRST_EPOCH, |role| role.epoch) && !same_run
+}
+
+/// Whether neither of two sites gives way. No run begins an epoch that another one may have begun, so somebody has changed a row
+/// by hand, or brought a database back from a backup.
+fn is_split(here: &Role, there: &Role, site: &str) -> bool {
+    here.live == site && there.live != site && here.epoch == there.epoch
 }
 
 /// Looks once after every database that one site writes at a time. Those without an administrator's address or without
@@ -112,6 +120,13 @@ async fn look_after(configuration: &Configuration, database: &str, site: &str) -
         };
         if is_later(known.as_ref(), &role, site) {
             return depose(configuration, &here, &role).await.map(Found::Deposed);
+        }
+        if let Some(known) = known.as_ref().filter(|known| is_split(known, &role, site)) {
+            return Ok(Found::Split(format!(
+                "{here} and {database}.{other} both say in epoch {} that they write: fence the one that is to go (irongate fence \
+                 SITE --force), and take over to the other one (irongate failover --to OTHER --accept-loss --force)",
+                known.epoch
+            )));
         }
         if let Some(run) = known.as_ref().and_then(|known| left_by(known, &role, site)) {
             // One that is just beginning or ending has one site before the other.
@@ -184,6 +199,15 @@ mod tests {
         // Never asked for a role before: the first epoch.
         assert!(is_later(None, &role("secondary", 2, None), "main"));
         assert!(!is_later(None, &role("main", 1, None), "main"));
+    }
+
+    #[test]
+    fn two_sites_that_say_in_one_epoch_that_they_write_are_told() {
+        let (main, secondary) = (role("main", 3, None), role("secondary", 3, None));
+        assert!(is_split(&main, &secondary, "main") && is_split(&secondary, &main, "secondary"));
+        assert!(!is_split(&main, &role("secondary", 4, None), "main"));
+        assert!(!is_split(&main, &role("main", 3, None), "main"));
+        assert!(!is_split(&secondary, &secondary, "main"));
     }
 
     #[test]

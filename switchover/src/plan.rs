@@ -37,13 +37,17 @@ use crate::engine::{Next, Step, Way, next};
 use crate::error::Error;
 use crate::journal::{Heading, Journal, What};
 use crate::place::Place;
+use crate::report::command;
 pub use crate::report::{Report, StepReport, report};
 pub use by::By;
 pub use kind::Kind;
-pub(crate) use roles::{free, prepare, role_of, tell};
+pub(crate) use roles::{free, free_of_forgotten, prepare, role_of, tell};
 
 /// Under this the evidence of a step that was taken back says what could not be, and what helps.
 pub(crate) const LEFT: &str = "left";
+
+/// Under this the evidence of an opening that failed says that nobody was let in.
+pub(crate) const UNOPENED: &str = "unopened";
 
 /// What stands there.
 fn left(what: &str, remedy: &str) -> Value {
@@ -184,7 +188,10 @@ pub async fn run(
     let (heading, way) = match order {
         Order::Begin | Order::DryRun => {
             let mut fresh = fresh;
-            if let Some(open) = unfinished(state)? {
+            let is_begun = *order == Order::Begin;
+            if let Some(open) = unfinished(state)?
+                && !overtaken::is_overtaken(configuration, limits, &open, is_begun).await?
+            {
                 let before = Journal::read(state, &open)?.0;
                 // The other site may be lost in the middle of a run that needs it for both of its ends.
                 let has_both = [Kind::Switchover, Kind::Switchback, Kind::Drill].map(|kind| kind.to_string());
@@ -194,8 +201,8 @@ pub async fn run(
                         == (&fresh.from, &fresh.to, &fresh.databases);
                 if goes_on {
                     fresh.supersedes = Some(open);
-                } else if *order == Order::Begin {
-                    return Err(Error::Open { run: open });
+                } else if is_begun {
+                    return Err(Error::Open { run: open, command: command(&before) });
                 }
             }
             (fresh, Way::Forward)
@@ -204,7 +211,8 @@ pub async fn run(
         Order::Abort(run) => (heading_of(state, run.as_deref())?, Way::Back),
     };
     if let (Order::Resume(_) | Order::Abort(_), Some(run)) = (order, superseding(state, &heading.run)?) {
-        return Err(Error::Open { run });
+        let command = command(&Journal::read(state, &run)?.0);
+        return Err(Error::Open { run, command });
     }
     let kind = Kind::of(&heading.plan)
         .ok_or_else(|| Error::OtherPlan { run: heading.run.clone(), plan: heading.plan.clone() })?;
@@ -300,7 +308,7 @@ impl Run<'_> {
                             journal.note(What::Done { step: name.to_owned(), seconds, evidence })?;
                             self.was_made_copy |= by::makes_copy(name);
                         }
-                        Err(error) => return Err(self.failed(journal, name, error)),
+                        Err(error) => return Err(self.failed(journal, name, error).await),
                     }
                 }
                 Next::Undo(place) => {
@@ -309,7 +317,7 @@ impl Run<'_> {
                     progress(name, "is taken back");
                     match self.undo(name, journal.entries(), progress).await {
                         Ok(evidence) => journal.note(What::Undone { step: name.to_owned(), evidence })?,
-                        Err(error) => return Err(self.failed(journal, name, error)),
+                        Err(error) => return Err(self.failed(journal, name, error).await),
                     }
                 }
                 Next::End(outcome) => journal.note(What::Ended { outcome })?,
@@ -323,17 +331,19 @@ impl Run<'_> {
         }
     }
 
-    fn failed(&self, journal: &mut Journal, step: &'static str, source: Error) -> Error {
-        let can_abort = !matches!(next(&self.all_steps(), journal.entries(), Way::Back), Next::NoReturn(_));
-        let failed = What::Failed {
-            step: step.to_owned(),
-            error: source.to_string(),
-            hint: source.hint(),
-            evidence: source.evidence(),
-        };
-        match journal.note(failed) {
+    async fn failed(&self, journal: &mut Journal, step: &'static str, source: Error) -> Error {
+        let has_begun = matches!(next(&self.all_steps(), journal.entries(), Way::Back), Next::NoReturn(_));
+        // From where nobody was let in there is a way back. A database that cannot be asked may have been opened.
+        let is_unopened = step == switchover::OPEN && self.is_turned().await.is_ok_and(|turned| !turned);
+        let mut evidence = source.evidence();
+        if is_unopened {
+            evidence[UNOPENED] = Value::Bool(true);
+        }
+        let (error, hint) = (source.to_string(), source.hint());
+        match journal.note(What::Failed { step: step.to_owned(), error, hint, evidence }) {
             Ok(()) => {
-                Error::Unfinished { run: self.heading.run.clone(), step, can_abort, source: Box::new(source) }
+                let (run, can_abort) = (self.heading.run.clone(), is_unopened || !has_begun);
+                Error::Unfinished { run, step, can_abort, source: Box::new(source) }
             }
             Err(error) => error,
         }

@@ -18,6 +18,7 @@ use crate::engine::Step;
 use crate::journal::{Entry, Heading, Outcome, What};
 use crate::plan::Kind;
 pub use html::html;
+pub(crate) use verdict::command;
 pub use verdict::{Advice, Loss};
 
 /// Nobody writes from its beginning on.

@@ -114,6 +114,12 @@ async fn a_second_operator_is_refused_with_the_name_of_the_first() {
         })
         .await;
         reference.expect("main", 0, &["fence", "main"]).await;
+        wait_until(PATIENCE, "health to tell of what was open", async || {
+            let health = reference.start("main", &["health"]).finish(PATIENCE).await;
+            health.code() == 4 && health.stdout.contains("irongate fence main --is-copy")
+        })
+        .await;
+        reference.expect("main", 0, &["fence", "main", "--is-copy"]).await;
         healthy().await;
         for manager in managers {
             stop(manager).await;

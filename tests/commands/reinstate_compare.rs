@@ -15,7 +15,7 @@ const TABLES: &str =
     CREATE TABLE part (id int, k text, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
     CREATE TABLE part_a PARTITION OF part FOR VALUES IN ('a');
     CREATE TABLE part_b PARTITION OF part FOR VALUES IN ('b')";
-const RATE: &str = "[flows.css.instantiate]\nrate_limit = \"2MiB\"\n";
+const RATE: &str = "[flows.css.instantiate]\nrate_limit = \"1MiB\"\n";
 const BEFORE: &str = "INSERT INTO big SELECT n, repeat(md5(n::text), 60) FROM generate_series(1, 2000) n;
     INSERT INTO small SELECT n, 'old' FROM generate_series(1, 200) n;
     INSERT INTO emptied SELECT n, 'old' FROM generate_series(1, 200) n;

@@ -17,24 +17,24 @@ const fn cut<'a>(plan: &'a str, step: &'a str, place: &'a str) -> Cut<'a> {
 }
 
 /// Which sites let applications in.
-async fn open(reference: &Reference) -> [bool; 2] {
+pub(super) async fn open(reference: &Reference) -> [bool; 2] {
     [is_open(reference, 0).await, is_open(reference, 1).await]
 }
 
-async fn both_answer(reference: &Reference) {
+pub(super) async fn both_answer(reference: &Reference) {
     for site in SITES {
         answers(reference, site).await;
     }
 }
 
 /// The run that has the database of a site in hand.
-async fn run_at(reference: &Reference, site: &str) -> Option<String> {
+pub(super) async fn run_at(reference: &Reference, site: &str) -> Option<String> {
     let place = SITES.iter().position(|known| *known == site).expect("a site");
     let run = reference.servers[place].scalar("config", "SELECT coalesce(run, '') FROM irongate.role").await;
     (!run.is_empty()).then_some(run)
 }
 
-async fn writes_as_application(reference: &Reference, site: usize, row: &str) {
+pub(super) async fn writes_as_application(reference: &Reference, site: usize, row: &str) {
     let client = reference.servers[site].try_client("app", "config").await.expect("it is open");
     client.batch_execute(&format!("INSERT INTO entry VALUES ({row})")).await.expect("it writes");
 }
@@ -181,8 +181,29 @@ async fn what_a_person_does_in_the_middle_of_a_run_is_not_taken_for_the_run_s_ow
     reference.expect("secondary", 0, &["reinstate", "main", "--accept-loss"]).await;
     follows(&reference, 1, 2).await;
 
+    // The same where what was written was captured, and shows in no slot any more.
+    let back = Cut { plan: "switchback", site: "main", order: "begin", step: "roles", place: "begins" };
+    assert!(reference.cut_off("main", &back).await);
+    reference.expect("secondary", 0, &["open", "secondary", "--force"]).await;
+    reference.expect("secondary", 0, &["start", "css-extract"]).await;
+    writes_as_application(&reference, 1, "'captured', 1").await;
+    let written = reference.servers[1].scalar("config", "SELECT pg_current_wal_lsn()").await;
+    let read = format!(
+        "SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots WHERE slot_name LIKE '%_css'"
+    );
+    wait_until(PATIENCE, "it to be captured", async || {
+        reference.servers[1].scalar("config", &read).await == "t"
+    })
+    .await;
+    reference.expect("secondary", 0, &["fence", "secondary", "--force"]).await;
+    reference.expect("secondary", 0, &["stop", "css-extract"]).await;
+    let refused = reference.expect("main", 4, &["switchback", "--resume"]).await.stderr;
+    assert!(refused.contains("has committed something by itself"), "{refused}");
+    reference.expect("main", 0, &["failover", "--to", "main", "--accept-loss", "--force"]).await;
+    reference.expect("main", 0, &["reinstate", "secondary", "--accept-loss"]).await;
+    follows(&reference, 0, 3).await;
+
     // The site where a run was begun is lost with its journal: the other one takes over, if told to.
-    reference.expect("main", 0, &["switchback"]).await;
     assert!(reference.cut_off("secondary", &cut("switchover", "follow", "begins")).await);
     reference.kill("secondary");
     reference.servers[1].kill();

@@ -17,7 +17,7 @@ async fn there(server: &Server) -> BTreeSet<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tail_of_a_lost_primary_is_found_and_brought_back() {
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let mut reference = reference(major).await;
         let [main_manager, secondary_manager] = SITES.map(|site| reference.start(site, &["manager"]));
         running(&reference).await;

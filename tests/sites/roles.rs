@@ -22,7 +22,7 @@ async fn sites(test: &str, major: u32) -> Option<(Reference, [Process; 2])> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planned_switchover_lets_nobody_write_for_a_moment_only() {
     let test = "a_planned_switchover_lets_nobody_write_for_a_moment_only";
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let Some((reference, managers)) = sites(test, major).await else { return };
         let network = reference.network.as_ref().unwrap();
         let (mut live, mut kept) = (0, Vec::new());
@@ -63,7 +63,7 @@ async fn a_planned_switchover_lets_nobody_write_for_a_moment_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_was_only_cut_off_is_not_mixed_with_the_one_that_took_over() {
     let test = "a_site_that_was_only_cut_off_is_not_mixed_with_the_one_that_took_over";
-    for major in Server::majors() {
+    for major in Server::majors_in_turn() {
         let Some((reference, managers)) = sites(test, major).await else { return };
         let network = reference.network.as_ref().unwrap();
         let [main, secondary] = &reference.servers;

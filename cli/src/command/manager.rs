@@ -10,6 +10,7 @@ use irongate_manager::event::{Entry, Severity};
 use irongate_manager::settings::Reload;
 use irongate_manager::sites::{Answered, Meant};
 use irongate_manager::supervisor::Word;
+use irongate_manager::watch::Concern;
 use irongate_manager::{Concerns, Control, Error, Manager, ManagerSettings, Sites};
 use irongate_switchover::guard::Found;
 use serde::Serialize;
@@ -78,6 +79,7 @@ pub(crate) async fn manager(global: &Global) -> anyhow::Result<()> {
 /// what nobody can answer by then does not keep the site from working.
 async fn guard(here: &Here, concerns: &Concerns) {
     let Ok(site) = here.known_site() else { return };
+    let mut told = Vec::new();
     match irongate_switchover::guard::look(&here.configuration, site).await {
         Err(error) => tracing::warn!(%error, "cannot look whether another site has taken over"),
         Ok(all) => {
@@ -87,6 +89,7 @@ async fn guard(here: &Here, concerns: &Concerns) {
                     Found::Silent(reason) => {
                         tracing::debug!(database, reason, "the other site cannot be asked")
                     }
+                    Found::Split(text) => told.push(Concern { severity: Severity::Error, text }),
                     Found::Deposed(deposed) => tracing::error!(
                         end = deposed.end,
                         live = deposed.live,
@@ -99,7 +102,8 @@ async fn guard(here: &Here, concerns: &Concerns) {
             }
         }
     }
-    concerns.tell(irongate_switchover::guard::concerns(&here.configuration, site).await);
+    told.extend(irongate_switchover::guard::concerns(&here.configuration, site).await);
+    concerns.tell(told);
 }
 
 /// What came of an order to a group, with its site; the names are a contract.

@@ -31,7 +31,7 @@ fn the_configuration_in_the_readme_is_one() {
 }
 
 /// Commands of the README that are tried at a time.
-const SIDE_BY_SIDE: usize = 8;
+const SIDE_BY_SIDE: usize = 64;
 
 #[test]
 fn every_command_in_the_readme_is_understood() {

@@ -78,7 +78,7 @@ async fn rich<'a>(pair: (&'a Server, &'a Server)) -> World<'a> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_is_found_alone_and_its_statements_mend_it() {
-    let majors = server::majors();
+    let majors = server::majors_in_turn();
     let start = |major| (Server::start(major, ""), Server::start(major, ""));
     let servers: Vec<_> = majors.iter().map(|major| start(*major)).collect();
     // Settings of a server are seen by every world of it: one world a server at a time.
@@ -250,7 +250,7 @@ async fn a_server_that_cannot_be_reached_is_a_finding_and_the_other_is_still_exa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_of_the_servers_are_judged() {
-    for major in server::majors() {
+    for major in server::majors_in_turn() {
         let (source, target) = (Server::start(major, ""), Server::start(major, ""));
         let world = World::new((&source, &target), TABLES, FLOW).await;
         world.setup().await;

@@ -4,7 +4,7 @@ use irongate_deployment::{
     Configuration, Finding, Setup, Severity, check, interleave, plan, run_statements, setup, teardown,
 };
 
-use super::server::{Server, majors};
+use super::server::{Server, majors_in_turn};
 use super::world::{World, ignore};
 
 const TABLES: &str = "
@@ -38,7 +38,7 @@ const TRIGGERS: &str =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn set_up_makes_what_the_rules_need_and_check_wants_no_more() {
-    for major in majors() {
+    for major in majors_in_turn() {
         let settings = "track_commit_timestamp = on\n";
         let (one, other) = (Server::start(major, settings), Server::start(major, settings));
         let mut world = World::new((&one, &other), TABLES, "tables = [\"public.*\"]").await;

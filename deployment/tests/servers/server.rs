@@ -41,6 +41,18 @@ pub(crate) fn majors() -> Vec<u32> {
     majors
 }
 
+/// The versions for a test that lasts long: all in the full tier, otherwise one, by the name of the test.
+pub(crate) fn majors_in_turn() -> Vec<u32> {
+    let mut majors = majors();
+    let thread = std::thread::current();
+    let name = thread.name().filter(|name| name.contains("::"));
+    if let Some(name) = name.filter(|_| std::env::var("IRONGATE_TEST_TIER").as_deref() != Ok("full")) {
+        let turn = name.bytes().map(usize::from).sum::<usize>() % majors.len();
+        majors = vec![majors[turn]];
+    }
+    majors
+}
+
 fn bin_of(major: u32) -> Option<PathBuf> {
     let given = std::env::var_os(format!("IRONGATE_PG{major}")).map(PathBuf::from);
     let cache = std::env::var_os("IRONGATE_CACHE")

@@ -27,7 +27,14 @@ impl Error {
             }
             Self::Elsewhere { to, .. } => format!("run it at site \"{to}\": it will be there afterwards"),
             Self::Scattered { .. } => "name those of one site with --database".to_owned(),
-            Self::Open { .. } => "go on with it with --resume, or take it back with --abort".to_owned(),
+            Self::Open { command, .. } => {
+                format!("{command} --resume goes on with it, and {command} --abort takes it back")
+            }
+            Self::JournalElsewhere { run, site } => format!(
+                "at site \"{site}\": irongate runs {run} shows how to go on with it or to take it back; if it is over there, \
+                 irongate runs --forget {run} there"
+            ),
+            Self::Blocked { .. } => "wait for them, or end them: SELECT pg_terminate_backend(PID)".to_owned(),
             Self::OtherRun { to, .. } => format!("--to {to}"),
             Self::OtherPlan { plan, .. } => format!("irongate {plan} goes on with it"),
             Self::IsOver { run, .. } => format!("irongate runs {run} shows it; begin another one"),
@@ -51,7 +58,10 @@ impl Error {
             Self::Reopened { .. } => {
                 "applications may have written there: find out, fence that site again, and compare before the run is gone on with".to_owned()
             }
-            Self::Held { .. } => "ask who has it; a run is gone on with or taken back where it began".to_owned(),
+            Self::Held { run, .. } => format!(
+                "ask who has it; a run is gone on with or taken back at the site where it began (irongate runs {run} there), and \
+                 where it is over or that site is gone with its journal, irongate runs --forget {run} frees the databases"
+            ),
             Self::Roles { .. } => "irongate runs shows what was done; compare table irongate.role at both sites".to_owned(),
             Self::Manager { source, .. } => return source.hint(),
             Self::Verify(source) => return source.hint(),

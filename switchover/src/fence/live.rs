@@ -28,7 +28,12 @@ pub async fn is_live(configuration: &Configuration, place: &Place) -> Result<boo
 /// [`Error::Live`]; [`Error::Deployment`], [`Error::Database`].
 pub async fn spare_the_live(configuration: &Configuration, place: &Place) -> Result<(), Error> {
     // Behind a fence that stands there is nobody to be cut off.
-    if standing(place).await?.is_none() && is_live(configuration, place).await? {
+    if standing(place).await?.is_some() {
+        return Ok(());
+    }
+    // The only site that is open is where they are, whatever else is said.
+    let is_alone = || async { open_elsewhere(configuration, place).await.is_none() };
+    if is_live(configuration, place).await? || is_alone().await {
         return Err(Error::Live { end: place.to_string() });
     }
     Ok(())

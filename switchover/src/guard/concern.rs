@@ -69,6 +69,8 @@ fn judge(known: &Known) -> Vec<Concern> {
     let mut all = Vec::new();
     let mut add = |severity, text| all.push(Concern { severity, text });
     let run = known.role.as_ref().and_then(|role| role.run.as_ref());
+    // A run begins at the site that is to write.
+    let home = known.role.as_ref().and_then(|role| role.next.as_ref()).map(|(site, _)| site);
     match run {
         // Told and not closed yet: the guard goes on with it.
         Some(run) if run.run == GUARD => add(
@@ -81,9 +83,12 @@ fn judge(known: &Known) -> Vec<Concern> {
         Some(run) if known.held >= LONG.as_secs_f64() => add(
             Severity::Error,
             format!(
-                "{end}: run {} of {} is not over since {}: look at it (irongate runs {0}), and go on with --resume or \
-                 take it back with --abort",
-                run.run, run.holder, run.since
+                "{end}: run {} of {} is not over since {}: look at it{} (irongate runs {0}), and go on with --resume or \
+                 take it back with --abort; where its journal is gone, or it is over there, irongate runs --forget {0}",
+                run.run,
+                run.holder,
+                run.since,
+                home.map(|site| format!(" at site \"{site}\", where it began")).unwrap_or_default()
             ),
         ),
         Some(_) => {}
@@ -113,7 +118,7 @@ fn judge(known: &Known) -> Vec<Concern> {
             "{end} was open while another site wrote, and may be no copy any more; compare, and say so with irongate \
              fence {site} --is-copy, or reinstate it"
         );
-        add(Severity::Warning, text);
+        add(Severity::Error, text);
     }
     all
 }
@@ -148,7 +153,7 @@ mod tests {
         let standby = Known { configured: Some("secondary".into()), ..site(None, None, false) };
         assert_eq!(worst(&standby), Some(Severity::Warning));
         let strayed = Known { strayed: 2, ..site(Some("secondary"), None, true) };
-        assert_eq!(worst(&strayed), Some(Severity::Warning));
+        assert_eq!(worst(&strayed), Some(Severity::Error));
     }
 
     #[test]

@@ -139,6 +139,7 @@ impl Run<'_> {
     /// Looks into the log of the site that is closed for changes that have not been applied, behind a forward Extract that
     /// has stopped. A run that is gone on with behind the dropping of the slot has looked before.
     pub(super) async fn nothing_behind(&self, unit: &Unit<'_>) -> Result<(), Error> {
+        self.nobody_has_read(unit).await?;
         let (_, applied) = standing(&unit.to, &unit.pair.into.name).await?;
         let from = unit.from()?;
         match peek::behind(from, unit.pair.into, applied).await? {

@@ -42,7 +42,7 @@ pub(super) const STEPS: [Step; 10] = [
 ];
 
 /// How long a site that was lost may take to answer when it is looked for once more, while applications wait.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(2);
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -471,8 +471,10 @@ impl Run<'_> {
 
     /// The places of the lost site that answer now, whether or not they did when the run was begun or gone on with.
     pub(super) async fn lost_that_answer(&self) -> Vec<Place> {
-        let limit = self.limits.probe.min(AGAIN);
         let ask = |unit: &Unit<'_>| {
+            // One that has answered may be slow, and nobody waits for those that have not.
+            let is_there = unit.reached().is_some();
+            let limit = if is_there { self.limits.probe } else { self.limits.probe.min(AGAIN) };
             let database = unit.pair.database.to_owned();
             async move {
                 let place = Place::connect(self.configuration, &database, &self.heading.from);
@@ -497,8 +499,12 @@ impl Run<'_> {
 
     /// Closes the lost site where it has come back. Its own guard does so too, but later. What could not be closed, and why.
     pub(super) async fn close_returned(&self) -> Vec<String> {
+        self.close_places(self.returned().await).await
+    }
+
+    async fn close_places(&self, places: Vec<Place>) -> Vec<String> {
         let (how, mut open) = (self.how_to_close(), Vec::new());
-        for lost in self.returned().await {
+        for lost in places {
             let closed = tokio::time::timeout(self.limits.probe * 4, fence::close(&lost, &how)).await;
             let why = match closed {
                 Ok(Ok(_)) => continue,
@@ -514,23 +520,23 @@ impl Run<'_> {
     /// Lets the applications in with what there is: the sequences are put behind everything that stands in the tables.
     pub(super) async fn open_alone(&self) -> Result<Value, Error> {
         let (mut opened, mut raised) = (Vec::new(), Vec::new());
-        self.end_superseded()?;
-        // Before anybody writes here, so that the guard of the other site, should that come back, learns of it from now on.
-        for unit in &self.units {
-            self.turn(&unit.to).await?;
+        let returned = self.returned().await;
+        // Behind the first opening there is no way back, and one site is to write.
+        if !returned.is_empty() && !self.heading.force && !self.is_turned().await? {
+            let places: Vec<String> = returned.iter().map(ToString::to_string).collect();
+            return Err(Error::Returned { places: places.join(", ") });
         }
-        let open = self.close_returned().await;
-        if !open.is_empty() && !self.heading.force {
-            return Err(Error::Returned { places: open.join("; ") });
-        }
+        let open = self.close_places(returned).await;
         for unit in &self.units {
             if fence::standing(&unit.to).await?.is_some() {
                 let secured =
                     irongate_deployment::secure_sequences(self.configuration, unit.pair.into).await?;
                 raised.push(json!(secured));
             }
-            opened.extend(fence::open(&unit.to, self.limits.locks).await?);
+            opened.extend(self.open_and_turn(unit).await?);
         }
+        // Until then it may get the databases back.
+        self.end_superseded()?;
         Ok(json!({ "opened": opened, "sequences": raised, "not_closed": open }))
     }
 }

@@ -7,12 +7,16 @@ use irongate_deployment::configuration::Flow;
 use irongate_deployment::groups::group_name;
 use irongate_manager::supervisor::Word;
 use irongate_manager::{Control, Info};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Kind, Run};
+use super::{Kind, Run, Unit, peek};
 use crate::error::Error;
-use crate::fence;
+use crate::journal::{Journal, What};
 use crate::place::Place;
+use crate::{fence, strayed};
+
+/// Under this the evidence of the step that stops the forward groups says how far their slots were read, in bytes of the log.
+const READ_UP_TO: &str = "read_up_to";
 
 impl Run<'_> {
     /// The manager of a site.
@@ -50,7 +54,38 @@ impl Run<'_> {
 
     /// Stops the forward groups: everything has gone through them.
     pub(super) async fn stop_forward(&self) -> Result<Value, Error> {
-        self.forward(Word::Stop).await
+        let mut evidence = self.forward(Word::Stop).await?;
+        let mut read = Map::new();
+        for unit in &self.units {
+            // Nobody reads it from here on: what somebody captures nevertheless goes nowhere.
+            if let Some(from) = unit.reached().filter(|_| self.kind != Kind::Failover)
+                && let Some(lsn) = peek::read_up_to(from, &unit.pair.into.slot).await?
+            {
+                read.insert(from.to_string(), json!(lsn.0));
+            }
+        }
+        evidence[READ_UP_TO] = Value::Object(read);
+        Ok(evidence)
+    }
+
+    /// Fails if somebody has read the forward slot since the forward groups were stopped: what was written and captured
+    /// there shows in no slot any more.
+    pub(super) async fn nobody_has_read(&self, unit: &Unit<'_>) -> Result<(), Error> {
+        let (_, entries) = Journal::read(&self.configuration.state_directory, &self.heading.run)?;
+        let from = unit.from()?;
+        let noted = entries.iter().rev().find_map(|entry| match &entry.what {
+            What::Done { step, evidence, .. } if step == "stop-forward" => {
+                evidence[READ_UP_TO][from.to_string()].as_u64()
+            }
+            _ => None,
+        });
+        let Some(noted) = noted else { return Ok(()) };
+        match peek::read_up_to(from, &unit.pair.into.slot).await? {
+            Some(now) if now.0 > noted => {
+                Err(Error::Breach { end: from.to_string(), applied: now.to_string() })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn start_forward(&self) -> Result<Value, Error> {
@@ -82,12 +117,18 @@ impl Run<'_> {
         for unit in &self.units {
             // Once more before what would show it is gone, and before what comes from the other site is in that log too.
             fence::still_closed(unit.from()?).await?;
+            let alone = |end| {
+                let (to, from) = (self.heading.to.clone(), self.heading.from.clone());
+                Error::Alone { end, to, from }
+            };
             self.nothing_behind(unit).await.map_err(|error| match error {
-                Error::Breach { end, .. } if self.kind != Kind::Reinstate => {
-                    Error::Alone { end, to: self.heading.to.clone(), from: self.heading.from.clone() }
-                }
+                Error::Breach { end, .. } if self.kind != Kind::Reinstate => alone(end),
                 other => other,
             })?;
+            // No run begins with a site that is marked, so somebody has opened this one since.
+            if self.kind != Kind::Reinstate && !strayed::found(unit.from()?).await?.is_empty() {
+                return Err(alone(unit.from()?.to_string()));
+            }
             if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
                 slots.push(unit.pair.into.slot.clone());
             }

@@ -7,7 +7,7 @@ use irongate_manager::Control;
 use irongate_manager::hook::{Context, HookReport, HookResult};
 use serde_json::{Value, json};
 
-use super::{Kind, Progress, Run, by};
+use super::{Kind, Progress, Run, by, role_of};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::hook::{self, Failure, Hooked, NOTIFY, POINT_NAME, QUIET_LOST, Side};
@@ -136,10 +136,8 @@ impl Run<'_> {
     /// have done it meanwhile, by hand or by a hook of his own. That is said, and left to him: it is not the run's doing.
     pub(super) async fn names_left(&self, progress: &mut Progress<'_>) -> Value {
         let databases = &self.heading.databases;
-        let live = match self.kind {
-            Kind::Reinstate => &self.heading.to,
-            _ => &self.heading.from,
-        };
+        let live = self.live().await;
+        let live = &live;
         if !names::is_configured(self.configuration, databases) {
             return Value::Null;
         }
@@ -152,6 +150,19 @@ impl Run<'_> {
             progress("lock", sentence);
         }
         json!({ "names": { "site": live, "astray": astray } })
+    }
+
+    /// The site that writes: as the database says, which an earlier run may have turned already.
+    async fn live(&self) -> String {
+        let by_plan = match self.kind {
+            Kind::Reinstate => &self.heading.to,
+            _ => &self.heading.from,
+        };
+        let role = match self.units.first() {
+            Some(unit) => role_of(&unit.to).await.ok().flatten(),
+            None => None,
+        };
+        role.map_or_else(|| by_plan.clone(), |role| role.live)
     }
 
     /// The manager of a site; one that may be lost has little time.

@@ -2,17 +2,18 @@
 //!
 //! A run gives the databases back in its last steps, before that stands in its journal. Cut off just there, it is not over by
 //! its journal, while others may have changed the roles since: what it would close then is the site that writes, and the
-//! slot that it would drop is the one that is read. So before anything is done the site where the run belongs is asked
-//! whose it is, and in which epoch.
+//! slot that it would drop is the one that is read. So before anything is done the sites are asked whose they are, and in
+//! which epoch; the one that a lost site was is not, whose guard tells it.
 
 use irongate_checkpoint::Role;
+use irongate_deployment::Configuration;
 use serde_json::Value;
 
-use super::{Kind, Run, Unit};
+use super::{Kind, Limits, Run, Unit, role_of};
 use crate::engine::Way;
 use crate::error::Error;
-use crate::journal::{Entry, What};
-use crate::plan::role_of;
+use crate::journal::{Entry, Journal, Outcome, What};
+use crate::place::Place;
 
 /// The epoch that the run has found or is to begin, by the note of its step "lock", and whether it is the next one.
 fn locked(entries: &[Entry], database: &str) -> Option<(u64, bool)> {
@@ -46,17 +47,59 @@ fn is_left(
     is_behind || (way == Way::Back && is_before)
 }
 
+/// Whether others have had the databases since of a run of this site that has not come to its end; it is noted, if it is to be.
+pub(super) async fn is_overtaken(
+    configuration: &Configuration,
+    limits: &Limits,
+    run: &str,
+    is_noted: bool,
+) -> Result<bool, Error> {
+    let state = &configuration.state_directory;
+    let mut journal = Journal::open(state, run)?;
+    let heading = journal.heading().clone();
+    let Some(kind) = Kind::of(&heading.plan) else { return Ok(false) };
+    let mut units = Vec::new();
+    for database in &heading.databases {
+        let to = Place::connect(configuration, database, &heading.to).await?;
+        // What this site says is enough: a run that has it still may go on, and looks at the other one then.
+        let from = Err("not asked".to_owned());
+        units.push(Unit { pair: configuration.pair(database, &heading.to)?, from, to });
+    }
+    let run = Run { configuration, kind, heading, limits, units, was_made_copy: false };
+    let Some(what) = run.overtaken(journal.entries(), Way::Forward).await? else { return Ok(false) };
+    if is_noted {
+        let run_name = &run.heading.run;
+        tracing::warn!(run_name, what, "a run that was cut off is over: others have had its databases since");
+        run.note_overtaken(&mut journal)?;
+    }
+    Ok(true)
+}
+
 impl Run<'_> {
+    pub(super) fn note_overtaken(&self, journal: &mut Journal) -> Result<(), Error> {
+        Journal::forget_rows(&self.configuration.state_directory, &self.heading.run)?;
+        journal.note(What::Ended { outcome: Outcome::Overtaken })
+    }
+
     /// What says that others have had the databases since; nothing where they are as the run has left them.
     pub(super) async fn overtaken(&self, entries: &[Entry], way: Way) -> Result<Option<String>, Error> {
-        // A drill changes no roles, whichever way it goes.
-        let way = if self.kind == Kind::Drill { Way::Back } else { way };
-        for Unit { to, pair, .. } in &self.units {
+        // A drill changes no roles, whichever way it goes. One that is being taken back goes no other way.
+        let is_back = entries.iter().any(|entry| matches!(entry.what, What::Undo { .. }));
+        let way = if self.kind == Kind::Drill || is_back { Way::Back } else { way };
+        let mut asked = Vec::new();
+        for unit in &self.units {
             // Before it had them there is nothing to be overtaken in: the lock looks for itself.
-            let Some(locked) = locked(entries, pair.database) else { continue };
-            let heading = &self.heading;
-            let names = (heading.run.as_str(), heading.to.as_str(), heading.from.as_str());
-            match role_of(to).await? {
+            let Some(locked) = locked(entries, unit.pair.database) else { continue };
+            asked.push((&unit.to, locked));
+            // Of the others the site that is lost, or comes back, is told by its own guard.
+            if matches!(self.kind, Kind::Switchover | Kind::Switchback | Kind::Drill) {
+                asked.extend(unit.reached().map(|from| (from, locked)));
+            }
+        }
+        let heading = &self.heading;
+        let names = (heading.run.as_str(), heading.to.as_str(), heading.from.as_str());
+        for (place, locked) in asked {
+            match role_of(place).await? {
                 Some(role) if is_left(&role, names, locked, way) => {}
                 // Taken back, and given to the run that had it before, which is not noted yet.
                 Some(role)
@@ -66,13 +109,13 @@ impl Run<'_> {
                 Some(role) => {
                     let holder = role.run.map(|holder| format!(", in the hands of run \"{}\"", holder.run));
                     return Ok(Some(format!(
-                        "{to} says that site \"{}\" writes in epoch {}{}",
+                        "{place} says that site \"{}\" writes in epoch {}{}",
                         role.live,
                         role.epoch,
                         holder.unwrap_or_default()
                     )));
                 }
-                None => return Ok(Some(format!("{to} has no roles any more"))),
+                None => return Ok(Some(format!("{place} has no roles any more"))),
             }
         }
         Ok(None)

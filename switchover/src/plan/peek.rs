@@ -4,6 +4,8 @@
 //! count; inserts, updates, deletes and truncates do (`I`, `U`, `D`, `T`: PostgreSQL manual, "Logical Replication Message
 //! Formats").
 
+use std::time::{Duration, Instant};
+
 use irongate_deployment::configuration::Flow;
 use irongate_postgres::sql::quote_identifier;
 use irongate_trail::Lsn;
@@ -11,6 +13,10 @@ use tokio_postgres::types::PgLsn;
 
 use crate::error::Error;
 use crate::place::Place;
+
+/// How long a slot's process may be at work behind the end of its reader.
+const AT_WORK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a slot shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,4 +51,22 @@ pub(super) async fn behind(place: &Place, flow: &Flow, after: Lsn) -> Result<Sho
             is_confirmed_further: row.try_get(0).map_err(failed())?,
         },
     })
+}
+
+/// How far a slot that nobody reads any more has been read; nothing of one that is not there, or is still read after a while.
+pub(super) async fn read_up_to(place: &Place, slot: &str) -> Result<Option<Lsn>, Error> {
+    const SQL: &str =
+        "SELECT active, confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let failed = || place.failed("ask how far the slot was read");
+    let begun = Instant::now();
+    while begun.elapsed() < AT_WORK {
+        let Some(row) = place.session.query_opt(SQL, &[&slot]).await.map_err(failed())? else { break };
+        // Its process at the server may have the reader's last word still to read.
+        if !row.try_get::<_, bool>(0).map_err(failed())? {
+            let lsn: Option<PgLsn> = row.try_get(1).map_err(failed())?;
+            return Ok(lsn.map(|lsn| Lsn(lsn.into())));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(None)
 }

@@ -55,6 +55,7 @@ impl Run<'_> {
     pub(super) async fn reinstate_precheck(&self) -> Result<Value, Error> {
         let mut complaints = Vec::new();
         let (back, live) = (&self.heading.from, &self.heading.to);
+        let nobody = self.nobody()?;
         for site in [back, live] {
             if let Err(error) = self.info(site).await {
                 complaints.push(format!("the manager of site \"{site}\" cannot be asked: {error}"));
@@ -78,7 +79,18 @@ impl Run<'_> {
             if fence::standing(&unit.to).await?.is_some() {
                 complaints.push(format!("{} is closed: the site that writes is to be open", unit.to));
             }
-            if let Err(error) = fence::roles_exist(unit.from()?).await {
+            let from = unit.from()?;
+            if let Some(holder) = role_of(from).await?.and_then(|role| role.run)
+                && holder.run != self.heading.run
+                && !nobody.contains(&holder.run)
+            {
+                complaints.push(format!(
+                    "{from} is in the hands of run \"{}\" of {} since {}: irongate runs {0} at the site where it began says how it \
+                     goes on or back; where it is over, or its journal is gone, irongate runs --forget {0}",
+                    holder.run, holder.holder, holder.since
+                ));
+            }
+            if let Err(error) = fence::roles_exist(from).await {
                 complaints.push(error.to_string());
             }
         }

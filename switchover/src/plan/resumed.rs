@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{By, Kind, Request, Run, by, role_of, switchover};
 use crate::engine::Way;
 use crate::error::Error;
-use crate::journal::{Journal, Outcome, What};
+use crate::journal::{Journal, What};
 
 impl Run<'_> {
     /// Takes over what its journal and the request say of the run. Whatever stands against it is said before anything is
@@ -17,14 +17,14 @@ impl Run<'_> {
         way: Way,
     ) -> Result<(), Error> {
         if let Some(what) = self.overtaken(journal.entries(), way).await? {
-            Journal::forget_rows(&self.configuration.state_directory, &self.heading.run)?;
-            journal.note(What::Ended { outcome: Outcome::Overtaken })?;
+            self.note_overtaken(journal)?;
             return Err(Error::Overtaken { run: self.heading.run.clone(), what });
         }
         self.heading.force |= request.force;
         match (self.kind, way) {
             (Kind::Failover, Way::Forward) if !self.is_turned().await? => self.lost_is_no_writer().await,
-            (Kind::Failover, Way::Back) => {
+            // A site is turned by the transaction that opens it.
+            (Kind::Failover | Kind::Switchover | Kind::Switchback, Way::Back) => {
                 let is_opening =
                     |what: &What| matches!(what, What::Step { step } if step == switchover::OPEN);
                 // Cut off before anything was done of it, the step is none that there is no way back from.
@@ -39,9 +39,9 @@ impl Run<'_> {
         }
     }
 
-    /// Whether a failover has written at its site that this one writes now: from then on the other one is closed by its guard
-    /// when it comes back.
-    async fn is_turned(&self) -> Result<bool, Error> {
+    /// Whether the site that is to write has been told that it does. A lost one that comes back is closed by its guard from
+    /// then on.
+    pub(super) async fn is_turned(&self) -> Result<bool, Error> {
         for unit in &self.units {
             if role_of(&unit.to)
                 .await?

@@ -19,17 +19,19 @@ impl Run<'_> {
         for unit in &self.units {
             match self.kind {
                 Kind::Switchover | Kind::Switchback | Kind::Drill => {
+                    let mut epoch = 0;
                     for place in unit.both()? {
-                        epochs.push(
-                            json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),
-                        );
+                        epoch = self.take(place, epoch).await?;
+                    }
+                    // One epoch for both: the site that was taken first may know of fewer.
+                    self.take(unit.from()?, epoch).await?;
+                    for place in unit.both()? {
+                        epochs.push(json!({ "database": place.to_string(), "next_epoch": epoch }));
                     }
                 }
                 Kind::Failover => {
-                    let place = &unit.to;
-                    epochs.push(
-                        json!({ "database": place.to_string(), "next_epoch": self.take(place).await? }),
-                    );
+                    let epoch = self.take(&unit.to, 0).await?;
+                    epochs.push(json!({ "database": unit.to.to_string(), "next_epoch": epoch }));
                 }
                 Kind::Reinstate => {
                     let epoch = self.hold(&unit.to).await?;
@@ -65,7 +67,7 @@ impl Run<'_> {
 
     /// Who has a database in hand without being in anybody's way: the guard, and runs of this site that are over and could
     /// not give back what was at a site that was lost.
-    fn nobody(&self) -> Result<Vec<String>, Error> {
+    pub(super) fn nobody(&self) -> Result<Vec<String>, Error> {
         let state = &self.configuration.state_directory;
         let mut nobody = vec![GUARD.to_owned()];
         for run in Journal::runs(state)? {
@@ -100,31 +102,47 @@ impl Run<'_> {
         first.clone()
     }
 
-    async fn take(&self, place: &Place) -> Result<u64, Error> {
+    /// Takes a database in hand that is to change hands; in which epoch it will be then, this one or a later one.
+    async fn take(&self, place: &Place, at_least: u64) -> Result<u64, Error> {
         let failed = || place.failed("lock the roles");
         prepare(place).await?;
         const FIRST: &str =
             "INSERT INTO irongate.role (live, epoch) VALUES ($1, $2) ON CONFLICT (one) DO NOTHING";
         let first = i64::try_from(FIRST_EPOCH).unwrap_or(1);
         place.session.execute(FIRST, &[&self.heading.from, &first]).await.map_err(failed())?;
+        // The other site may be in the epoch already that a run was to begin which nobody can end: no other run takes that
+        // one. The run that is only put by may get the database back, and keeps its own.
         const TAKE: &str =
             "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
-                 next_live = $3, next_epoch = epoch + 1, changed = now()
+                 next_live = $3, changed = now(), next_epoch = greatest($7, CASE
+                     WHEN run = $1 AND next_live = $3 THEN next_epoch
+                     WHEN run = $8 THEN epoch + 1
+                     ELSE greatest(epoch, coalesce(next_epoch, epoch)) + 1 END)
              WHERE (run IS NULL OR run = $1 OR run = ANY ($5)) AND (live = $4 OR $6 AND live = $3)
              RETURNING next_epoch";
         let heading = &self.heading;
         let role = role_of(place).await?;
         let (others, is_told) = (self.may_take_from(role.as_ref()), self.may_be_told(role.as_ref()));
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&heading.run, &heading.holder, &heading.to, &heading.from, &others, &is_told];
+        let at_least = i64::try_from(at_least).unwrap_or(i64::MAX);
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
+            &heading.run,
+            &heading.holder,
+            &heading.to,
+            &heading.from,
+            &others,
+            &is_told,
+            &at_least,
+            &heading.supersedes,
+        ];
         if let Some(row) = place.session.query_opt(TAKE, &values).await.map_err(failed())? {
             return Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs());
         }
         Err(self.not_taken(place).await?)
     }
 
-    /// Gives every database back.
+    /// Gives every database back. Evidence is what could not be.
     pub(super) async fn unlock(&self) -> Result<Value, Error> {
+        let mut kept = Vec::new();
         for unit in &self.units {
             match (self.kind, unit.reached()) {
                 (Kind::Failover, _) => {
@@ -133,7 +151,8 @@ impl Run<'_> {
                     }
                 }
                 // Lost once more: its guard frees what nobody has in hand any more.
-                (Kind::Reinstate | Kind::Drill, None) => {}
+                (Kind::Reinstate, None) => {}
+                (Kind::Drill, None) => kept.push(format!("{}.{}", unit.pair.database, self.heading.from)),
                 // The guard had it in hand before, and goes on until it is closed.
                 (Kind::Reinstate, Some(back)) if fence::standing(back).await?.is_none() => {
                     self.leave_to_guard(back).await?;
@@ -142,7 +161,12 @@ impl Run<'_> {
             }
             self.give(&unit.to).await?;
         }
-        Ok(Value::Null)
+        if kept.is_empty() {
+            return Ok(Value::Null);
+        }
+        let what = format!("{} does not answer, and is still in its hands", kept.join(", "));
+        let remedy = format!("when it answers, irongate runs --forget {}", self.heading.run);
+        Ok(json!({ LEFT: left(&what, &remedy) }))
     }
 
     async fn leave_to_guard(&self, place: &Place) -> Result<(), Error> {
@@ -243,6 +267,15 @@ pub(crate) async fn tell(place: &Place, live: &str, epoch: u64, run: Option<&str
     let number = i64::try_from(epoch).unwrap_or(i64::MAX);
     let told = place.session.execute(TELL, &[&live, &number, &run]).await;
     told.map(drop).map_err(place.failed("tell the site its role"))
+}
+
+/// Frees a database of a run that nobody will end. The epoch that it was to begin stays noted: the other site may be in it.
+pub(crate) async fn free_of_forgotten(place: &Place, run: &str) -> Result<bool, Error> {
+    const FREE: &str =
+        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
+         changed = now() WHERE run = $1";
+    let freed = place.session.execute(FREE, &[&run]).await;
+    freed.map(|rows| rows > 0).map_err(place.failed("give the roles back"))
 }
 
 /// Frees a database of a run that has had it in hand for so long; whether it had.

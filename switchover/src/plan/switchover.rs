@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Kind, Progress, Run};
+use super::{Kind, Progress, Run, Unit};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
@@ -80,8 +80,14 @@ impl Run<'_> {
         }
         match name {
             "lock" => {
-                self.unlock().await?;
-                Ok(self.names_left(progress).await)
+                let mut evidence = self.unlock().await?;
+                let names = self.names_left(progress).await;
+                match (evidence.as_object_mut(), names) {
+                    (Some(all), Value::Object(names)) => all.extend(names),
+                    (None, names) => evidence = names,
+                    (Some(_), _) => {}
+                }
+                Ok(evidence)
             }
             "reverse-capture" if self.kind == Kind::Drill => self.end_drill().await,
             "reverse-capture" | "stop-forward" if self.is_of_earlier(name)? => Ok(Value::Null),
@@ -129,6 +135,13 @@ impl Run<'_> {
         Ok(json!({ "opened": opened }))
     }
 
+    /// Opens the site that is to write, which says in the same moment that it does: nobody finds it open and written
+    /// elsewhere, nor the other way round.
+    pub(super) async fn open_and_turn(&self, unit: &Unit<'_>) -> Result<Option<fence::Opened>, Error> {
+        let turn = async { self.turn(&unit.to).await.map(drop) };
+        fence::open_with(&unit.to, self.limits.locks, turn).await
+    }
+
     /// Lets the applications in at the site that is to write, with the sequences where they were left.
     async fn open(&self) -> Result<Value, Error> {
         if self.kind == Kind::Failover {
@@ -145,7 +158,7 @@ impl Run<'_> {
             if fence::standing(&unit.to).await?.is_some() {
                 sequences += irongate_deployment::carry_sequences(self.configuration, unit.pair.into).await?;
             }
-            opened.extend(fence::open(&unit.to, self.limits.locks).await?);
+            opened.extend(self.open_and_turn(unit).await?);
         }
         Ok(json!({ "opened": opened, "sequences": sequences }))
     }

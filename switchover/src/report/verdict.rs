@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Report, Try, Window, is_no_return};
 use crate::journal::Heading;
-use crate::plan::LEFT;
+use crate::plan::{LEFT, UNOPENED};
 
 /// The plan for a site that is lost.
 pub(super) const FAILOVER: &str = "failover";
@@ -145,7 +145,9 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
             if !goes_back {
                 advice.push(at(to, "go on with it", format!("{words} --resume {run}")));
             }
-            if goes_back || !tries.iter().any(|attempt| is_no_return(heading, &attempt.step)) {
+            let is_behind =
+                |attempt: &Try| is_no_return(heading, &attempt.step) && attempt.evidence[UNOPENED] != true;
+            if goes_back || !tries.iter().any(is_behind) {
                 let what = if goes_back { "take back the rest of it" } else { "or take it back" };
                 advice.push(at(to, what, format!("{words} --abort {run}")));
             }
@@ -187,11 +189,12 @@ fn left(tries: &[Try]) -> Option<(&str, &str)> {
 }
 
 /// The command of a plan, without what is to become of it.
-fn command(heading: &Heading) -> String {
+pub(crate) fn command(heading: &Heading) -> String {
     let Heading { plan, from, to, .. } = heading;
     match plan.as_str() {
         "switchover" | FAILOVER => format!("irongate {plan} --to {to}"),
         REINSTATE => format!("irongate reinstate {from}"),
+        "drill" => format!("irongate switchover --to {to} --drill"),
         _ => format!("irongate {plan}"),
     }
 }

@@ -1,0 +1,33 @@
+//! Who holds a lock that a fence has waited for in vain.
+
+use tokio_postgres::error::SqlState;
+
+use crate::error::Error;
+use crate::place::Place;
+
+/// The error with the sessions named that are in the way, where it is one about a lock.
+pub(super) async fn named(place: &Place, error: Error) -> Error {
+    let Error::Database { end, doing, source } = error else { return error };
+    if source.code() != Some(SqlState::LOCK_NOT_AVAILABLE.code()) {
+        return Error::Database { end, doing, source };
+    }
+    match holders(place).await {
+        Ok(holders) if !holders.is_empty() => Error::Blocked { end, doing, holders },
+        _ => Error::Database { end, doing, source },
+    }
+}
+
+/// Sessions that hold a lock which keeps others from changing a table or from being alone with it, the oldest first.
+async fn holders(place: &Place) -> Result<Vec<String>, tokio_postgres::Error> {
+    const SQL: &str = "SELECT pg_catalog.format('server process %s (role \"%s\", application \"%s\", %s) since %s s', a.pid,
+                a.usename, a.application_name, coalesce(a.state, 'state not known'),
+                coalesce(round(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)), 0))
+           FROM pg_catalog.pg_stat_activity a
+          WHERE a.pid <> pg_catalog.pg_backend_pid() AND EXISTS (
+                SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
+                 WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
+                   AND d.datname = pg_catalog.current_database()
+                   AND l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+          ORDER BY a.xact_start LIMIT 5";
+    place.session.query(SQL, &[]).await?.iter().map(|row| row.try_get(0)).collect()
+}
