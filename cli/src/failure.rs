@@ -128,6 +128,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::Busy { .. }
                 | Switchover::Open { .. }
                 | Switchover::JournalElsewhere { .. }
+                | Switchover::Crossed { .. }
                 | Switchover::NothingOpen
                 | Switchover::NotHeld { .. }
                 | Switchover::IsOver { .. }
@@ -148,6 +149,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::NotByHand { .. }
                 | Switchover::Administrator { .. }
                 | Switchover::Live { .. }
+                | Switchover::OnlyOpen { .. }
                 | Switchover::OtherIsOpen { .. } => 3,
                 // The fence stands, and does not hold.
                 Switchover::Leaks { .. }

@@ -404,6 +404,30 @@ pub enum Error {
         /// The database and its site.
         end: String,
     },
+    /// Where the applications are, whatever else is said.
+    #[error("\"{end}\" is the only site of its database that is open, and a fence would leave none")]
+    OnlyOpen {
+        /// The database and its site.
+        end: String,
+    },
+    /// Somebody has opened a site in the middle of a run.
+    #[error("\"{end}\" was open for a while since the run closed it, and is marked")]
+    Opened {
+        /// The database and its site.
+        end: String,
+        /// The site.
+        site: String,
+    },
+    /// Others have done something with a database of a run that has others of it in hand still.
+    #[error("run \"{run}\" cannot go this way: {what}, which is not how it has left it")]
+    Crossed {
+        /// The run.
+        run: String,
+        /// What is otherwise.
+        what: String,
+        /// What helps.
+        remedy: String,
+    },
     /// Two sites would write one database.
     #[error("database \"{end}\" cannot be opened while \"{other}\" {reason}")]
     OtherIsOpen {

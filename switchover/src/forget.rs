@@ -24,6 +24,8 @@ pub struct Freed {
     pub live: String,
     /// In which epoch.
     pub epoch: u64,
+    /// The site that the run was to let write, and may have let write already.
+    pub next_live: Option<String>,
     /// Whether its applications are kept out.
     pub is_closed: bool,
 }
@@ -81,6 +83,7 @@ pub async fn forget(configuration: &Configuration, run: &str) -> Result<(Vec<Fre
                 database: place.to_string(),
                 live: role.live,
                 epoch: role.epoch,
+                next_live: role.next.map(|(site, _)| site),
                 is_closed: fence::standing(&place).await?.is_some(),
             });
         }

@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Next, Step, Way, next};
 use crate::error::Error;
-use crate::journal::{Heading, Journal, What};
+use crate::journal::{Entry, Heading, Journal, What};
 use crate::place::Place;
 use crate::report::command;
 pub use crate::report::{Report, StepReport, report};
@@ -189,9 +189,14 @@ pub async fn run(
         Order::Begin | Order::DryRun => {
             let mut fresh = fresh;
             let is_begun = *order == Order::Begin;
-            if let Some(open) = unfinished(state)?
-                && !overtaken::is_overtaken(configuration, limits, &open, is_begun).await?
+            let mut open = unfinished(state)?;
+            while let Some(run) = &open
+                && overtaken::is_overtaken(configuration, limits, run, is_begun).await?
             {
+                // The one that it had put by is the one now. Nothing is noted of a dry run, which would find it again.
+                open = if is_begun { unfinished(state)? } else { None };
+            }
+            if let Some(open) = open {
                 let before = Journal::read(state, &open)?.0;
                 // The other site may be lost in the middle of a run that needs it for both of its ends.
                 let has_both = [Kind::Switchover, Kind::Switchback, Kind::Drill].map(|kind| kind.to_string());
@@ -269,16 +274,28 @@ pub async fn run(
         run.go_on(&mut journal, request, way).await?;
     }
     run.drive(&mut journal, way, progress).await?;
-    let left = journal.entries().iter().rev().find_map(|entry| match &entry.what {
-        What::Undone { evidence, .. } | What::Done { evidence, .. } => evidence[LEFT].as_object(),
-        _ => None,
-    });
-    if let Some(left) = left {
-        let text = |key: &str| left.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (what, remedy) = (text("what"), text("remedy"));
+    if let Some((what, remedy)) = all_left(journal.entries(), way) {
         return Err(Error::Left { run: run.heading.run, is_back: way == Way::Back, what, remedy });
     }
     Ok(report(journal.heading(), journal.entries()))
+}
+
+/// What the steps of a run have left to be done, and what helps: each of those that were taken back, or of those done.
+fn all_left(entries: &[Entry], way: Way) -> Option<(String, String)> {
+    let mut all: Vec<[&str; 2]> = Vec::new();
+    for entry in entries {
+        let left = match (&entry.what, way) {
+            (What::Undone { evidence, .. }, Way::Back) | (What::Done { evidence, .. }, Way::Forward) => {
+                evidence[LEFT].as_object()
+            }
+            _ => None,
+        };
+        let told = left
+            .map(|left| ["what", "remedy"].map(|key| left.get(key).and_then(Value::as_str).unwrap_or("")));
+        all.extend(told.filter(|told| !all.contains(told)));
+    }
+    let joined = |place: usize| all.iter().map(|told| told[place]).collect::<Vec<_>>().join("; ");
+    (!all.is_empty()).then(|| (joined(0), joined(1)))
 }
 
 impl Run<'_> {
@@ -334,7 +351,8 @@ impl Run<'_> {
     async fn failed(&self, journal: &mut Journal, step: &'static str, source: Error) -> Error {
         let has_begun = matches!(next(&self.all_steps(), journal.entries(), Way::Back), Next::NoReturn(_));
         // From where nobody was let in there is a way back. A database that cannot be asked may have been opened.
-        let is_unopened = step == switchover::OPEN && self.is_turned().await.is_ok_and(|turned| !turned);
+        let is_unopened =
+            step == switchover::OPEN && self.is_unopened(journal.entries()).await.unwrap_or(false);
         let mut evidence = source.evidence();
         if is_unopened {
             evidence[UNOPENED] = Value::Bool(true);

@@ -13,6 +13,8 @@ use super::superseded::{both_answer, open, run_at, writes_as_application};
 const SWITCHOVER: [&str; 3] = ["switchover", "--to", "secondary"];
 const FAILOVER: [&str; 3] = ["failover", "--to", "secondary"];
 
+const TAKEOVER: [&str; 5] = ["failover", "--to", "main", "--accept-loss", "--force"];
+
 const fn cut<'a>(plan: &'a str, step: &'a str, place: &'a str) -> Cut<'a> {
     Cut { plan, site: "secondary", order: "begin", step, place }
 }
@@ -30,7 +32,10 @@ async fn a_site_that_takes_over_from_a_run_is_in_an_epoch_of_its_own_and_the_run
     reference.kill("secondary");
     reference.servers[1].kill();
     drop(secondary_manager);
-    reference.expect("main", 0, &["failover", "--to", "main", "--accept-loss", "--force"]).await;
+    let run = run_at(&reference, "main").await.expect("it has it in hand");
+    let freed = reference.expect("main", 4, &["runs", "--forget", &run]).await.stdout;
+    assert!(freed.contains("irongate failover --to main --accept-loss --force there makes"), "{freed}");
+    reference.expect("main", 0, &TAKEOVER).await;
     assert!(is_open(&reference, 0).await);
 
     // It comes back, and its manager closes it: what it says is of an earlier epoch.
@@ -89,9 +94,16 @@ async fn who_reads_is_in_nobodys_way_and_who_is_is_named_while_there_is_a_way_ba
     let shown = reference.expect("secondary", 0, &["runs", &run]).await.stdout;
     assert!(shown.contains("--abort"), "{shown}");
     assert_eq!(open(&reference).await, [false, false]);
+    reader.batch_execute("ROLLBACK").await.expect("it ends");
+    // There is none while somebody has opened it by hand.
+    reference.expect("secondary", 0, &["open", "secondary", "--force"]).await;
+    let refused = reference.expect("secondary", 3, &and(&SWITCHOVER, &["--abort"])).await.stderr;
+    assert!(refused.contains("cannot be taken back"), "{refused}");
+    assert_eq!(open(&reference).await, [false, true]);
+    reference.expect("secondary", 0, &["fence", "secondary", "--force"]).await;
     reference.expect("secondary", 0, &and(&SWITCHOVER, &["--abort"])).await;
     assert_eq!(open(&reference).await, [true, false]);
-    reader.batch_execute("ROLLBACK").await.expect("it ends");
+    reference.expect("secondary", 0, &["fence", "secondary", "--is-copy"]).await;
     follows(&reference, 0, 3).await;
 
     // A drill that is taken back while the site that writes is lost says how that one is freed.
@@ -114,6 +126,37 @@ async fn who_reads_is_in_nobodys_way_and_who_is_is_named_while_there_is_a_way_ba
     reference.expect("secondary", 0, &SWITCHOVER).await;
     follows(&reference, 1, 5).await;
     for manager in [main_manager, secondary_manager] {
+        stop(manager).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sites_that_write_in_one_epoch_are_told_and_one_gives_way() {
+    let (reference, managers) = every_day().await;
+    reference.expect("secondary", 0, &SWITCHOVER).await;
+    follows(&reference, 1, 1).await;
+    // As of a database that somebody has brought back from a backup.
+    let role = "UPDATE irongate.role SET live = 'main'";
+    reference.servers[0].batch_in("config", role).await;
+    reference.expect("main", 0, &["open", "main", "--force"]).await;
+    let mut said = String::new();
+    wait_until(Duration::from_secs(60), "health to tell of both", async || {
+        said = reference.start("main", &["health"]).finish(Duration::from_secs(60)).await.stdout;
+        said.contains("both say in epoch 2 that they write")
+    })
+    .await;
+    // As it says.
+    reference.expect("secondary", 0, &["fence", "secondary", "--force"]).await;
+    reference.expect("main", 0, &TAKEOVER).await;
+    let run = "SELECT live || epoch FROM irongate.role";
+    wait_until(Duration::from_secs(60), "the other one to give way", async || {
+        reference.servers[1].scalar("config", run).await == "main3"
+    })
+    .await;
+    assert_eq!(open(&reference).await, [true, false]);
+    reference.expect("main", 0, &["reinstate", "secondary", "--accept-loss"]).await;
+    follows(&reference, 0, 2).await;
+    for manager in managers {
         stop(manager).await;
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use comfy_table::Color;
+use irongate_switchover::Freed;
 use irongate_switchover::journal::Journal;
 use irongate_switchover::report::{self, Report};
 use irongate_trail::Timestamp;
@@ -79,6 +80,14 @@ pub(crate) async fn forget(global: &Global, run: &str) -> anyhow::Result<()> {
                 freed.epoch,
                 if freed.is_closed { "closed to its applications" } else { "open to its applications" }
             ))?;
+        }
+        for Freed { database, live, next_live, .. } in &freed {
+            if let Some(next) = next_live.as_ref().filter(|next| *next != live) {
+                output::text(format_args!(
+                    "{database}: site \"{next}\" may have been opened by the run; if \"{live}\" is to write from now on, irongate failover \
+                     --to {live} --accept-loss --force there makes \"{next}\" give way when it comes back"
+                ))?;
+            }
         }
         output::text("irongate health of each site says what is to be done now")?;
     }

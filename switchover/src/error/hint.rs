@@ -28,7 +28,7 @@ impl Error {
             Self::Elsewhere { to, .. } => format!("run it at site \"{to}\": it will be there afterwards"),
             Self::Scattered { .. } => "name those of one site with --database".to_owned(),
             Self::Open { command, .. } => {
-                format!("{command} --resume goes on with it, and {command} --abort takes it back")
+                format!("{command} --resume goes on with it; {command} --abort takes it back, or the rest of one that goes back")
             }
             Self::JournalElsewhere { run, site } => format!(
                 "at site \"{site}\": irongate runs {run} shows how to go on with it or to take it back; if it is over there, \
@@ -36,6 +36,9 @@ impl Error {
             ),
             Self::Blocked { .. } => "wait for them, or end them: SELECT pg_terminate_backend(PID)".to_owned(),
             Self::OtherRun { to, .. } => format!("--to {to}"),
+            Self::OtherPlan { plan, .. } if *plan == Kind::Drill.to_string() => {
+                "irongate switchover --drill goes on with it".to_owned()
+            }
             Self::OtherPlan { plan, .. } => format!("irongate {plan} goes on with it"),
             Self::IsOver { run, .. } => format!("irongate runs {run} shows it; begin another one"),
             Self::Lost { .. } => "see to that site first".to_owned(),
@@ -114,6 +117,12 @@ impl Error {
             Self::Live { .. } => {
                 "a switchover closes it by itself; if the applications are to be cut off now, --force".to_owned()
             }
+            Self::OnlyOpen { .. } => "if nobody is to write for now, --force".to_owned(),
+            Self::Opened { site, .. } => format!(
+                "find out whether anybody has written there, and compare; if it is a copy still, irongate fence {site} --is-copy, and go \
+                 on with --resume"
+            ),
+            Self::Crossed { remedy, .. } => remedy.clone(),
             Self::NoEntry { .. } => "everything else is open; give the role what it lacks".to_owned(),
             Self::OtherIsOpen { .. } => {
                 "fence the other site first; with --force this one is opened nevertheless, and if both are written their \

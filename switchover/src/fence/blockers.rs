@@ -17,7 +17,8 @@ pub(super) async fn named(place: &Place, error: Error) -> Error {
     }
 }
 
-/// Sessions that hold a lock which keeps others from changing a table or from being alone with it, the oldest first.
+/// Sessions that hold a lock which keeps others from changing what a fence changes: its own table, the roles, and tables
+/// with triggers. The oldest first.
 async fn holders(place: &Place) -> Result<Vec<String>, tokio_postgres::Error> {
     const SQL: &str = "SELECT pg_catalog.format('server process %s (role \"%s\", application \"%s\", %s) since %s s', a.pid,
                 a.usename, a.application_name, coalesce(a.state, 'state not known'),
@@ -27,7 +28,10 @@ async fn holders(place: &Place) -> Result<Vec<String>, tokio_postgres::Error> {
                 SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_database d ON d.oid = l.database
                  WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.granted
                    AND d.datname = pg_catalog.current_database()
-                   AND l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+                   AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+                   AND (l.relation IN (pg_catalog.to_regclass('irongate.fence'), pg_catalog.to_regclass('irongate.role'))
+                        OR EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                                    WHERE t.tgrelid = l.relation AND NOT t.tgisinternal)))
           ORDER BY a.xact_start LIMIT 5";
     place.session.query(SQL, &[]).await?.iter().map(|row| row.try_get(0)).collect()
 }

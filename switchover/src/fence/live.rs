@@ -1,11 +1,16 @@
 //! Which site writes, before somebody closes or opens one by hand.
 
+use std::time::Duration;
+
 use irongate_checkpoint::Role;
 use irongate_deployment::Configuration;
 
 use super::standing;
 use crate::error::Error;
 use crate::place::Place;
+
+/// How long another site may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether the site of a place is the one that writes its database: as the database says, or, as long as no run has ever
 /// changed that, as the flows that are started by themselves do.
@@ -25,18 +30,20 @@ pub async fn is_live(configuration: &Configuration, place: &Place) -> Result<boo
 /// Refuses to close by hand a site whose applications are at work.
 ///
 /// # Errors
-/// [`Error::Live`]; [`Error::Deployment`], [`Error::Database`].
+/// [`Error::Live`], [`Error::OnlyOpen`]; [`Error::Deployment`], [`Error::Database`].
 pub async fn spare_the_live(configuration: &Configuration, place: &Place) -> Result<(), Error> {
     // Behind a fence that stands there is nobody to be cut off.
     if standing(place).await?.is_some() {
         return Ok(());
     }
     // The only site that is open is where they are, whatever else is said.
-    let is_alone = || async { open_elsewhere(configuration, place).await.is_none() };
-    if is_live(configuration, place).await? || is_alone().await {
+    if is_live(configuration, place).await? {
         return Err(Error::Live { end: place.to_string() });
     }
-    Ok(())
+    match open_elsewhere(configuration, place).await {
+        None => Err(Error::OnlyOpen { end: place.to_string() }),
+        Some(_) => Ok(()),
+    }
 }
 
 /// Makes sure that no other site of a database is open, as far as fences tell: what comes after [`super::open`] by hand would be
@@ -88,10 +95,14 @@ async fn open_elsewhere(configuration: &Configuration, place: &Place) -> Option<
     let sites = configuration.databases.get(&place.database).into_iter().flat_map(|sites| sites.keys());
     for site in sites.filter(|site| **site != place.site) {
         let asked = async { standing(&Place::connect(configuration, &place.database, site).await?).await };
-        let silent = match asked.await {
-            Ok(Some(_)) => continue,
-            Ok(None) => None,
-            Err(error) => Some(error),
+        let silent = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(Some(_))) => continue,
+            Ok(Ok(None)) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => {
+                let reason = format!("{}.{site} does not answer in {PATIENCE:?}", place.database);
+                Some(Error::Lost { reason })
+            }
         };
         return Some((format!("{}.{site}", place.database), silent));
     }

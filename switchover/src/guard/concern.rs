@@ -105,7 +105,7 @@ fn judge(known: &Known) -> Vec<Concern> {
                     let severity = if known.role.is_some() { Severity::Error } else { Severity::Warning };
                     let live = live.map_or("another site", String::as_str);
                     let text = format!(
-                        "{end} is open to its applications, and {live} writes; irongate fence {site} closes it"
+                        "{end} is open to its applications, and {live} writes; irongate fence {site} closes it (--force where no site is open otherwise)"
                     );
                     add(severity, text);
                 }

@@ -196,7 +196,7 @@ impl Run<'_> {
         let first = &self.first_live(unit);
         let live = role.as_ref().map_or(first, |role| &role.live);
         // Of a run that was cut off behind its step "roles" the site has been told already.
-        let is_told = self.may_be_told(role.as_ref()) && *live == self.heading.to;
+        let is_told = *live == self.heading.to && self.may_be_told(unit, role.as_ref()).await?;
         if *live != self.heading.from && !is_told {
             complaints.push(format!(
                 "{} says that site \"{live}\" writes, and not \"{}\"",

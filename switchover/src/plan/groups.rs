@@ -68,6 +68,17 @@ impl Run<'_> {
         Ok(evidence)
     }
 
+    /// What a breach is where there is no way back.
+    pub(super) fn behind_return(&self, error: Error) -> Error {
+        match error {
+            Error::Breach { end, .. } if self.kind != Kind::Reinstate => {
+                let (to, from) = (self.heading.to.clone(), self.heading.from.clone());
+                Error::Alone { end, to, from }
+            }
+            other => other,
+        }
+    }
+
     /// Fails if somebody has read the forward slot since the forward groups were stopped: what was written and captured
     /// there shows in no slot any more.
     pub(super) async fn nobody_has_read(&self, unit: &Unit<'_>) -> Result<(), Error> {
@@ -117,17 +128,10 @@ impl Run<'_> {
         for unit in &self.units {
             // Once more before what would show it is gone, and before what comes from the other site is in that log too.
             fence::still_closed(unit.from()?).await?;
-            let alone = |end| {
-                let (to, from) = (self.heading.to.clone(), self.heading.from.clone());
-                Error::Alone { end, to, from }
-            };
-            self.nothing_behind(unit).await.map_err(|error| match error {
-                Error::Breach { end, .. } if self.kind != Kind::Reinstate => alone(end),
-                other => other,
-            })?;
+            self.nothing_behind(unit).await.map_err(|error| self.behind_return(error))?;
             // No run begins with a site that is marked, so somebody has opened this one since.
             if self.kind != Kind::Reinstate && !strayed::found(unit.from()?).await?.is_empty() {
-                return Err(alone(unit.from()?.to_string()));
+                return Err(Error::Opened { end: unit.from()?.to_string(), site: self.heading.from.clone() });
             }
             if self.drop_slot(unit.from()?, &unit.pair.into.slot).await? {
                 slots.push(unit.pair.into.slot.clone());

@@ -15,8 +15,16 @@ use crate::error::Error;
 use crate::journal::{Entry, Journal, Outcome, What};
 use crate::place::Place;
 
-/// The epoch that the run has found or is to begin, by the note of its step "lock", and whether it is the next one.
-fn locked(entries: &[Entry], database: &str) -> Option<(u64, bool)> {
+/// What the run has noted in its step "lock".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Locked {
+    /// The epoch that it is to begin, or has found where it begins none.
+    epoch: u64,
+    /// The one before it, where it begins one.
+    before: Option<u64>,
+}
+
+fn locked(entries: &[Entry], database: &str) -> Option<Locked> {
     let evidence = entries.iter().rev().find_map(|entry| match &entry.what {
         What::Done { step, evidence, .. } if step == "lock" => Some(evidence),
         _ => None,
@@ -27,24 +35,21 @@ fn locked(entries: &[Entry], database: &str) -> Option<(u64, bool)> {
         name.is_some_and(|(name, _)| name == database)
     };
     let of_database = evidence["locked"].as_array()?.iter().find(is_of)?;
-    let next = of_database["next_epoch"].as_u64().map(|epoch| (epoch, true));
-    next.or_else(|| of_database["epoch"].as_u64().map(|epoch| (epoch, false)))
+    if let Some(epoch) = of_database["next_epoch"].as_u64() {
+        let before = of_database["epoch_before"].as_u64().or(epoch.checked_sub(1));
+        return Some(Locked { epoch, before });
+    }
+    of_database["epoch"].as_u64().map(|epoch| Locked { epoch, before: None })
 }
 
 /// Whether a row of roles is what the run has left there.
-fn is_left(
-    role: &Role,
-    (run, to, from): (&str, &str, &str),
-    (epoch, is_next): (u64, bool),
-    way: Way,
-) -> bool {
+fn is_left(role: &Role, (run, to): (&str, &str), locked: Locked, way: Way) -> bool {
     if let Some(holder) = &role.run {
         return holder.run == run;
     }
     // Given back: behind the change of roles, where nothing is taken back any more; or while it was taken back before it.
-    let is_behind = role.epoch == epoch && role.live == to;
-    let is_before = is_next && role.epoch.checked_add(1) == Some(epoch) && role.live == from;
-    is_behind || (way == Way::Back && is_before)
+    let is_behind = role.epoch == locked.epoch && role.live == to;
+    is_behind || (way == Way::Back && Some(role.epoch) == locked.before)
 }
 
 /// Whether others have had the databases since of a run of this site that has not come to its end; it is noted, if it is to be.
@@ -55,8 +60,7 @@ pub(super) async fn is_overtaken(
     is_noted: bool,
 ) -> Result<bool, Error> {
     let state = &configuration.state_directory;
-    let mut journal = Journal::open(state, run)?;
-    let heading = journal.heading().clone();
+    let (heading, entries) = Journal::read(state, run)?;
     let Some(kind) = Kind::of(&heading.plan) else { return Ok(false) };
     let mut units = Vec::new();
     for database in &heading.databases {
@@ -66,8 +70,9 @@ pub(super) async fn is_overtaken(
         units.push(Unit { pair: configuration.pair(database, &heading.to)?, from, to });
     }
     let run = Run { configuration, kind, heading, limits, units, was_made_copy: false };
-    let Some(what) = run.overtaken(journal.entries(), Way::Forward).await? else { return Ok(false) };
+    let Some(what) = run.overtaken(&entries, Way::Forward).await? else { return Ok(false) };
     if is_noted {
+        let mut journal = Journal::open(state, &run.heading.run)?;
         let run_name = &run.heading.run;
         tracing::warn!(run_name, what, "a run that was cut off is over: others have had its databases since");
         run.note_overtaken(&mut journal)?;
@@ -76,6 +81,17 @@ pub(super) async fn is_overtaken(
 }
 
 impl Run<'_> {
+    /// Whether it has one of the databases in hand that it is to open.
+    pub(super) async fn has_in_hand(&self) -> Result<bool, Error> {
+        for unit in &self.units {
+            let holder = role_of(&unit.to).await?.and_then(|role| role.run);
+            if holder.is_some_and(|holder| holder.run == self.heading.run) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn note_overtaken(&self, journal: &mut Journal) -> Result<(), Error> {
         Journal::forget_rows(&self.configuration.state_directory, &self.heading.run)?;
         journal.note(What::Ended { outcome: Outcome::Overtaken })
@@ -97,7 +113,7 @@ impl Run<'_> {
             }
         }
         let heading = &self.heading;
-        let names = (heading.run.as_str(), heading.to.as_str(), heading.from.as_str());
+        let names = (heading.run.as_str(), heading.to.as_str());
         for (place, locked) in asked {
             match role_of(place).await? {
                 Some(role) if is_left(&role, names, locked, way) => {}
@@ -137,8 +153,10 @@ mod tests {
 
     #[test]
     fn a_run_knows_what_it_has_left() {
-        let names = ("switchover-1", "secondary", "main");
-        let left = |role: &Role, is_next, way| is_left(role, names, (3, is_next), way);
+        let names = ("switchover-1", "secondary");
+        let left = |role: &Role, is_next: bool, way| {
+            is_left(role, names, Locked { epoch: 3, before: is_next.then_some(2) }, way)
+        };
         let ours = role("main", 2, Some("switchover-1"));
         assert!(left(&ours, true, Way::Forward) && left(&ours, true, Way::Back));
         // Cut off between giving back and its note.
@@ -154,14 +172,14 @@ mod tests {
 
     #[test]
     fn what_others_have_changed_since_is_seen() {
-        let names = ("switchover-1", "secondary", "main");
+        let names = ("switchover-1", "secondary");
         for role in
             [role("main", 4, None), role("secondary", 5, None), role("secondary", 3, Some("switchover-2"))]
         {
-            for (is_next, way) in
-                [(true, Way::Forward), (true, Way::Back), (false, Way::Forward), (false, Way::Back)]
+            for (before, way) in
+                [(Some(2), Way::Forward), (Some(2), Way::Back), (None, Way::Forward), (None, Way::Back)]
             {
-                assert!(!is_left(&role, names, (3, is_next), way), "{role:?} {way:?}");
+                assert!(!is_left(&role, names, Locked { epoch: 3, before }, way), "{role:?} {way:?}");
             }
         }
     }
@@ -171,11 +189,11 @@ mod tests {
         let done =
             |evidence| [Entry { at: 0, what: What::Done { step: "lock".into(), seconds: 0.0, evidence } }];
         let next = json!({ "locked": [{ "database": "log.main", "next_epoch": 7 }, { "database": "config.secondary", "next_epoch": 8 }] });
-        assert_eq!(locked(&done(next), "config"), Some((8, true)));
-        assert_eq!(
-            locked(&done(json!({ "locked": [{ "database": "config.main", "epoch": 7 }] })), "config"),
-            Some((7, false))
-        );
+        assert_eq!(locked(&done(next), "config"), Some(Locked { epoch: 8, before: Some(7) }));
+        let later = json!({ "locked": [{ "database": "config.main", "epoch_before": 5, "next_epoch": 7 }] });
+        assert_eq!(locked(&done(later), "config"), Some(Locked { epoch: 7, before: Some(5) }));
+        let held = json!({ "locked": [{ "database": "config.main", "epoch": 7 }] });
+        assert_eq!(locked(&done(held), "config"), Some(Locked { epoch: 7, before: None }));
         assert_eq!(locked(&[], "config"), None);
     }
 }

@@ -80,7 +80,10 @@ impl Run<'_> {
                 complaints.push(format!("{} is closed: the site that writes is to be open", unit.to));
             }
             let from = unit.from()?;
-            if let Some(holder) = role_of(from).await?.and_then(|role| role.run)
+            // What is held in an epoch that is over is told so.
+            let epoch = role_of(&unit.to).await?.map_or(0, |role| role.epoch);
+            let held = role_of(from).await?.filter(|role| role.epoch >= epoch);
+            if let Some(holder) = held.and_then(|role| role.run)
                 && holder.run != self.heading.run
                 && !nobody.contains(&holder.run)
             {

@@ -5,7 +5,9 @@ use serde_json::json;
 use super::{By, Kind, Request, Run, by, role_of, switchover};
 use crate::engine::Way;
 use crate::error::Error;
-use crate::journal::{Journal, What};
+use crate::fence;
+use crate::journal::{Entry, Journal, What};
+use crate::report::command;
 
 impl Run<'_> {
     /// Takes over what its journal and the request say of the run. Whatever stands against it is said before anything is
@@ -17,18 +19,25 @@ impl Run<'_> {
         way: Way,
     ) -> Result<(), Error> {
         if let Some(what) = self.overtaken(journal.entries(), way).await? {
+            let run = self.heading.run.clone();
+            // What it still has in hand is to be given back by somebody.
+            if self.has_in_hand().await? {
+                let remedy = match way {
+                    Way::Forward => format!("{} --abort takes it back", command(&self.heading)),
+                    Way::Back => format!("irongate runs --forget {run} frees what it has in hand still"),
+                };
+                return Err(Error::Crossed { run, what, remedy });
+            }
             self.note_overtaken(journal)?;
-            return Err(Error::Overtaken { run: self.heading.run.clone(), what });
+            return Err(Error::Overtaken { run, what });
         }
         self.heading.force |= request.force;
         match (self.kind, way) {
             (Kind::Failover, Way::Forward) if !self.is_turned().await? => self.lost_is_no_writer().await,
             // A site is turned by the transaction that opens it.
             (Kind::Failover | Kind::Switchover | Kind::Switchback, Way::Back) => {
-                let is_opening =
-                    |what: &What| matches!(what, What::Step { step } if step == switchover::OPEN);
                 // Cut off before anything was done of it, the step is none that there is no way back from.
-                if journal.entries().iter().any(|entry| is_opening(&entry.what)) && !self.is_turned().await? {
+                if self.is_unopened(journal.entries()).await? {
                     let evidence = json!({ "opened": [] });
                     journal.note(What::Undone { step: switchover::OPEN.to_owned(), evidence })?;
                 }
@@ -37,6 +46,25 @@ impl Run<'_> {
             (Kind::Reinstate, Way::Forward) => self.go_on_reinstating(journal, request),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the step that opens the site has begun, and nobody has been let in, by the run or by hand.
+    pub(super) async fn is_unopened(&self, entries: &[Entry]) -> Result<bool, Error> {
+        let is_opening = |entry: &Entry| match &entry.what {
+            What::Step { step } | What::Done { step, .. } => step == switchover::OPEN,
+            _ => false,
+        };
+        let last = entries.iter().rev().find(|entry| is_opening(entry));
+        if !last.is_some_and(|entry| matches!(entry.what, What::Step { .. })) || self.is_turned().await? {
+            return Ok(false);
+        }
+        // A standby that takes over may never have been closed; what was lost is not opened by taking the run back.
+        for unit in self.units.iter().filter(|_| self.kind != Kind::Failover) {
+            if fence::standing(&unit.to).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the site that is to write has been told that it does. A lost one that comes back is closed by its guard from

@@ -19,19 +19,19 @@ impl Run<'_> {
         for unit in &self.units {
             match self.kind {
                 Kind::Switchover | Kind::Switchback | Kind::Drill => {
-                    let mut epoch = 0;
+                    let mut taken = Taken { before: 0, next: 0 };
                     for place in unit.both()? {
-                        epoch = self.take(place, epoch).await?;
+                        taken = self.take(unit, place, taken.next).await?;
                     }
                     // One epoch for both: the site that was taken first may know of fewer.
-                    self.take(unit.from()?, epoch).await?;
+                    self.take(unit, unit.from()?, taken.next).await?;
                     for place in unit.both()? {
-                        epochs.push(json!({ "database": place.to_string(), "next_epoch": epoch }));
+                        epochs.push(taken.of(place));
                     }
                 }
                 Kind::Failover => {
-                    let epoch = self.take(&unit.to, 0).await?;
-                    epochs.push(json!({ "database": unit.to.to_string(), "next_epoch": epoch }));
+                    let taken = self.take(unit, &unit.to, 0).await?;
+                    epochs.push(taken.of(&unit.to));
                 }
                 Kind::Reinstate => {
                     let epoch = self.hold(&unit.to).await?;
@@ -102,8 +102,8 @@ impl Run<'_> {
         first.clone()
     }
 
-    /// Takes a database in hand that is to change hands; in which epoch it will be then, this one or a later one.
-    async fn take(&self, place: &Place, at_least: u64) -> Result<u64, Error> {
+    /// Takes a database in hand that is to change hands, for an epoch that is this one or a later one.
+    async fn take(&self, unit: &Unit<'_>, place: &Place, at_least: u64) -> Result<Taken, Error> {
         let failed = || place.failed("lock the roles");
         prepare(place).await?;
         const FIRST: &str =
@@ -115,14 +115,16 @@ impl Run<'_> {
         const TAKE: &str =
             "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
                  next_live = $3, changed = now(), next_epoch = greatest($7, CASE
-                     WHEN run = $1 AND next_live = $3 THEN next_epoch
+                     WHEN run IN ($1, $8) AND next_live = $3 THEN next_epoch
                      WHEN run = $8 THEN epoch + 1
                      ELSE greatest(epoch, coalesce(next_epoch, epoch)) + 1 END)
-             WHERE (run IS NULL OR run = $1 OR run = ANY ($5)) AND (live = $4 OR $6 AND live = $3)
-             RETURNING next_epoch";
+             WHERE (run IS NULL OR run = $1 OR run = ANY ($5))
+                   AND (live = $4 OR live = $3 AND ($6 OR run = $1 AND next_live = $3))
+             RETURNING epoch, next_epoch";
         let heading = &self.heading;
         let role = role_of(place).await?;
-        let (others, is_told) = (self.may_take_from(role.as_ref()), self.may_be_told(role.as_ref()));
+        let (others, is_told) =
+            (self.may_take_from(role.as_ref()), self.may_be_told(unit, role.as_ref()).await?);
         let at_least = i64::try_from(at_least).unwrap_or(i64::MAX);
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] = [
             &heading.run,
@@ -135,7 +137,8 @@ impl Run<'_> {
             &heading.supersedes,
         ];
         if let Some(row) = place.session.query_opt(TAKE, &values).await.map_err(failed())? {
-            return Ok(row.try_get::<_, i64>(0).map_err(failed())?.unsigned_abs());
+            let epoch = |column| row.try_get::<_, i64>(column).map(i64::unsigned_abs).map_err(failed());
+            return Ok(Taken { before: epoch(0)?, next: epoch(1)? });
         }
         Err(self.not_taken(place).await?)
     }
@@ -177,9 +180,14 @@ impl Run<'_> {
     }
 
     async fn give(&self, place: &Place) -> Result<(), Error> {
+        let run = &self.heading.run;
         // The table may not be there yet.
         if role_of(place).await?.is_some() {
-            free(place, &self.heading.run, Duration::ZERO).await?;
+            // Of a failover the other site knows nothing: what it was to begin stays noted.
+            match self.kind {
+                Kind::Failover => free_of_forgotten(place, run).await?,
+                _ => free(place, run, Duration::ZERO).await?,
+            };
         }
         Ok(())
     }
@@ -250,6 +258,19 @@ impl Run<'_> {
     }
 }
 
+/// The epochs of a database that is taken in hand: in which it is, and in which it will be.
+#[derive(Clone, Copy)]
+struct Taken {
+    before: u64,
+    next: u64,
+}
+
+impl Taken {
+    fn of(self, place: &Place) -> Value {
+        json!({ "database": place.to_string(), "epoch_before": self.before, "next_epoch": self.next })
+    }
+}
+
 /// Makes the table of roles.
 pub(crate) async fn prepare(place: &Place) -> Result<(), Error> {
     let own: Vec<&str> = place.own.iter().map(String::as_str).collect();
@@ -267,6 +288,14 @@ pub(crate) async fn tell(place: &Place, live: &str, epoch: u64, run: Option<&str
     let number = i64::try_from(epoch).unwrap_or(i64::MAX);
     let told = place.session.execute(TELL, &[&live, &number, &run]).await;
     told.map(drop).map_err(place.failed("tell the site its role"))
+}
+
+/// Whether an epoch is noted that a run was to begin which nobody has in hand any more.
+pub(super) async fn is_reserved(place: &Place) -> Result<bool, Error> {
+    const SQL: &str = "SELECT next_live IS NULL AND next_epoch IS NOT NULL FROM irongate.role";
+    let failed = || place.failed("ask for the role");
+    let row = place.session.query_opt(SQL, &[]).await.map_err(failed())?;
+    row.map_or(Ok(false), |row| row.try_get(0)).map_err(failed())
 }
 
 /// Frees a database of a run that nobody will end. The epoch that it was to begin stays noted: the other site may be in it.

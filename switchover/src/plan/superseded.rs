@@ -8,8 +8,10 @@ use irongate_checkpoint::Role;
 use irongate_manager::supervisor::Word;
 use serde_json::Value;
 
-use super::Run;
+use super::roles::is_reserved;
+use super::{Run, Unit, role_of};
 use crate::error::Error;
+use crate::fence;
 use crate::journal::{Entry, Heading, Journal, Outcome, What};
 use crate::place::Place;
 
@@ -80,13 +82,25 @@ impl Run<'_> {
         runs
     }
 
-    /// Whether the run that has a database in hand, or had it until the last of its steps, may have written the roles there.
-    pub(super) fn may_be_told(&self, role: Option<&Role>) -> bool {
+    /// Whether a database may say already that the site writes which is to write. The run that has it in hand, or had it until
+    /// the last of its steps, may have written that; or the other site may have been told otherwise by a run that is lost with
+    /// it, or by hand, and is fenced: then it takes a later epoch, and the other one gives way.
+    pub(super) async fn may_be_told(&self, unit: &Unit<'_>, role: Option<&Role>) -> Result<bool, Error> {
+        if self.heading.supersedes.is_some() {
+            return Ok(true);
+        }
+        if !self.heading.force {
+            return Ok(false);
+        }
+        if let Some(from) = unit.reached() {
+            let says = role_of(from).await?.is_some_and(|there| there.live == from.site);
+            return Ok(says && fence::standing(from).await?.is_some());
+        }
         let holder = role.and_then(|role| role.run.as_ref());
-        self.heading.supersedes.is_some()
-            || holder.is_some_and(|holder| {
-                holder.run != self.heading.run && self.may_take_from(role).contains(&holder.run)
-            })
+        let is_held = holder.is_some_and(|holder| {
+            holder.run != self.heading.run && self.may_take_from(role).contains(&holder.run)
+        });
+        Ok(is_held || role.is_some() && is_reserved(&unit.to).await?)
     }
 
     /// Closes the standby again that a drill has opened, and looks whether anybody has written there.

@@ -148,10 +148,12 @@ impl Run<'_> {
             return self.open_alone().await;
         }
         let (mut opened, mut sequences) = (Vec::new(), 0);
+        let is_turned = self.is_turned().await?;
         for unit in &self.units {
             // All that follows rests on the other site being closed: shown once more, at the last moment.
             fence::still_closed(unit.from()?).await?;
-            self.nothing_behind(unit).await?;
+            let looked = self.nothing_behind(unit).await;
+            looked.map_err(|error| if is_turned { self.behind_return(error) } else { error })?;
         }
         for unit in &self.units {
             // Behind the fence of the other site nobody moves them any more; here nobody does before the opening.

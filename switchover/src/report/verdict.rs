@@ -183,9 +183,16 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
 }
 
 /// What could not be done or taken back at a run's end, and what helps.
-fn left(tries: &[Try]) -> Option<(&str, &str)> {
-    let left = tries.iter().rev().find_map(|attempt| attempt.evidence.get(LEFT))?;
-    Some((left["what"].as_str()?, left["remedy"].as_str().unwrap_or_default()))
+fn left(tries: &[Try]) -> Option<(String, String)> {
+    let mut all: Vec<[&str; 2]> = Vec::new();
+    for left in tries.iter().filter_map(|attempt| attempt.evidence.get(LEFT)) {
+        let told = ["what", "remedy"].map(|key| left[key].as_str().unwrap_or_default());
+        if !all.contains(&told) {
+            all.push(told);
+        }
+    }
+    let joined = |place: usize| all.iter().map(|told| told[place]).collect::<Vec<_>>().join("; ");
+    (!all.is_empty()).then(|| (joined(0), joined(1)))
 }
 
 /// The command of a plan, without what is to become of it.
