@@ -40,5 +40,5 @@ async fn a_transaction_of_very_many_rows_passes_through_little_memory() {
     until("it is acknowledged", || world.pump_status().commit_lsn == expected).await;
     let counters = world.reader_status("secondary").counters;
     assert_eq!(counters.transactions, 2);
-    assert!((rows..rows + 3).contains(&counters.rows_inserted), "{counters:?}");
+    assert!((rows..=rows + 3).contains(&counters.rows_inserted), "{counters:?}");
 }

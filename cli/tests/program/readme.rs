@@ -1,8 +1,10 @@
 //! What the README shows can be typed.
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use super::{deployment, irongate};
+use super::{Answer, command, deployment, irongate};
 
 fn readme() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
@@ -32,6 +34,7 @@ fn the_configuration_in_the_readme_is_one() {
 
 /// Commands of the README that are tried at a time.
 const SIDE_BY_SIDE: usize = 64;
+const WAITED: Duration = Duration::from_secs(10);
 
 #[test]
 fn every_command_in_the_readme_is_understood() {
@@ -59,6 +62,20 @@ fn is_understood(line: &str) {
     let outside = arguments.iter().find(|argument| argument.starts_with('/'));
     assert_eq!(outside, None, "{line}: what is typed here happens, and must stay in its directory");
     let site = if arguments[0] == "run" { &["--site", "main"] as &[_] } else { &[] };
-    let answer = irongate(here.path(), &[site, arguments].concat());
+    let mut process = command(here.path(), &[site, arguments].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program is there");
+    // Some wait for a database for as long as it takes: by then they have understood.
+    let begun = Instant::now();
+    while process.try_wait().expect("it is ours").is_none() {
+        if begun.elapsed() > WAITED {
+            process.kill().expect("it is ours");
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let answer = Answer::from(process.wait_with_output().expect("it is ours"));
     assert!(!answer.stderr.contains("--help"), "{line}: {}", answer.stderr);
 }
