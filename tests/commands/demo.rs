@@ -66,7 +66,7 @@ async fn a_demo_that_is_ended_leaves_nothing_behind() {
         process.signal(signal);
         assert_eq!(process.wait(PATIENCE).await.code(), code, "{signal:?}");
         // The guard of a demo that was killed needs a moment.
-        wait_until(Duration::from_secs(30), "nothing to be left", async || {
+        wait_until(Duration::from_secs(120), "nothing to be left", async || {
             is_empty(directory.path()) && !somebody_uses(directory.path())
         })
         .await;

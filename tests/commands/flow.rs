@@ -156,7 +156,7 @@ async fn a_second_signal_ends_a_group_at_once() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(replicat.is_running(), "it ends in order, which it cannot yet");
     replicat.signal(Signal::INT);
-    let status = replicat.wait(Duration::from_secs(10)).await;
+    let status = replicat.wait(Duration::from_secs(60)).await;
     assert_eq!(status.code(), Some(1));
     drop(locker);
     let replicat = deployment.start("csp-replicat").await;

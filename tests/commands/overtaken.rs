@@ -1,12 +1,10 @@
 //! Runs that others have overtaken: no two sites are ever in one epoch, nothing that is over is brought to life again, and who
 //! only reads is in nobody's way.
 
-use std::time::Duration;
-
 use irongate_tests::books::{follows, power_back, power_off};
 use irongate_tests::{Cut, wait_until};
 
-use super::deployment::stop;
+use super::deployment::{PATIENCE, stop};
 use super::returned::{and, answers, every_day, is_open};
 use super::superseded::{both_answer, open, run_at, writes_as_application};
 
@@ -41,7 +39,7 @@ async fn a_site_that_takes_over_from_a_run_is_in_an_epoch_of_its_own_and_the_run
     // It comes back, and its manager closes it: what it says is of an earlier epoch.
     reference.servers[1].start_again().await;
     let secondary_manager = reference.start("secondary", &["manager"]);
-    wait_until(Duration::from_secs(60), "the site that came back to be closed", async || {
+    wait_until(PATIENCE, "the site that came back to be closed", async || {
         !is_open(&reference, 1).await && run_at(&reference, "secondary").await.is_none()
     })
     .await;
@@ -140,8 +138,8 @@ async fn two_sites_that_write_in_one_epoch_are_told_and_one_gives_way() {
     reference.servers[0].batch_in("config", role).await;
     reference.expect("main", 0, &["open", "main", "--force"]).await;
     let mut said = String::new();
-    wait_until(Duration::from_secs(60), "health to tell of both", async || {
-        said = reference.start("main", &["health"]).finish(Duration::from_secs(60)).await.stdout;
+    wait_until(PATIENCE, "health to tell of both", async || {
+        said = reference.start("main", &["health"]).finish(PATIENCE).await.stdout;
         said.contains("both say in epoch 2 that they write")
     })
     .await;
@@ -149,7 +147,7 @@ async fn two_sites_that_write_in_one_epoch_are_told_and_one_gives_way() {
     reference.expect("secondary", 0, &["fence", "secondary", "--force"]).await;
     reference.expect("main", 0, &TAKEOVER).await;
     let run = "SELECT live || epoch FROM irongate.role";
-    wait_until(Duration::from_secs(60), "the other one to give way", async || {
+    wait_until(PATIENCE, "the other one to give way", async || {
         reference.servers[1].scalar("config", run).await == "main3"
     })
     .await;

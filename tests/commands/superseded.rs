@@ -1,8 +1,6 @@
 //! A site that is lost in the middle of a run, or comes back in the middle of a failover: whatever goes on from what, one site
 //! writes, what was put by can be gone on with, and every run has an end.
 
-use std::time::Duration;
-
 use irongate_tests::books::{follows, power_back, power_off, power_on, slots};
 use irongate_tests::{Cut, Process, Reference, SITES, wait_until};
 
@@ -140,7 +138,7 @@ async fn a_site_that_comes_back_while_a_failover_is_at_work_is_not_taken_over_fr
     assert!(reference.cut_off("secondary", &cut("failover", "roles", "begins")).await);
     assert!(open(&reference).await[1]);
     let main_manager = power_back(&mut reference).await;
-    wait_until(Duration::from_secs(30), "the guard to close the site that came back", async || {
+    wait_until(PATIENCE, "the guard to close the site that came back", async || {
         !is_open(&reference, 0).await
     })
     .await;
