@@ -60,6 +60,9 @@ async fn a_site_that_takes_over_from_a_run_is_in_an_epoch_of_its_own_and_the_run
     assert!(refused.contains("every run of this site is over"), "{refused}");
     assert_eq!(open(&reference).await, [true, false]);
     follows(&reference, 0, 2).await;
+    // The epoch that it was to begin is not taken twice, and a trail that has been begun in a later one is no reason to stop.
+    reference.expect("secondary", 0, &and(&SWITCHOVER, &["--drill"])).await;
+    follows(&reference, 0, 4).await;
     reference.expect("secondary", 0, &SWITCHOVER).await;
     follows(&reference, 1, 3).await;
     for manager in [main_manager, secondary_manager] {
@@ -81,6 +84,10 @@ async fn who_reads_is_in_nobodys_way_and_who_is_is_named_while_there_is_a_way_ba
 
     // Somebody who changes it: nobody has been let in, so there is a way back.
     assert!(reference.cut_off("secondary", &cut("switchover", "verify", "done")).await);
+    reference.expect("secondary", 0, &["open", "secondary", "--force"]).await;
+    let refused = reference.expect("secondary", 3, &and(&SWITCHOVER, &["--abort"])).await.stderr;
+    assert!(refused.contains("cannot be opened while \"config.secondary\" has no fence"), "{refused}");
+    reference.expect("secondary", 0, &["fence", "secondary", "--force"]).await;
     reader.batch_execute("BEGIN; LOCK TABLE irongate.fence IN EXCLUSIVE MODE").await.expect("it is there");
     let failed = reference.expect("secondary", 4, &and(&SWITCHOVER, &["--resume"])).await.stderr;
     let pid =

@@ -82,7 +82,10 @@ pub(crate) async fn forget(global: &Global, run: &str) -> anyhow::Result<()> {
             ))?;
         }
         for Freed { database, live, next_live, .. } in &freed {
-            if let Some(next) = next_live.as_ref().filter(|next| *next != live) {
+            let name = database.rsplit_once('.').map_or(database.as_str(), |(name, _)| name);
+            let is_silent =
+                |next: &&String| silent.iter().any(|told| told.starts_with(&format!("{name}.{next}:")));
+            if let Some(next) = next_live.as_ref().filter(|next| *next != live).filter(is_silent) {
                 output::text(format_args!(
                     "{database}: site \"{next}\" may have been opened by the run; if \"{live}\" is to write from now on, irongate failover \
                      --to {live} --accept-loss --force there makes \"{next}\" give way when it comes back"

@@ -71,6 +71,10 @@ pub(super) async fn is_overtaken(
     }
     let run = Run { configuration, kind, heading, limits, units, was_made_copy: false };
     let Some(what) = run.overtaken(&entries, Way::Forward).await? else { return Ok(false) };
+    // Somebody has to take it back, or to free what it has.
+    if run.has_in_hand().await? {
+        return Ok(false);
+    }
     if is_noted {
         let mut journal = Journal::open(state, &run.heading.run)?;
         let run_name = &run.heading.run;

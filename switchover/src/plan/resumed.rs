@@ -7,6 +7,7 @@ use crate::engine::Way;
 use crate::error::Error;
 use crate::fence;
 use crate::journal::{Entry, Journal, What};
+use crate::place::Place;
 use crate::report::command;
 
 impl Run<'_> {
@@ -21,15 +22,28 @@ impl Run<'_> {
         if let Some(what) = self.overtaken(journal.entries(), way).await? {
             let run = self.heading.run.clone();
             // What it still has in hand is to be given back by somebody.
-            if self.has_in_hand().await? {
-                let remedy = match way {
-                    Way::Forward => format!("{} --abort takes it back", command(&self.heading)),
-                    Way::Back => format!("irongate runs --forget {run} frees what it has in hand still"),
-                };
-                return Err(Error::Crossed { run, what, remedy });
+            let (has_in_hand, from) = (self.has_in_hand().await?, &self.heading.from);
+            let remedy = match way {
+                Way::Forward if has_in_hand && self.is_turned().await? => {
+                    format!(
+                        "start the manager of site \"{from}\", whose guard tells that site; then --resume"
+                    )
+                }
+                Way::Forward => format!("{} --abort takes it back", command(&self.heading)),
+                Way::Back => {
+                    format!("the run is over; irongate runs --forget {run} frees what it has in hand still")
+                }
+            };
+            if !has_in_hand || way == Way::Back {
+                self.note_overtaken(journal)?;
             }
-            self.note_overtaken(journal)?;
-            return Err(Error::Overtaken { run, what });
+            return Err(match has_in_hand {
+                true => Error::Crossed { run, what, remedy },
+                false => Error::Overtaken { run, what },
+            });
+        }
+        if way == Way::Back {
+            self.opens_no_second(journal.entries()).await?;
         }
         self.heading.force |= request.force;
         match (self.kind, way) {
@@ -46,6 +60,26 @@ impl Run<'_> {
             (Kind::Reinstate, Way::Forward) => self.go_on_reinstating(journal, request),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to open the site again that was closed while somebody has opened the other one by hand.
+    async fn opens_no_second(&self, entries: &[Entry]) -> Result<(), Error> {
+        if !matches!(self.kind, Kind::Switchover | Kind::Switchback | Kind::Failover) {
+            return Ok(());
+        }
+        for unit in &self.units {
+            let Some(from) = unit.reached() else { continue };
+            let Some(fence) = fence::standing(from).await? else { continue };
+            // What others have closed is not opened; and of a standby that takes over it may be that it never was.
+            let is_left_alone = self.kind == Kind::Failover
+                && (fence.run.as_ref() != Some(&self.heading.run) || !was_closed(entries, &unit.to));
+            let says = role_of(&unit.to).await?.is_some_and(|role| role.live == self.heading.to);
+            if !is_left_alone && !says && fence::standing(&unit.to).await?.is_none() {
+                let (end, other) = (from.to_string(), unit.to.to_string());
+                return Err(Error::OtherIsOpen { end, other, reason: "has no fence".to_owned() });
+            }
+        }
+        Ok(())
     }
 
     /// Whether the step that opens the site has begun, and nobody has been let in, by the run or by hand.
@@ -107,4 +141,15 @@ impl Run<'_> {
         self.heading.by = last.unwrap_or(self.heading.by);
         Ok(())
     }
+}
+
+/// Whether a site was closed when its failover began.
+fn was_closed(entries: &[Entry], to: &Place) -> bool {
+    let checked = entries.iter().rev().find_map(|entry| match &entry.what {
+        What::Done { step, evidence, .. } if step == "prechecks" => evidence["databases"].as_array(),
+        _ => None,
+    });
+    let name = to.to_string();
+    checked
+        .is_some_and(|all| all.iter().any(|one| one["database"] == name.as_str() && !one["fence"].is_null()))
 }

@@ -307,11 +307,12 @@ pub(crate) async fn free_of_forgotten(place: &Place, run: &str) -> Result<bool, 
     freed.map(|rows| rows > 0).map_err(place.failed("give the roles back"))
 }
 
-/// Frees a database of a run that has had it in hand for so long; whether it had.
+/// Frees a database of a run that has had it in hand for so long; whether it had. An epoch that a forgotten run was to begin
+/// stays noted, as do later ones: trails may have been begun in them.
 pub(crate) async fn free(place: &Place, run: &str, held: Duration) -> Result<bool, Error> {
     const FREE: &str =
-        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL,
-         next_epoch = NULL, changed = now()
+        "UPDATE irongate.role SET run = NULL, holder = NULL, run_since = NULL, next_live = NULL, changed = now(),
+         next_epoch = CASE WHEN next_live IS NULL OR next_epoch > epoch + 1 THEN next_epoch END
          WHERE run = $1 AND coalesce(extract(epoch FROM now() - run_since), 0) >= $2::float8";
     let freed = place.session.execute(FREE, &[&run, &held.as_secs_f64()]).await;
     freed.map(|rows| rows > 0).map_err(place.failed("give the roles back"))
