@@ -103,7 +103,7 @@ async fn who_reads_is_in_nobodys_way_and_who_is_is_named_while_there_is_a_way_ba
     // There is none while somebody has opened it by hand.
     reference.expect("secondary", 0, &["open", "secondary", "--force"]).await;
     let refused = reference.expect("secondary", 3, &and(&SWITCHOVER, &["--abort"])).await.stderr;
-    assert!(refused.contains("cannot be taken back"), "{refused}");
+    assert!(refused.contains("cannot be opened while"), "{refused}");
     assert_eq!(open(&reference).await, [false, true]);
     reference.expect("secondary", 0, &["fence", "secondary", "--force"]).await;
     reference.expect("secondary", 0, &and(&SWITCHOVER, &["--abort"])).await;
