@@ -150,6 +150,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
                 | Switchover::Administrator { .. }
                 | Switchover::Live { .. }
                 | Switchover::OnlyOpen { .. }
+                | Switchover::SecondOpen { .. }
                 | Switchover::OtherIsOpen { .. } => 3,
                 // The fence stands, and does not hold.
                 Switchover::Leaks { .. }

@@ -410,6 +410,16 @@ pub enum Error {
         /// The database and its site.
         end: String,
     },
+    /// Taken back, a run would open a second site.
+    #[error("\"{end}\" cannot be opened while \"{other}\" has no fence: somebody has opened that since")]
+    SecondOpen {
+        /// The database and the site that the run has closed.
+        end: String,
+        /// The one that is open.
+        other: String,
+        /// Its site.
+        site: String,
+    },
     /// Somebody has opened a site in the middle of a run.
     #[error("\"{end}\" was open for a while since the run closed it, and is marked")]
     Opened {

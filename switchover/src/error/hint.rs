@@ -117,6 +117,9 @@ impl Error {
             Self::Live { .. } => {
                 "a switchover closes it by itself; if the applications are to be cut off now, --force".to_owned()
             }
+            Self::SecondOpen { site, .. } => {
+                format!("irongate fence {site} --force, and --abort again; or go on with --resume")
+            }
             Self::OnlyOpen { .. } => "if nobody is to write for now, --force".to_owned(),
             Self::Opened { site, .. } => format!(
                 "find out whether anybody has written there, and compare; if it is a copy still, irongate fence {site} --is-copy, and go \

@@ -15,6 +15,14 @@ use crate::error::Error;
 use crate::journal::{Entry, Journal, Outcome, What};
 use crate::place::Place;
 
+/// What others have done with a database of a run.
+pub(super) struct Others {
+    /// A sentence.
+    pub(super) what: String,
+    /// They have it in hand, and may give it back.
+    pub(super) are_at_it: bool,
+}
+
 /// What the run has noted in its step "lock".
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Locked {
@@ -70,7 +78,7 @@ pub(super) async fn is_overtaken(
         units.push(Unit { pair: configuration.pair(database, &heading.to)?, from, to });
     }
     let run = Run { configuration, kind, heading, limits, units, was_made_copy: false };
-    let Some(what) = run.overtaken(&entries, Way::Forward).await? else { return Ok(false) };
+    let Some(Others { what, .. }) = run.overtaken(&entries, Way::Forward).await? else { return Ok(false) };
     // Somebody has to take it back, or to free what it has.
     if run.has_in_hand().await? {
         return Ok(false);
@@ -102,7 +110,7 @@ impl Run<'_> {
     }
 
     /// What says that others have had the databases since; nothing where they are as the run has left them.
-    pub(super) async fn overtaken(&self, entries: &[Entry], way: Way) -> Result<Option<String>, Error> {
+    pub(super) async fn overtaken(&self, entries: &[Entry], way: Way) -> Result<Option<Others>, Error> {
         // A drill changes no roles, whichever way it goes. One that is being taken back goes no other way.
         let is_back = entries.iter().any(|entry| matches!(entry.what, What::Undo { .. }));
         let way = if self.kind == Kind::Drill || is_back { Way::Back } else { way };
@@ -128,14 +136,19 @@ impl Run<'_> {
                         && role.run.as_ref().map(|holder| &holder.run) == heading.supersedes.as_ref() => {}
                 Some(role) => {
                     let holder = role.run.map(|holder| format!(", in the hands of run \"{}\"", holder.run));
-                    return Ok(Some(format!(
+                    let are_at_it = holder.is_some();
+                    let what = format!(
                         "{place} says that site \"{}\" writes in epoch {}{}",
                         role.live,
                         role.epoch,
                         holder.unwrap_or_default()
-                    )));
+                    );
+                    return Ok(Some(Others { what, are_at_it }));
                 }
-                None => return Ok(Some(format!("{place} has no roles any more"))),
+                None => {
+                    let what = format!("{place} has no roles any more");
+                    return Ok(Some(Others { what, are_at_it: false }));
+                }
             }
         }
         Ok(None)

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use super::overtaken::Others;
+use super::superseded::is_begun;
 use super::{By, Kind, Request, Run, by, role_of, switchover};
 use crate::engine::Way;
 use crate::error::Error;
@@ -19,22 +21,24 @@ impl Run<'_> {
         request: &Request<'_>,
         way: Way,
     ) -> Result<(), Error> {
-        if let Some(what) = self.overtaken(journal.entries(), way).await? {
-            let run = self.heading.run.clone();
-            // What it still has in hand is to be given back by somebody.
-            let (has_in_hand, from) = (self.has_in_hand().await?, &self.heading.from);
+        if let Some(Others { what, are_at_it }) = self.overtaken(journal.entries(), way).await? {
+            let (run, has_in_hand) = (self.heading.run.clone(), self.has_in_hand().await?);
+            let (abort, from, to) = (command(&self.heading), &self.heading.from, &self.heading.to);
             let remedy = match way {
-                Way::Forward if has_in_hand && self.is_turned().await? => {
-                    format!(
-                        "start the manager of site \"{from}\", whose guard tells that site; then --resume"
-                    )
+                Way::Forward if self.kind != Kind::Reinstate && self.is_turned().await? => format!(
+                    "start the manager of site \"{from}\", whose guard tells that site; then --resume. Where that does not help, \
+                     {abort} --abort ends it, or irongate failover --to {to} --accept-loss --force goes on from it"
+                ),
+                Way::Forward => format!("{abort} --abort takes it back"),
+                Way::Back if are_at_it => {
+                    "end that run first, or let the guard come to its end; then again".to_owned()
                 }
-                Way::Forward => format!("{} --abort takes it back", command(&self.heading)),
                 Way::Back => {
                     format!("the run is over; irongate runs --forget {run} frees what it has in hand still")
                 }
             };
-            if !has_in_hand || way == Way::Back {
+            // What it still has in hand is to be given back by somebody.
+            if !has_in_hand || way == Way::Back && !are_at_it {
                 self.note_overtaken(journal)?;
             }
             return Err(match has_in_hand {
@@ -67,6 +71,10 @@ impl Run<'_> {
         if !matches!(self.kind, Kind::Switchover | Kind::Switchback | Kind::Failover) {
             return Ok(());
         }
+        // Only a site that the run has closed, and not opened again, would be opened.
+        if self.kind != Kind::Failover && !is_begun(entries, switchover::FENCE) {
+            return Ok(());
+        }
         for unit in &self.units {
             let Some(from) = unit.reached() else { continue };
             let Some(fence) = fence::standing(from).await? else { continue };
@@ -76,7 +84,7 @@ impl Run<'_> {
             let says = role_of(&unit.to).await?.is_some_and(|role| role.live == self.heading.to);
             if !is_left_alone && !says && fence::standing(&unit.to).await?.is_none() {
                 let (end, other) = (from.to_string(), unit.to.to_string());
-                return Err(Error::OtherIsOpen { end, other, reason: "has no fence".to_owned() });
+                return Err(Error::SecondOpen { end, other, site: self.heading.to.clone() });
             }
         }
         Ok(())

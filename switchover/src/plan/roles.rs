@@ -111,13 +111,14 @@ impl Run<'_> {
         let first = i64::try_from(FIRST_EPOCH).unwrap_or(1);
         place.session.execute(FIRST, &[&self.heading.from, &first]).await.map_err(failed())?;
         // The other site may be in the epoch already that a run was to begin which nobody can end: no other run takes that
-        // one. The run that is only put by may get the database back, and keeps its own.
+        // one, and who takes over from the site that writes already takes one more: the other one may take over just then.
+        // The run that is only put by may get the database back, and keeps its own.
         const TAKE: &str =
             "UPDATE irongate.role SET run = $1, holder = $2, run_since = coalesce(run_since, now()),
                  next_live = $3, changed = now(), next_epoch = greatest($7, CASE
                      WHEN run IN ($1, $8) AND next_live = $3 THEN next_epoch
                      WHEN run = $8 THEN epoch + 1
-                     ELSE greatest(epoch, coalesce(next_epoch, epoch)) + 1 END)
+                     ELSE greatest(epoch, coalesce(next_epoch, epoch)) + CASE WHEN live = $3 THEN 2 ELSE 1 END END)
              WHERE (run IS NULL OR run = $1 OR run = ANY ($5))
                    AND (live = $4 OR live = $3 AND ($6 OR run = $1 AND next_live = $3))
              RETURNING epoch, next_epoch";
@@ -283,7 +284,8 @@ pub(crate) async fn prepare(place: &Place) -> Result<(), Error> {
 pub(crate) async fn tell(place: &Place, live: &str, epoch: u64, run: Option<&str>) -> Result<(), Error> {
     const TELL: &str = "INSERT INTO irongate.role (live, epoch, run, run_since) VALUES ($1, $2, $3, now())
          ON CONFLICT (one) DO UPDATE SET live = excluded.live, epoch = excluded.epoch, run = excluded.run,
-             holder = NULL, run_since = now(), next_live = NULL, next_epoch = NULL, changed = now()
+             holder = NULL, run_since = now(), next_live = NULL, changed = now(),
+             next_epoch = CASE WHEN role.next_epoch > excluded.epoch THEN role.next_epoch END
          WHERE role.epoch < excluded.epoch";
     let number = i64::try_from(epoch).unwrap_or(i64::MAX);
     let told = place.session.execute(TELL, &[&live, &number, &run]).await;

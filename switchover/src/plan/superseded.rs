@@ -19,7 +19,7 @@ use crate::place::Place;
 const STOPPING: [&str; 2] = ["stop-forward", "stop-replicat"];
 
 /// Whether a step was begun and not taken back.
-fn is_begun(entries: &[Entry], name: &str) -> bool {
+pub(super) fn is_begun(entries: &[Entry], name: &str) -> bool {
     entries.iter().fold(false, |begun, entry| match &entry.what {
         What::Step { step } if step == name => true,
         What::Undone { step, .. } if step == name => false,
