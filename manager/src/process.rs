@@ -85,7 +85,9 @@ pub(crate) fn find(state_directory: &Path, group: &str) -> Result<Found, Error> 
     // The order excludes that a number is used again: the handle is opened first, and then its process must still hold
     // the lock's file open.
     let Some(handle) = open(pid) else { return Ok(Found::Nobody) };
-    match holds(pid, &state_directory.join(format!("{group}.lock"))) {
+    let is_it = holds(pid, &state_directory.join(format!("{group}.lock")))
+        .and_then(|holds| Ok(holds && is_called_for(pid, group)?));
+    match is_it {
         Ok(true) => Ok(Found::Process(Process { pid, handle, child: None })),
         Ok(false) => Ok(Found::Other(holder.to_string())),
         Err(error) => Ok(Found::Other(format!("{holder}, which cannot be looked at: {error}"))),
@@ -109,6 +111,13 @@ fn holds(pid: u32, file: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether a process was started as the group, by its command line. What does the group's work as a part of its own, such as an
+/// initial load that captures meanwhile, is nobody's to end.
+fn is_called_for(pid: u32, group: &str) -> io::Result<bool> {
+    let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+    Ok(line.split(|byte| *byte == 0).any(|word| word == group.as_bytes()))
 }
 
 /// Starts a group, unless something holds its lock. Not to be cancelled.

@@ -253,7 +253,12 @@ async fn whoever_cannot_prove_to_be_the_other_site_is_refused_and_that_is_told()
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
     assert!(answer.len() < 100, "an alert and nothing else: {answer:?}");
+    let begun = std::time::Instant::now();
     let mut group = world.own().info().await.unwrap().groups.remove(0);
+    while group.state == State::Starting && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        group = world.own().info().await.unwrap().groups.remove(0);
+    }
     assert_eq!(group.state, State::Running, "nothing was done");
     let mut events = world.own().events(100, false).await.unwrap();
     let mut told = Vec::new();

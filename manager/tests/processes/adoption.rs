@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use irongate_checkpoint::{GroupLock, State, read_status};
+use irongate_checkpoint::{GroupLock, Program, Publisher, State, Status, read_status};
 use irongate_manager::event::Kind;
 use irongate_manager::supervisor::Word;
 use rustix::process::Signal;
@@ -90,9 +90,13 @@ async fn a_second_manager_is_refused_and_the_first_one_is_named() {
 
 #[tokio::test]
 async fn a_lock_that_somebody_else_holds_is_waited_for_and_he_is_left_alone() {
-    let mut site = Site::new(&[("a", "work", true)]);
+    let mut site = Site::new(&[("a", "work", true), ("reverse", "work", false)]);
     // Like an initial load, which keeps the group from running.
     let lock = GroupLock::acquire(&site.state(), "a").unwrap();
+    // And which does its work meanwhile, as that of a group that is to be stopped: this process, which would be ended.
+    let _stopped = GroupLock::acquire(&site.state(), "reverse").unwrap();
+    let works = Publisher::start(&site.state(), Status::starting("reverse", "f", Program::Extract)).unwrap();
+    works.state(State::Running, "carrying rows");
     let manager = site.start().await;
     let waiting = until("it waits", async || {
         Some(site.group("a").await).filter(|group| group.doing.contains("waiting for its lock"))
@@ -100,7 +104,9 @@ async fn a_lock_that_somebody_else_holds_is_waited_for_and_he_is_left_alone() {
     .await;
     assert_eq!((waiting.state, waiting.deaths, waiting.starts), (State::Stopped, 0, 0));
     assert!(waiting.doing.contains(&std::process::id().to_string()), "{}", waiting.doing);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // It looks every 2 s.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(site.events(Kind::Adopted).await, Vec::<String>::new());
     drop(lock);
     assert_eq!(site.until_state("a", State::Running).await.starts, 1);
     assert_eq!(site.events(Kind::Waiting).await.len(), 1);
