@@ -314,10 +314,7 @@ async fn take(place: &Place, how: &Close, found: &Found) -> Result<(usize, i64),
         // An error that is not the server's own leaves the transaction open.
         let _ = session.batch_execute("ROLLBACK").await;
     }
-    match taken {
-        Err(error) => Err(blockers::named(place, error).await),
-        taken => taken,
-    }
+    blockers::named(place, taken).await
 }
 
 /// Begins a transaction that is alone with the fence. Whoever only reads its table, as `pg_dump` does all the time that it is
@@ -330,7 +327,7 @@ async fn lock(place: &Place, locks: Duration) -> Result<(), Error> {
     let begun = place.session.batch_execute(&begin).await;
     let Err(error) = begun else { return Ok(()) };
     let _ = place.session.batch_execute("ROLLBACK").await;
-    Err(blockers::named(place, place.failed("be alone with the fence")(error)).await)
+    blockers::named(place, Err(place.failed("be alone with the fence")(error))).await
 }
 
 /// Disables the triggers, which are saved already.
@@ -342,7 +339,7 @@ async fn disable(place: &Place, how: &Close, found: &Saved) -> Result<(), Error>
     let sql = format!("{begin}; {}; COMMIT", found.disabling().join("; "));
     let Err(error) = place.session.batch_execute(&sql).await else { return Ok(()) };
     let _ = place.session.batch_execute("ROLLBACK").await;
-    Err(blockers::named(place, place.failed("disable the triggers")(error)).await)
+    blockers::named(place, Err(place.failed("disable the triggers")(error))).await
 }
 
 /// Opens the fence: everything that was taken away is given back in one transaction, compared with what was saved, and
@@ -397,11 +394,7 @@ pub(crate) async fn open_with(
     if !matches!(given, Ok(Some(_))) {
         let _ = session.batch_execute("ROLLBACK").await;
     }
-    let given = match given {
-        Err(error) => Err(blockers::named(place, error).await),
-        given => given,
-    };
-    let Some((saved, renamed, at)) = given? else {
+    let Some((saved, renamed, at)) = blockers::named(place, given).await? else {
         // Somebody has opened it in this moment.
         with.await?;
         return Ok(None);

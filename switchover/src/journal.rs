@@ -144,6 +144,14 @@ pub struct Entry {
     pub what: What,
 }
 
+/// What a step has shown that was done; of the last time, if it was done more than once.
+pub(crate) fn evidence_of<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Value> {
+    entries.iter().rev().find_map(|entry| match &entry.what {
+        What::Done { step, evidence, .. } if step == name => Some(evidence),
+        _ => None,
+    })
+}
+
 /// A run's journal, open for more.
 #[derive(Debug)]
 pub struct Journal {

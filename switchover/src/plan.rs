@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Next, Step, Way, next};
 use crate::error::Error;
-use crate::journal::{Entry, Heading, Journal, What};
+use crate::journal::{Heading, Journal, What};
 use crate::place::Place;
 use crate::report::command;
 pub use crate::report::{Report, StepReport, report};
@@ -274,28 +274,13 @@ pub async fn run(
         run.go_on(&mut journal, request, way).await?;
     }
     run.drive(&mut journal, way, progress).await?;
-    if let Some((what, remedy)) = all_left(journal.entries(), way) {
-        return Err(Error::Left { run: run.heading.run, is_back: way == Way::Back, what, remedy });
+    let report = report(journal.heading(), journal.entries());
+    match report.left() {
+        Some((what, remedy)) => {
+            Err(Error::Left { run: run.heading.run, is_back: way == Way::Back, what, remedy })
+        }
+        None => Ok(report),
     }
-    Ok(report(journal.heading(), journal.entries()))
-}
-
-/// What the steps of a run have left to be done, and what helps: each of those that were taken back, or of those done.
-fn all_left(entries: &[Entry], way: Way) -> Option<(String, String)> {
-    let mut all: Vec<[&str; 2]> = Vec::new();
-    for entry in entries {
-        let left = match (&entry.what, way) {
-            (What::Undone { evidence, .. }, Way::Back) | (What::Done { evidence, .. }, Way::Forward) => {
-                evidence[LEFT].as_object()
-            }
-            _ => None,
-        };
-        let told = left
-            .map(|left| ["what", "remedy"].map(|key| left.get(key).and_then(Value::as_str).unwrap_or("")));
-        all.extend(told.filter(|told| !all.contains(told)));
-    }
-    let joined = |place: usize| all.iter().map(|told| told[place]).collect::<Vec<_>>().join("; ");
-    (!all.is_empty()).then(|| (joined(0), joined(1)))
 }
 
 impl Run<'_> {

@@ -88,8 +88,9 @@ async fn close(site: &Site) -> anyhow::Result<((), String)> {
 /// A run, as somebody does it who reads what it says: one that is refused has changed nothing and is tried again, one that
 /// has stopped is gone on with. Beside its report what it has said on the way.
 async fn run(plan: Kind, site: &str, at: &Site, accept_loss: bool) -> anyhow::Result<(Run, String)> {
-    let (mut order, mut said) = (Order::Begin, String::new());
-    for tries_left in (0..TRIES).rev() {
+    let (mut order, mut said, mut tries_left) = (Order::Begin, String::new(), TRIES);
+    loop {
+        tries_left -= 1;
         let request =
             Request { plan, site, databases: &[], order, accept_loss, force: false, by: By::Either };
         let failed = match plan::run(&at.configuration, &request, &Limits::default(), &mut |_, _| {}).await {
@@ -105,7 +106,6 @@ async fn run(plan: Kind, site: &str, at: &Site, accept_loss: bool) -> anyhow::Re
         write!(said, "; done again after: {failed}")?;
         tokio::time::sleep(BETWEEN_TRIES).await;
     }
-    anyhow::bail!("a run is tried {TRIES} times")
 }
 
 fn millis(seconds: f64) -> String {

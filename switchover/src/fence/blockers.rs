@@ -5,16 +5,16 @@ use tokio_postgres::error::SqlState;
 use crate::error::Error;
 use crate::place::Place;
 
-/// The error with the sessions named that are in the way, where it is one about a lock.
-pub(super) async fn named(place: &Place, error: Error) -> Error {
-    let Error::Database { end, doing, source } = error else { return error };
+/// What came of something, with the sessions named that are in the way, where it is an error about a lock.
+pub(super) async fn named<T>(place: &Place, result: Result<T, Error>) -> Result<T, Error> {
+    let Err(Error::Database { end, doing, source }) = result else { return result };
     if source.code() != Some(SqlState::LOCK_NOT_AVAILABLE.code()) {
-        return Error::Database { end, doing, source };
+        return Err(Error::Database { end, doing, source });
     }
-    match holders(place).await {
+    Err(match holders(place).await {
         Ok(holders) if !holders.is_empty() => Error::Blocked { end, doing, holders },
         _ => Error::Database { end, doing, source },
-    }
+    })
 }
 
 /// Sessions that hold a lock which keeps others from changing what a fence changes: its own table, the roles, and tables

@@ -19,7 +19,7 @@ use super::{Kind, LEFT, Progress, Run, Unit, left};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
-use crate::journal::{Entry, What};
+use crate::journal::{Entry, evidence_of};
 use crate::place::Place;
 use crate::report::FENCE_LOST;
 
@@ -543,17 +543,11 @@ impl Run<'_> {
 
 /// Whether the lost site was closed by a run, by what stands of it: most are just lost.
 fn may_be_closed(entries: &[Entry]) -> bool {
-    let done = |name: &str| {
-        entries.iter().find_map(|entry| match &entry.what {
-            What::Done { step, evidence, .. } if step == name => Some(evidence),
-            _ => None,
-        })
-    };
     let any = |evidence: &Value, list: &str, key: &str| {
         evidence[list].as_array().is_some_and(|all| all.iter().any(|one| one[key] == true))
     };
-    match done(FENCE_LOST) {
+    match evidence_of(entries, FENCE_LOST) {
         Some(tried) => any(tried, "tried", "fenced") || any(tried, "tried", "reached"),
-        None => done("prechecks").is_some_and(|checked| any(checked, "probes", "answers")),
+        None => evidence_of(entries, "prechecks").is_some_and(|checked| any(checked, "probes", "answers")),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Kind, Run, Unit, peek};
 use crate::error::Error;
-use crate::journal::{Journal, What};
+use crate::journal::{Journal, evidence_of};
 use crate::place::Place;
 use crate::{fence, strayed};
 
@@ -84,12 +84,8 @@ impl Run<'_> {
     pub(super) async fn nobody_has_read(&self, unit: &Unit<'_>) -> Result<(), Error> {
         let (_, entries) = Journal::read(&self.configuration.state_directory, &self.heading.run)?;
         let from = unit.from()?;
-        let noted = entries.iter().rev().find_map(|entry| match &entry.what {
-            What::Done { step, evidence, .. } if step == "stop-forward" => {
-                evidence[READ_UP_TO][from.to_string()].as_u64()
-            }
-            _ => None,
-        });
+        let noted = evidence_of(&entries, "stop-forward")
+            .and_then(|evidence| evidence[READ_UP_TO][from.to_string()].as_u64());
         let Some(noted) = noted else { return Ok(()) };
         match peek::read_up_to(from, &unit.pair.into.slot).await? {
             Some(now) if now.0 > noted => {

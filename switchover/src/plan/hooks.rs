@@ -136,16 +136,15 @@ impl Run<'_> {
     /// have done it meanwhile, by hand or by a hook of his own. That is said, and left to him: it is not the run's doing.
     pub(super) async fn names_left(&self, progress: &mut Progress<'_>) -> Value {
         let databases = &self.heading.databases;
-        let live = self.live().await;
-        let live = &live;
         if !names::is_configured(self.configuration, databases) {
             return Value::Null;
         }
+        let live = self.live().await;
         let zones = match names::show(self.configuration, databases).await {
             Ok(zones) => zones,
             Err(error) => return json!({ "names": { "site": live, "unknown": error.to_string() } }),
         };
-        let astray = names::not_at(&zones, live);
+        let astray = names::not_at(&zones, &live);
         for sentence in &astray {
             progress("lock", sentence);
         }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Kind, Limits, Run, Unit, role_of};
 use crate::engine::Way;
 use crate::error::Error;
-use crate::journal::{Entry, Journal, Outcome, What};
+use crate::journal::{Entry, Journal, Outcome, What, evidence_of};
 use crate::place::Place;
 
 /// What others have done with a database of a run.
@@ -33,10 +33,7 @@ struct Locked {
 }
 
 fn locked(entries: &[Entry], database: &str) -> Option<Locked> {
-    let evidence = entries.iter().rev().find_map(|entry| match &entry.what {
-        What::Done { step, evidence, .. } if step == "lock" => Some(evidence),
-        _ => None,
-    })?;
+    let evidence = evidence_of(entries, "lock")?;
     // A run has the same epoch at both of its sites, and may have noted one of them.
     let is_of = |locked: &&Value| {
         let name = locked["database"].as_str().and_then(|name| name.rsplit_once('.'));
@@ -95,13 +92,8 @@ pub(super) async fn is_overtaken(
 impl Run<'_> {
     /// Whether it has one of the databases in hand that it is to open.
     pub(super) async fn has_in_hand(&self) -> Result<bool, Error> {
-        for unit in &self.units {
-            let holder = role_of(&unit.to).await?.and_then(|role| role.run);
-            if holder.is_some_and(|holder| holder.run == self.heading.run) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let run = &self.heading.run;
+        self.any_says(|role| role.run.as_ref().is_some_and(|holder| holder.run == *run)).await
     }
 
     pub(super) fn note_overtaken(&self, journal: &mut Journal) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use super::{By, Kind, Request, Run, by, role_of, switchover};
 use crate::engine::Way;
 use crate::error::Error;
 use crate::fence;
-use crate::journal::{Entry, Journal, What};
+use crate::journal::{Entry, Journal, What, evidence_of};
 use crate::place::Place;
 use crate::report::command;
 
@@ -112,15 +112,7 @@ impl Run<'_> {
     /// Whether the site that is to write has been told that it does. A lost one that comes back is closed by its guard from
     /// then on.
     pub(super) async fn is_turned(&self) -> Result<bool, Error> {
-        for unit in &self.units {
-            if role_of(&unit.to)
-                .await?
-                .is_some_and(|role| role.next.is_none() && role.live == self.heading.to)
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.any_says(|role| role.next.is_none() && role.live == self.heading.to).await
     }
 
     fn go_on_reinstating(&mut self, journal: &mut Journal, request: &Request<'_>) -> Result<(), Error> {
@@ -153,10 +145,7 @@ impl Run<'_> {
 
 /// Whether a site was closed when its failover began.
 fn was_closed(entries: &[Entry], to: &Place) -> bool {
-    let checked = entries.iter().rev().find_map(|entry| match &entry.what {
-        What::Done { step, evidence, .. } if step == "prechecks" => evidence["databases"].as_array(),
-        _ => None,
-    });
+    let checked = evidence_of(entries, "prechecks").and_then(|evidence| evidence["databases"].as_array());
     let name = to.to_string();
     checked
         .is_some_and(|all| all.iter().any(|one| one["database"] == name.as_str() && !one["fence"].is_null()))

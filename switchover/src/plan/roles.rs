@@ -209,6 +209,16 @@ impl Run<'_> {
         Ok(json!({ "roles": roles }))
     }
 
+    /// Whether one of the databases that are to be written says so.
+    pub(super) async fn any_says(&self, so: impl Fn(&Role) -> bool) -> Result<bool, Error> {
+        for unit in &self.units {
+            if role_of(&unit.to).await?.is_some_and(|role| so(&role)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Makes what is next what is so, at one place.
     pub(super) async fn turn(&self, place: &Place) -> Result<Role, Error> {
         const WRITE: &str = "UPDATE irongate.role SET live = next_live, epoch = next_epoch, next_live = NULL,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Kind, Progress, Run, Unit, role_of};
+use super::{Kind, Progress, Run, Unit};
 use crate::engine::Step;
 use crate::error::Error;
 use crate::fence;
@@ -92,7 +92,10 @@ impl Run<'_> {
             "reverse-capture" if self.kind == Kind::Drill => self.end_drill().await,
             "reverse-capture" | "stop-forward" if self.is_of_earlier(name)? => Ok(Value::Null),
             // Of a site that wrote already it was none of the run's making.
-            "reverse-capture" if self.kind == Kind::Failover && self.wrote_already().await? => {
+            "reverse-capture"
+                if self.kind == Kind::Failover
+                    && self.any_says(|role| role.live == self.heading.to).await? =>
+            {
                 Ok(Value::Null)
             }
             "reverse-capture" => self.end_reverse().await,
@@ -110,16 +113,6 @@ impl Run<'_> {
             _ if self.kind == Kind::Drill => self.drill_undo(name).await,
             _ => Ok(Value::Null),
         }
-    }
-
-    /// Whether the site that is to write did so, by what it says, when the run took it in hand.
-    async fn wrote_already(&self) -> Result<bool, Error> {
-        for unit in &self.units {
-            if role_of(&unit.to).await?.is_some_and(|role| role.live == self.heading.to) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Keeps the applications out of the site that writes.

@@ -182,19 +182,6 @@ pub(super) fn advice(heading: &Heading, result: &str, tries: &[Try]) -> Vec<Advi
     }
 }
 
-/// What could not be done or taken back at a run's end, and what helps.
-fn left(tries: &[Try]) -> Option<(String, String)> {
-    let mut all: Vec<[&str; 2]> = Vec::new();
-    for left in tries.iter().filter_map(|attempt| attempt.evidence.get(LEFT)) {
-        let told = ["what", "remedy"].map(|key| left[key].as_str().unwrap_or_default());
-        if !all.contains(&told) {
-            all.push(told);
-        }
-    }
-    let joined = |place: usize| all.iter().map(|told| told[place]).collect::<Vec<_>>().join("; ");
-    (!all.is_empty()).then(|| (joined(0), joined(1)))
-}
-
 /// The command of a plan, without what is to become of it.
 pub(crate) fn command(heading: &Heading) -> String {
     let Heading { plan, from, to, .. } = heading;
@@ -207,6 +194,19 @@ pub(crate) fn command(heading: &Heading) -> String {
 }
 
 impl Report {
+    /// What could not be done or taken back at a run's end, and what helps.
+    pub(crate) fn left(&self) -> Option<(String, String)> {
+        let mut all: Vec<[&str; 2]> = Vec::new();
+        for left in self.tries.iter().filter_map(|attempt| attempt.evidence.get(LEFT)) {
+            let told = ["what", "remedy"].map(|key| left[key].as_str().unwrap_or_default());
+            if !all.contains(&told) {
+                all.push(told);
+            }
+        }
+        let joined = |place: usize| all.iter().map(|told| told[place]).collect::<Vec<_>>().join("; ");
+        (!all.is_empty()).then(|| (joined(0), joined(1)))
+    }
+
     /// How many transactions were lost, in words.
     pub fn lost(&self) -> String {
         match self.lost_transactions {
@@ -221,7 +221,7 @@ impl Report {
     pub fn verdict(&self) -> String {
         let Self { plan, from, to, .. } = self;
         match (self.result, plan.as_str()) {
-            ("done", "switchover" | "switchback" | FAILOVER) => match left(&self.tries) {
+            ("done", "switchover" | "switchback" | FAILOVER) => match self.left() {
                 None => format!("site \"{to}\" writes, and no longer \"{from}\""),
                 Some((what, remedy)) => format!("site \"{to}\" writes, but {what} ({remedy})"),
             },
@@ -235,7 +235,7 @@ impl Report {
             }
             ("done", "drill") => format!("site \"{to}\" could write, and everything was put back"),
             ("done", _) => "every step is done".to_owned(),
-            ("aborted", _) => match left(&self.tries) {
+            ("aborted", _) => match self.left() {
                 None => "every step that was begun was taken back".to_owned(),
                 Some((what, remedy)) => format!("what was begun was taken back, but {what} ({remedy})"),
             },
