@@ -9,6 +9,8 @@ mod boundaries;
 mod check;
 #[path = "commands/compare.rs"]
 mod compare;
+#[path = "commands/compare_rows.rs"]
+mod compare_rows;
 #[path = "commands/conflicts.rs"]
 mod conflicts;
 #[path = "commands/ddl.rs"]

@@ -89,18 +89,17 @@ impl BothSums {
     }
 }
 
+/// The first and the last of some keys that are whole numbers.
+pub(crate) type Keys = (i64, i64);
+
 /// How a table's rows are dealt out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cut {
-    /// By ranges of the same width of the one whole number that is the key. Rows below the first range and above the
-    /// last one belong to these. What differs can be read again by the key's index.
+    /// By ranges of the same width of the one whole number that is the key: its bits but for the lowest ones. What differs
+    /// can be read again by the key's index.
     Range {
-        /// Where the first range begins.
-        low: i64,
-        /// Where the last range ends at the latest.
-        high: i64,
-        /// How wide each is.
-        width: i64,
+        /// How many bits of the key make no difference.
+        bits: u32,
     },
     /// By a hash of the key as text, or of the whole row where there is none. It needs no order that both sides would have
     /// to agree on, such as that of a collation; what differs is found by reading all of the table again.
@@ -116,11 +115,12 @@ const MOST: u64 = 1 << 15;
 const ROWS: u64 = 500;
 
 impl Cut {
-    /// Ranges from one key to another; `None` if they are too far apart for 64 bits.
-    pub(crate) fn range(low: i64, high: i64, rows: u64) -> Option<Self> {
-        let span = high.checked_sub(low)?;
-        let buckets = i64::try_from((rows / ROWS).clamp(1, MOST)).ok()?;
-        Some(Self::Range { low, high, width: (span / buckets).saturating_add(1) })
+    /// Ranges for keys from one to another.
+    pub(crate) fn range((first, last): Keys, rows: u64) -> Self {
+        let buckets = (rows / ROWS).clamp(1, MOST);
+        let width = (last.abs_diff(first) / buckets).saturating_add(1);
+        // Half of all numbers are below none, which bits do not tell from those above.
+        Self::Range { bits: width.checked_next_power_of_two().map_or(63, u64::ilog2).min(63) }
     }
 
     pub(crate) fn hash(rows: u64) -> Self {
@@ -128,13 +128,11 @@ impl Cut {
         Self::Hash { mask: (buckets - 1) as i64 }
     }
 
-    /// The keys of a bucket of ranges, both ends included; `None` where it is open.
-    pub(crate) fn bounds(&self, bucket: Bucket) -> Option<(Option<i64>, Option<i64>)> {
-        let Self::Range { low, high, width } = *self else { return None };
-        let from = low + bucket * width;
-        let below = (bucket > 0).then_some(from);
-        let above = (bucket < (high - low) / width).then(|| from + (width - 1));
-        Some((below, above))
+    /// The keys of a bucket of ranges.
+    pub(crate) fn keys(&self, bucket: Bucket) -> Option<Keys> {
+        let Self::Range { bits } = *self else { return None };
+        let first = bucket << bits;
+        Some((first, first | !(-1 << bits)))
     }
 }
 
@@ -177,21 +175,30 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_in_the_bounds_of_the_bucket_that_it_is_dealt_to() {
-        for (low, high, rows) in
-            [(1, 10, 5000), (-7, 1000, 2000), (0, 0, 0), (i64::MAX - 9, i64::MAX, 90_000), (0, i64::MAX, 0)]
-        {
-            let cut = Cut::range(low, high, rows).unwrap();
-            let Cut::Range { width, .. } = cut else { panic!("{cut:?}") };
-            for key in [low, low + (high - low) / 2, high, low.saturating_sub(5), high.saturating_add(5)] {
+    fn every_key_is_in_the_range_of_the_bucket_that_it_is_dealt_to() {
+        let cases = [
+            (1, 10, 5000),
+            (-7, 1000, 2000),
+            (0, 0, 0),
+            (i64::MAX - 9, i64::MAX, 90_000),
+            (0, i64::MAX, 0),
+            (i64::MIN, i64::MAX, 0),
+            (i64::MIN, i64::MAX, 90_000),
+        ];
+        for (low, high, rows) in cases {
+            let cut = Cut::range((low, high), rows);
+            let Cut::Range { bits } = cut else { panic!("{cut:?}") };
+            let buckets = (i128::from(high >> bits) - i128::from(low >> bits)) as u64 + 1;
+            assert!(buckets <= (rows / ROWS).max(1) + 1, "{cut:?}: {buckets}");
+            let middle = ((i128::from(low) + i128::from(high)) / 2) as i64;
+            for key in [low, middle, high, low.saturating_sub(5), high.saturating_add(5)] {
                 // As the servers do it.
-                let bucket = (key.clamp(low, high) - low) / width;
-                let (below, above) = cut.bounds(bucket).unwrap();
-                assert!(below.is_none_or(|below| key >= below), "{cut:?} {key}");
-                assert!(above.is_none_or(|above| key <= above), "{cut:?} {key}");
+                let (first, last) = cut.keys(key >> bits).unwrap();
+                assert!((first..=last).contains(&key), "{cut:?} {key}");
+                assert_eq!((first >> bits, last >> bits), (key >> bits, key >> bits), "{cut:?} {key}");
             }
         }
-        assert_eq!(Cut::range(i64::MIN, i64::MAX, 1), None);
+        assert_eq!(Cut::range((1, 5_000_000), 5_000_000), Cut::Range { bits: 9 });
         assert_eq!(Cut::hash(0), Cut::Hash { mask: 0 });
         assert_eq!(Cut::hash(u64::MAX), Cut::Hash { mask: (MOST - 1) as i64 });
         assert_eq!(Cut::hash(1600), Cut::Hash { mask: 3 });

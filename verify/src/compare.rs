@@ -471,12 +471,9 @@ impl Work<'_> {
 
     /// How the rows of a table are dealt out.
     async fn cut(&self, sides: &mut Sides, plan: &Plan) -> Result<Cut, Error> {
-        let by_hash = Cut::hash(plan.estimated_rows);
-        if !plan.by_number {
-            return Ok(by_hash);
-        }
-        let ends = scan::ends(sides, plan, (None, None)).await?;
-        Ok(ends.and_then(|(low, high)| Cut::range(low, high, plan.estimated_rows)).unwrap_or(by_hash))
+        let ends = if plan.by_number { scan::ends(sides, plan, None).await? } else { None };
+        let rows = plan.estimated_rows;
+        Ok(ends.map_or_else(|| Cut::hash(rows), |keys| Cut::range(keys, rows)))
     }
 
     async fn batch(

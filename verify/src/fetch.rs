@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::bucket::{Bucket, Cut};
+use crate::bucket::{Bucket, Cut, Keys};
 use crate::confirm::Sides;
 use crate::error::Error;
 use crate::pace::Pace;
@@ -20,7 +20,7 @@ const MOST_OF_A_RANGE: u64 = 5_000;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Portion {
     /// The rows between two keys, by the index; at most so many.
-    Keys(Option<i64>, Option<i64>, u64),
+    Keys(Keys, u64),
     /// The rows of these buckets, by going through the table.
     Buckets(Vec<Bucket>),
 }
@@ -31,15 +31,15 @@ pub(crate) fn portions(cut: &Cut, differing: &[(Bucket, u64)]) -> Vec<Portion> {
     let mut held = 0;
     let mut last = None;
     for (bucket, rows) in differing {
-        match cut.bounds(*bucket) {
-            Some((below, above)) => match portions.last_mut() {
-                Some(Portion::Keys(_, end, together))
+        match cut.keys(*bucket) {
+            Some(keys) => match portions.last_mut() {
+                Some(Portion::Keys((_, end), together))
                     if last.is_some_and(|last: i64| last + 1 == *bucket)
                         && *together + rows <= MOST_OF_A_RANGE =>
                 {
-                    (*end, *together) = (above, *together + rows);
+                    (*end, *together) = (keys.1, *together + rows);
                 }
-                _ => portions.push(Portion::Keys(below, above, *rows)),
+                _ => portions.push(Portion::Keys(keys, *rows)),
             },
             None => match portions.last_mut() {
                 Some(Portion::Buckets(buckets)) if held + rows <= MOST_AT_ONCE => {
@@ -68,9 +68,9 @@ pub(crate) async fn unlike(
     let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
     let Sides { source, target, .. } = sides;
     let (here, there) = match portion {
-        Portion::Keys(below, above, _) => tokio::try_join!(
-            scan::between(source, &at_source, (*below, *above)),
-            scan::between(target, &at_target, (*below, *above)),
+        Portion::Keys(keys, _) => tokio::try_join!(
+            scan::between(source, &at_source, *keys),
+            scan::between(target, &at_target, *keys),
         )?,
         Portion::Buckets(buckets) => tokio::try_join!(
             scan::members(source, &at_source, cut, buckets, pace),
@@ -83,17 +83,17 @@ pub(crate) async fn unlike(
 /// Halves a range of keys that has too many rows, and leaves out what is the same. The range is that of the keys that there
 /// are: of numbers far apart most are none.
 pub(crate) async fn halved(sides: &mut Sides, plan: &Plan, portion: Portion) -> Result<Vec<Portion>, Error> {
-    let Portion::Keys(below, above, _) = portion else { return Ok(vec![portion]) };
-    let Some((low, high)) = scan::ends(sides, plan, (below, above)).await? else { return Ok(Vec::new()) };
+    let Portion::Keys(keys, _) = portion else { return Ok(vec![portion]) };
+    let Some((low, high)) = scan::ends(sides, plan, Some(keys)).await? else { return Ok(Vec::new()) };
     let Some(middle) = middle(low, high) else {
         // One key has one row at either side.
-        return Ok(vec![Portion::Keys(below, above, 2)]);
+        return Ok(vec![Portion::Keys(keys, 2)]);
     };
     let mut left = Vec::new();
-    for (below, above) in [(below, Some(middle)), (Some(middle + 1), above)] {
+    for half in [(keys.0, middle), (middle + 1, keys.1)] {
         let mut tallies = Vec::new();
         for which in [Which::Source, Which::Target] {
-            let sql = Sql { plan, which }.tally(below, above);
+            let sql = Sql { plan, which }.tally(half);
             let doing = format!("read table {}", plan.name(which));
             let side = sides.side(which);
             let answer = side.ask(Scope::Now, &doing, &sql).await?;
@@ -103,7 +103,7 @@ pub(crate) async fn halved(sides: &mut Sides, plan: &Plan, portion: Portion) -> 
             tallies.push(tally.transpose().map_err(|error| side.failed(&doing, error))?.unwrap_or_default());
         }
         if tallies[0] != tallies[1] {
-            left.push(Portion::Keys(below, above, tallies[0].0 + tallies[1].0));
+            left.push(Portion::Keys(half, tallies[0].0 + tallies[1].0));
         }
     }
     Ok(left)
@@ -111,7 +111,7 @@ pub(crate) async fn halved(sides: &mut Sides, plan: &Plan, portion: Portion) -> 
 
 /// Whether a portion has to be halved first.
 pub(crate) fn is_too_large(portion: &Portion) -> bool {
-    matches!(portion, Portion::Keys(_, _, rows) if *rows > MOST_OF_A_RANGE)
+    matches!(portion, Portion::Keys(_, rows) if *rows > MOST_OF_A_RANGE)
 }
 
 /// Where a range of keys is halved; `None` if it is one key.
@@ -174,16 +174,16 @@ mod tests {
 
     #[test]
     fn neighbours_are_fetched_together_and_large_ranges_are_halved() {
-        let cut = Cut::Range { low: 0, high: 99, width: 10 };
+        let cut = Cut::Range { bits: 3 };
         let differing = [(0, 4), (1, 5), (2, 4995), (5, 9000), (9, 1)];
         let found = portions(&cut, &differing);
         assert_eq!(
             found,
             [
-                Portion::Keys(None, Some(19), 9),
-                Portion::Keys(Some(20), Some(29), 4995),
-                Portion::Keys(Some(50), Some(59), 9000),
-                Portion::Keys(Some(90), None, 1)
+                Portion::Keys((0, 15), 9),
+                Portion::Keys((16, 23), 4995),
+                Portion::Keys((40, 47), 9000),
+                Portion::Keys((72, 79), 1)
             ]
         );
         assert_eq!(found.iter().filter(|portion| is_too_large(portion)).count(), 1);

@@ -27,6 +27,7 @@ mod flow;
 mod pace;
 mod repair;
 mod report;
+mod row;
 mod scan;
 mod settle;
 mod side;

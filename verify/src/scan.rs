@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::SimpleQueryRow;
 
-use crate::bucket::{Cut, Sum, Sums};
+use crate::bucket::{Cut, Keys, Sum, Sums};
 use crate::confirm::Sides;
 use crate::error::Error;
 use crate::pace::Pace;
@@ -160,13 +160,9 @@ pub(crate) async fn groups(
 }
 
 /// The rows between two keys, read by the key's index.
-pub(crate) async fn between(
-    side: &mut Side,
-    sql: &Sql<'_>,
-    bounds: (Option<i64>, Option<i64>),
-) -> Result<Vec<Member>, Error> {
+pub(crate) async fn between(side: &mut Side, sql: &Sql<'_>, keys: Keys) -> Result<Vec<Member>, Error> {
     let doing = format!("read table {}", sql.plan.name(sql.which));
-    let rows = side.ask(Scope::Now, &doing, &sql.between(bounds.0, bounds.1)).await?;
+    let rows = side.ask(Scope::Now, &doing, &sql.between(keys)).await?;
     rows.iter()
         .map(|row| member(row, 1))
         .collect::<Result<_, _>>()
@@ -181,25 +177,22 @@ fn member(row: &SimpleQueryRow, keys: usize) -> Result<Member, irongate_postgres
     })
 }
 
-/// The lowest and the highest key between two, at one side.
-async fn ends_at(
-    side: &mut Side,
-    sql: &Sql<'_>,
-    (below, above): (Option<i64>, Option<i64>),
-) -> Result<Option<(i64, i64)>, Error> {
+/// The lowest and the highest key of all, or of those between two, at one side.
+async fn ends_at(side: &mut Side, sql: &Sql<'_>, between: Option<Keys>) -> Result<Option<Keys>, Error> {
     let doing = format!("read the keys of table {}", sql.plan.name(sql.which));
-    let rows = side.ask(Scope::Now, &doing, &sql.ends(below, above)).await?;
+    let rows = side.ask(Scope::Now, &doing, &sql.ends(between)).await?;
     let Some(row) = rows.first().filter(|row| !field(row, 0).is_empty()) else { return Ok(None) };
     let ends = number(row, 0).and_then(|low| Ok((low, number(row, 1)?)));
     ends.map(Some).map_err(|error| side.failed(&doing, error))
 }
 
-/// The lowest and the highest key between two, at both sides together; `None` where neither has a row there.
+/// The lowest and the highest key of all, or of those between two, at both sides together; `None` where neither has a row
+/// there.
 pub(crate) async fn ends(
     sides: &mut Sides,
     plan: &Plan,
-    between: (Option<i64>, Option<i64>),
-) -> Result<Option<(i64, i64)>, Error> {
+    between: Option<Keys>,
+) -> Result<Option<Keys>, Error> {
     let (at_source, at_target) = (Sql { plan, which: Which::Source }, Sql { plan, which: Which::Target });
     let Sides { source, target, .. } = sides;
     let (here, there) =

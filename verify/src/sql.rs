@@ -1,17 +1,16 @@
 //! The questions that are asked of the two databases.
 //!
-//! A row is hashed as the text of a record of its compared columns: `ROW(x."a", x."b")::text` prints each value by its
-//! type's own output function, with no cast that a user could have made, and tells NULL from an empty string. The hash is
-//! `hashtextextended`, 64 bits with a seed, the function that hash-partitioned tables rely on: its results are the same
-//! in every major version (15 to 18 are tried in the tests) on machines of one byte order, and it is three times as fast as
-//! `md5`. The record is computed in a subquery with OFFSET 0, which the planner leaves alone: without that it would be
-//! printed once for each seed.
+//! A row is hashed as one text of its compared columns (`row`). The hash is `hashtextextended`, 64 bits with a seed, the
+//! function that hash-partitioned tables rely on: its results are the same in every major version (15 to 18 are tried in the
+//! tests) on machines of one byte order, and it is three times as fast as `md5`. The text is computed in a subquery with
+//! OFFSET 0, which the planner leaves alone: without that a row would be printed once for each seed.
 
 use std::fmt::Write;
 
 use irongate_postgres::sql::{quote_identifier, quote_literal};
 
-use crate::bucket::{Bucket, Cut};
+use crate::bucket::{Bucket, Cut, Keys};
+use crate::row::{self, Value};
 use crate::side::Which;
 use crate::table::{Part, Plan};
 
@@ -41,11 +40,6 @@ impl Sql<'_> {
         format!("x.{}", quote_identifier(&self.plan.columns[place].name))
     }
 
-    fn columns(&self) -> String {
-        let all: Vec<_> = (0..self.plan.columns.len()).map(|place| self.column(place)).collect();
-        all.join(", ")
-    }
-
     fn key_columns(&self) -> String {
         let all: Vec<_> = self.plan.key.iter().map(|place| self.column(*place)).collect();
         all.join(", ")
@@ -53,20 +47,17 @@ impl Sql<'_> {
 
     /// The row as text.
     pub(crate) fn row(&self) -> String {
-        format!("ROW({})::text COLLATE \"C\"", self.columns())
+        let value = |place: usize| {
+            let column = &self.plan.columns[place];
+            Value { sql: self.column(place), print: column.print, nullable: column.nullable }
+        };
+        row::text(&(0..self.plan.columns.len()).map(value).collect::<Vec<_>>())
     }
 
     /// The row's bucket, in a query over the subquery that has the row as `r` and the key's part of it as `k`.
     fn dealt(&self, cut: &Cut) -> (String, String) {
         match *cut {
-            Cut::Range { low, high, width } => {
-                let key = self.key_columns();
-                // In quotes, because the least of all numbers is none of eight bytes without them.
-                let place = format!(
-                    "(least(greatest({key}::int8, '{low}'::int8), '{high}'::int8) - '{low}'::int8) / '{width}'::int8"
-                );
-                (place, "k".to_owned())
-            }
+            Cut::Range { bits } => (format!("{}::int8 >> {bits}", self.key_columns()), "k".to_owned()),
             Cut::Hash { mask } if self.plan.key.is_empty() => {
                 ("NULL".to_owned(), format!("(hashtextextended(r, 0) & {mask})"))
             }
@@ -128,46 +119,40 @@ impl Sql<'_> {
     }
 
     /// Keys and hashes of the rows between two keys.
-    pub(crate) fn between(&self, below: Option<i64>, above: Option<i64>) -> String {
-        format!("SELECT {HASHES}, k0 FROM {}", self.range(below, above))
+    pub(crate) fn between(&self, keys: Keys) -> String {
+        format!("SELECT {HASHES}, k0 FROM {}", self.range(keys))
     }
 
     /// Number and sums of the rows between two keys.
-    pub(crate) fn tally(&self, below: Option<i64>, above: Option<i64>) -> String {
+    pub(crate) fn tally(&self, keys: Keys) -> String {
         format!(
             "SELECT count(*), coalesce(sum(hashtextextended(r, 0)), 0), coalesce(sum(hashtextextended(r, 1)), 0) FROM {}",
-            self.range(below, above)
+            self.range(keys)
         )
     }
 
-    fn within(&self, below: Option<i64>, above: Option<i64>) -> String {
+    /// In quotes, because the least of all numbers is none of eight bytes without them.
+    fn within(&self, (first, last): Keys) -> String {
         let key = self.key_columns();
-        let mut range = "true".to_owned();
-        // Writing to a string does not fail.
-        if let Some(below) = below {
-            let _ = write!(range, " AND {key} >= '{below}'::int8");
-        }
-        if let Some(above) = above {
-            let _ = write!(range, " AND {key} <= '{above}'::int8");
-        }
-        range
+        format!("{key} >= '{first}'::int8 AND {key} <= '{last}'::int8")
     }
 
-    fn range(&self, below: Option<i64>, above: Option<i64>) -> String {
+    fn range(&self, keys: Keys) -> String {
         format!(
             "(SELECT {} AS r, {} AS k0 FROM {} x WHERE {}{} OFFSET 0) q",
             self.row(),
             self.key_columns(),
             self.plan.shape(self.which).from,
-            self.within(below, above),
+            self.within(keys),
             self.filter(),
         )
     }
 
-    /// The lowest and the highest key between two.
-    pub(crate) fn ends(&self, below: Option<i64>, above: Option<i64>) -> String {
+    /// The lowest and the highest key of all, or of those between two.
+    pub(crate) fn ends(&self, keys: Option<Keys>) -> String {
         let key = self.key_columns();
-        let (from, within) = (&self.plan.shape(self.which).from, self.within(below, above));
+        let from = &self.plan.shape(self.which).from;
+        let within = keys.map_or_else(|| "true".to_owned(), |keys| self.within(keys));
         format!("SELECT min({key}), max({key}) FROM {from} x WHERE {within}")
     }
 
@@ -269,6 +254,7 @@ fn stretch(blocks: Option<Blocks>) -> String {
 mod tests {
     use super::*;
     use crate::flow::Name;
+    use crate::row::Print;
     use crate::table::{Column, Shape};
 
     fn plan() -> Plan {
@@ -276,6 +262,8 @@ mod tests {
             name: name.into(),
             types: [type_name.into(), type_name.into()],
             always: [false; 2],
+            print: Print::Quoted,
+            nullable: true,
         };
         let shape = |name: &str| Shape {
             from: format!("ONLY \"s\".\"{name}\""),
@@ -297,12 +285,12 @@ mod tests {
     fn the_two_sides_are_asked_the_same_of_their_own_tables() {
         let plan = plan();
         let sql = |which| Sql { plan: &plan, which };
-        let cut = Cut::Range { low: -1, high: 9, width: 5 };
+        let cut = Cut::Range { bits: 9 };
         let blocks = Some(Blocks { from: 4, to: Some(8) });
         assert_eq!(
             sql(Which::Source).sums(&cut, &plan.shapes[0].parts[0], blocks),
             "SELECT k, count(*), sum(hashtextextended(r, 0)), sum(hashtextextended(r, 1)) FROM (SELECT \
-             (least(greatest(x.\"id\"::int8, '-1'::int8), '9'::int8) - '-1'::int8) / '5'::int8 AS k, ROW(x.\"id\", x.\"A \"\"b\"\"\")::text COLLATE \"C\" AS r \
+             x.\"id\"::int8 >> 9 AS k, pg_catalog.concat_ws('|', ROW(x.\"id\", x.\"A \"\"b\"\"\")::text) COLLATE \"C\" AS r \
              FROM ONLY \"s\".\"t\" x WHERE x.ctid >= '(4,0)'::tid AND x.ctid < '(8,0)'::tid AND ((id > 5)) OFFSET 0) q GROUP BY 1"
         );
         let source = sql(Which::Source).sums(&cut, &plan.shapes[0].parts[0], blocks);

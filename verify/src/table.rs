@@ -13,6 +13,7 @@ use irongate_postgres::{Endpoint, Session};
 
 use crate::error::Error;
 use crate::flow::{End, Flow, Name};
+use crate::row::Print;
 use crate::side::Which;
 
 /// A column that is compared.
@@ -23,6 +24,9 @@ pub(crate) struct Column {
     pub(crate) types: [String; 2],
     /// No update may set it, at the source and at the target.
     pub(crate) always: [bool; 2],
+    pub(crate) print: Print,
+    /// It may be NULL at either side.
+    pub(crate) nullable: bool,
 }
 
 /// A table as one side reads it.
@@ -226,6 +230,8 @@ impl Pair<'_> {
                     name: name.clone(),
                     types: [here.base_type_name.clone(), there.base_type_name.clone()],
                     always: [here, there].map(|column| column.identity == Identity::Always),
+                    print: Print::of([here, there]),
+                    nullable: !(here.not_null && there.not_null),
                 });
             }
         }

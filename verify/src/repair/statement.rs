@@ -210,6 +210,7 @@ impl Statements<'_> {
 mod tests {
     use super::*;
     use crate::flow::Name;
+    use crate::row::Print;
     use crate::table::{Column, Shape};
 
     fn plan(key: Vec<usize>) -> Plan {
@@ -217,6 +218,8 @@ mod tests {
             name: name.into(),
             types: [type_name.into(), type_name.into()],
             always: [always; 2],
+            print: Print::Quoted,
+            nullable: false,
         };
         let shape = Shape { from: "ONLY \"s\".\"t\"".into(), parts: Vec::new() };
         Plan {
@@ -264,8 +267,8 @@ mod tests {
             statements,
             [
                 "UPDATE ONLY \"s\".\"t\" x SET \"v\" = CAST('it''s' AS text) WHERE x.\"id\" = CAST('1' AS integer) \
-              AND pg_catalog.hashtextextended(ROW(x.\"id\", x.\"v\", x.\"n\")::text COLLATE \"C\", 0) = '3'::int8 \
-              AND pg_catalog.hashtextextended(ROW(x.\"id\", x.\"v\", x.\"n\")::text COLLATE \"C\", 1) = '4'::int8"
+              AND pg_catalog.hashtextextended(pg_catalog.concat_ws('|', ROW(x.\"id\", x.\"v\", x.\"n\")::text) COLLATE \"C\", 0) = '3'::int8 \
+              AND pg_catalog.hashtextextended(pg_catalog.concat_ws('|', ROW(x.\"id\", x.\"v\", x.\"n\")::text) COLLATE \"C\", 1) = '4'::int8"
             ]
         );
         // The other way round.
