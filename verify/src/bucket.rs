@@ -119,8 +119,9 @@ impl Cut {
     pub(crate) fn range((first, last): Keys, rows: u64) -> Self {
         let buckets = (rows / ROWS).clamp(1, MOST);
         let width = (last.abs_diff(first) / buckets).saturating_add(1);
-        // Half of all numbers are below none, which bits do not tell from those above.
-        Self::Range { bits: width.checked_next_power_of_two().map_or(63, u64::ilog2).min(63) }
+        let bits = width.checked_next_power_of_two().map_or(u64::BITS, u64::ilog2);
+        // So many numbers have no more rows than a bucket should. No shift is as wide as the number.
+        Self::Range { bits: bits.clamp(ROWS.ilog2() + 1, i64::BITS - 1) }
     }
 
     pub(crate) fn hash(rows: u64) -> Self {
@@ -190,6 +191,7 @@ mod tests {
             let Cut::Range { bits } = cut else { panic!("{cut:?}") };
             let buckets = (i128::from(high >> bits) - i128::from(low >> bits)) as u64 + 1;
             assert!(buckets <= (rows / ROWS).max(1) + 1, "{cut:?}: {buckets}");
+            assert!(bits >= 9, "{cut:?}");
             let middle = ((i128::from(low) + i128::from(high)) / 2) as i64;
             for key in [low, middle, high, low.saturating_sub(5), high.saturating_add(5)] {
                 // As the servers do it.

@@ -77,7 +77,7 @@ struct Heading {
     ends: Option<[String; 2]>,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Writes a file of differences.
 #[derive(Debug)]

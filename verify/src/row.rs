@@ -3,7 +3,10 @@
 //! `concat_ws` prints each value by its type's own output function, with no cast that a user could have made, and takes two
 //! thirds of the time that the text of a record does, which looks at every character for what must be quoted. What it leaves
 //! out is put before: a row with a NULL begins with which of its values are none, and a value that may hold any
-//! character comes behind the number of its bytes. So no two rows have the same text.
+//! character comes behind its length. So no two rows have the same text. A constraint NOT NULL is not relied on: from
+//! PostgreSQL 18 on it need not be valid.
+//!
+//! A server hashes the bytes of its own encoding. Where the two have different ones, the text is brought to one of them first.
 
 use std::fmt::Write;
 
@@ -14,7 +17,7 @@ use irongate_postgres::catalog;
 pub(crate) enum Print {
     /// As it is: it is never empty and holds no separator.
     Bare,
-    /// Behind the number of its bytes.
+    /// Behind its length.
     Counted,
     /// At the end, with all others of its kind in a record's text.
     Quoted,
@@ -44,42 +47,43 @@ pub(crate) struct Value {
     /// The column as SQL.
     pub(crate) sql: String,
     pub(crate) print: Print,
-    /// It may be NULL at either side.
-    pub(crate) nullable: bool,
 }
 
 /// A function takes no more than 100 arguments.
 const ARGUMENTS: usize = 90;
 
+/// A text as SQL that can be hashed at both sides.
+pub(crate) fn hashable(text: &str, recoded: bool) -> String {
+    match recoded {
+        false => format!("{text} COLLATE \"C\""),
+        true => format!("pg_catalog.encode(pg_catalog.convert_to({text}, 'UTF8'), 'hex') COLLATE \"C\""),
+    }
+}
+
 /// The text of a row of these values, as SQL.
-pub(crate) fn text(values: &[Value]) -> String {
+pub(crate) fn text(values: &[Value], recoded: bool) -> String {
     let (quoted, plain): (Vec<_>, Vec<_>) = values.iter().partition(|value| value.print == Print::Quoted);
     let mut pieces = Vec::new();
-    let nullable = |value: &&&Value| value.nullable;
-    // A composite value whose fields are all NULL would pass for one that is.
-    let mut missing: Vec<_> =
-        plain.iter().filter(nullable).map(|value| format!("{} IS NULL", value.sql)).collect();
-    let mut counted: Vec<_> = plain.iter().filter(nullable).map(|value| value.sql.clone()).collect();
-    if let [one] = quoted[..]
-        && one.nullable
-    {
+    let mut missing: Vec<_> = plain.iter().map(|value| format!("{} IS NULL", value.sql)).collect();
+    let mut counted: Vec<_> = plain.iter().map(|value| value.sql.clone()).collect();
+    if let [one] = quoted[..] {
+        // A composite value whose fields are all NULL would pass for one that is.
         missing.push(format!("pg_catalog.num_nulls({})", one.sql));
         counted.push(one.sql.clone());
     }
     if !missing.is_empty() {
-        let counts: Vec<_> = counted
-            .chunks(ARGUMENTS)
-            .map(|some| format!("pg_catalog.num_nulls({})", some.join(", ")))
-            .collect();
+        let count = |some: &[String]| format!("pg_catalog.num_nulls({})", some.join(", "));
+        let counts: Vec<_> = counted.chunks(ARGUMENTS).map(count).collect();
         let which = call("pg_catalog.concat(", &missing);
         pieces.push(format!(
             "CASE WHEN {} = 0 THEN '0' ELSE pg_catalog.concat('1', {which}) END",
             counts.join(" + ")
         ));
     }
+    let length = if recoded { "char_length" } else { "octet_length" };
     for value in plain {
         if value.print == Print::Counted {
-            pieces.push(format!("pg_catalog.octet_length({})", value.sql));
+            pieces.push(format!("pg_catalog.{length}({})", value.sql));
         }
         pieces.push(value.sql.clone());
     }
@@ -94,7 +98,7 @@ pub(crate) fn text(values: &[Value]) -> String {
     if pieces.is_empty() {
         pieces.push("''".to_owned());
     }
-    format!("{} COLLATE \"C\"", call("pg_catalog.concat_ws('|', ", &pieces))
+    hashable(&call("pg_catalog.concat_ws('|', ", &pieces), recoded)
 }
 
 /// A call of a function that takes any number of arguments, in several if there are too many.
@@ -118,27 +122,31 @@ fn call(begun: &str, arguments: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn value(sql: &str, print: Print, nullable: bool) -> Value {
-        Value { sql: sql.to_owned(), print, nullable }
+    fn value(sql: &str, print: Print) -> Value {
+        Value { sql: sql.to_owned(), print }
     }
 
     #[test]
     fn what_may_hold_anything_is_counted_or_last_and_nulls_are_told_before() {
-        let id = value("x.id", Print::Bare, false);
-        let name = value("x.name", Print::Counted, true);
-        let note = value("x.note", Print::Quoted, true);
-        assert_eq!(text(std::slice::from_ref(&id)), "pg_catalog.concat_ws('|', x.id) COLLATE \"C\"");
+        let id = value("x.id", Print::Bare);
+        let name = value("x.name", Print::Counted);
+        let note = value("x.note", Print::Quoted);
         assert_eq!(
-            text(&[note.clone(), id.clone(), name.clone()]),
-            "pg_catalog.concat_ws('|', CASE WHEN pg_catalog.num_nulls(x.name, x.note) = 0 THEN '0' ELSE pg_catalog.concat('1', pg_catalog.concat(x.name IS NULL, \
-             pg_catalog.num_nulls(x.note))) END, x.id, pg_catalog.octet_length(x.name), x.name, x.note) COLLATE \"C\""
+            text(&[note.clone(), id.clone(), name.clone()], false).replace("pg_catalog.", ""),
+            "concat_ws('|', CASE WHEN num_nulls(x.id, x.name, x.note) = 0 THEN '0' ELSE concat('1', \
+             concat(x.id IS NULL, x.name IS NULL, num_nulls(x.note))) END, x.id, octet_length(x.name), x.name, x.note) \
+             COLLATE \"C\""
         );
-        let other = value("x.other", Print::Quoted, true);
+        let other = value("x.other", Print::Quoted);
         assert_eq!(
-            text(&[note, other, id]),
-            "pg_catalog.concat_ws('|', x.id, ROW(x.note, x.other)::text) COLLATE \"C\""
+            text(&[note, other, id], false).replace("pg_catalog.", ""),
+            "concat_ws('|', CASE WHEN num_nulls(x.id) = 0 THEN '0' ELSE concat('1', concat(x.id IS NULL)) END, x.id, \
+             ROW(x.note, x.other)::text) COLLATE \"C\""
         );
-        assert_eq!(text(&[]), "pg_catalog.concat_ws('|', '') COLLATE \"C\"");
+        assert_eq!(text(&[], false), "pg_catalog.concat_ws('|', '') COLLATE \"C\"");
+        let recoded = text(&[name], true).replace("pg_catalog.", "");
+        assert!(recoded.starts_with("encode(convert_to(concat_ws('|', "), "{recoded}");
+        assert!(recoded.contains("char_length(x.name), x.name), 'UTF8'), 'hex') COLLATE"), "{recoded}");
     }
 
     #[test]

@@ -49,9 +49,9 @@ impl Sql<'_> {
     pub(crate) fn row(&self) -> String {
         let value = |place: usize| {
             let column = &self.plan.columns[place];
-            Value { sql: self.column(place), print: column.print, nullable: column.nullable }
+            Value { sql: self.column(place), print: column.print }
         };
-        row::text(&(0..self.plan.columns.len()).map(value).collect::<Vec<_>>())
+        row::text(&(0..self.plan.columns.len()).map(value).collect::<Vec<_>>(), self.plan.recoded)
     }
 
     /// The row's bucket, in a query over the subquery that has the row as `r` and the key's part of it as `k`.
@@ -63,7 +63,8 @@ impl Sql<'_> {
             }
             Cut::Hash { mask } => {
                 let key = self.key_columns();
-                let place = format!("hashtextextended(ROW({key})::text COLLATE \"C\", {DEALING}) & {mask}");
+                let key = row::hashable(&format!("ROW({key})::text"), self.plan.recoded);
+                let place = format!("hashtextextended({key}, {DEALING}) & {mask}");
                 (place, "k".to_owned())
             }
         }
@@ -263,7 +264,6 @@ mod tests {
             types: [type_name.into(), type_name.into()],
             always: [false; 2],
             print: Print::Quoted,
-            nullable: true,
         };
         let shape = |name: &str| Shape {
             from: format!("ONLY \"s\".\"{name}\""),
@@ -276,6 +276,7 @@ mod tests {
             key: vec![0],
             by_number: true,
             filter: Some("(id > 5)".into()),
+            recoded: false,
             shapes: [shape("t"), shape("u")],
             estimated_rows: 100,
         }

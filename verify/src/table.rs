@@ -25,8 +25,6 @@ pub(crate) struct Column {
     /// No update may set it, at the source and at the target.
     pub(crate) always: [bool; 2],
     pub(crate) print: Print,
-    /// It may be NULL at either side.
-    pub(crate) nullable: bool,
 }
 
 /// A table as one side reads it.
@@ -59,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) by_number: bool,
     /// The publication's condition on rows.
     pub(crate) filter: Option<String>,
+    /// The databases have different encodings, so that the same text has other bytes.
+    pub(crate) recoded: bool,
     pub(crate) shapes: [Shape; 2],
     pub(crate) estimated_rows: u64,
 }
@@ -129,6 +129,7 @@ pub(crate) async fn plans(
     let targets = by_name(catalog::described(target, &target_oids).await.map_err(at_target)?);
     let source_parts = parts(source, &oids).await.map_err(at_source)?;
     let target_parts = parts(target, &target_oids).await.map_err(at_target)?;
+    let recoded = encoding(source).await.map_err(at_source)? != encoding(target).await.map_err(at_target)?;
     let copied = LoadLedger::new(&flow.name).half_copied(target).await?;
     let copied: Vec<Name> = copied.into_iter().map(|(schema, name)| Name::new(schema, name)).collect();
     let planned = published.into_iter().zip(counterparts).map(|(published, counterpart)| {
@@ -142,11 +143,19 @@ pub(crate) async fn plans(
             target: targets.get(&counterpart),
             parts: [&source_parts, &target_parts],
             names: [&name, &counterpart],
+            recoded,
         }
         .plan(&published);
         (name.clone(), plan)
     });
     Ok(planned.collect())
+}
+
+async fn encoding(session: &Session) -> Result<String, irongate_postgres::Error> {
+    Ok(session
+        .query_one("SELECT pg_catalog.getdatabaseencoding()::pg_catalog.text", &[])
+        .await?
+        .try_get(0)?)
 }
 
 fn failed(end: &End, doing: &str, source: irongate_postgres::Error) -> Error {
@@ -206,6 +215,7 @@ struct Pair<'a> {
     target: Option<&'a catalog::Table>,
     parts: [&'a BTreeMap<u32, Seen>; 2],
     names: [&'a Name; 2],
+    recoded: bool,
 }
 
 impl Pair<'_> {
@@ -231,7 +241,6 @@ impl Pair<'_> {
                     types: [here.base_type_name.clone(), there.base_type_name.clone()],
                     always: [here, there].map(|column| column.identity == Identity::Always),
                     print: Print::of([here, there]),
-                    nullable: !(here.not_null && there.not_null),
                 });
             }
         }
@@ -253,6 +262,7 @@ impl Pair<'_> {
             key,
             by_number,
             filter: published.row_filter.clone(),
+            recoded: self.recoded,
             shapes,
             estimated_rows,
         })

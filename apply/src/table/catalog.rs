@@ -49,7 +49,9 @@ SELECT a.attname, a.attnum, pg_catalog.format_type(e.oid, -1),
                        WHERE k.castsource = x.oid AND k.castmethod = 'b' AND k.castcontext = 'i')
          THEN 'OPERATOR(pg_catalog.=)'
        END,
-       a.attgenerated <> '', a.attidentity = 'a', a.attnotnull, e.oid,
+       a.attgenerated <> '', a.attidentity = 'a',
+       a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = a.attrelid
+               AND k.contype = 'n' AND NOT k.convalidated AND a.attnum = ANY (k.conkey)), e.oid,
        e.oid <> a.atttypid, a.atttypmod,
        (SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(k.collname)
           FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace cn ON cn.oid = k.collnamespace

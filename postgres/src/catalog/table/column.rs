@@ -52,7 +52,8 @@ pub struct Column {
     pub type_modifier: i32,
     /// Values of the type can be compared for equality. Not so for json, xml, point and what holds them.
     pub has_equality: bool,
-    /// NULL is refused (by the column; a domain may refuse it too).
+    /// NULL is refused (by the column; a domain may refuse it too), and there is none: from PostgreSQL 18 on a constraint need
+    /// not be valid.
     pub not_null: bool,
     /// It has a default, which may come from an identity.
     pub has_default: bool,
@@ -115,7 +116,9 @@ const QUESTION: &str = "
            t.oid, pg_catalog.format_type(t.oid, -1), t.typtype,
            CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem END,
            a.atttypmod, NOT EXISTS (SELECT FROM incomparable i WHERE i.root = a.atttypid),
-           a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated, a.attidentity
+           a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = a.attrelid
+               AND k.contype = 'n' AND NOT k.convalidated AND a.attnum = ANY (k.conkey)),
+           a.atthasdef OR a.attidentity <> '', a.attgenerated, a.attidentity
       FROM attribute a
       JOIN lowest l ON l.root = a.atttypid
       JOIN pg_catalog.pg_type t ON t.oid = l.type
