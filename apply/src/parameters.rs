@@ -1,13 +1,14 @@
 //! Values on their way to the server, in the forms that its parameters take.
 
 use std::error::Error as StdError;
+use std::str::FromStr;
 
 use bytes::{BufMut, BytesMut};
 use irongate_trail::{Row, Value};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
 use crate::batch::{Batch, Change};
-use crate::statement::{Parameter, key_tuple};
+use crate::statement::{Element, Parameter, key_tuple};
 
 /// One value, in the form in which the trail has it, for a parameter of whatever type.
 #[derive(Debug)]
@@ -45,40 +46,57 @@ impl ToSql for Single<'_> {
     to_sql_checked!();
 }
 
-/// A column of many rows: an array of texts in its binary form (`array_recv` in the server's sources).
+/// A column of many rows: an array in its binary form (`array_recv` in the server's sources).
 #[derive(Debug)]
 pub(crate) struct Column {
     bytes: Vec<u8>,
+    element: Element,
 }
 
 /// Bytes before the first element: dimensions, flags, element type, length, lower bound.
 const ARRAY_HEADER: usize = 20;
 
 impl Column {
-    fn new(rows: usize) -> Self {
+    fn new(rows: usize, element: Element) -> Self {
         let mut bytes = Vec::with_capacity(ARRAY_HEADER + rows * 16);
         bytes.put_i32(1);
         bytes.put_i32(1);
-        bytes.put_u32(Type::TEXT.oid());
+        bytes.put_u32(element.type_of().oid());
         bytes.put_i32(i32::try_from(rows).unwrap_or(i32::MAX));
         bytes.put_i32(1);
-        Self { bytes }
+        Self { bytes, element }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
+    /// False where a value is no number.
     #[inline]
-    fn push(&mut self, value: Value<'_>) {
-        match value {
-            Value::Text(text) | Value::Binary(text) => {
-                self.bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
-                self.bytes.extend_from_slice(text);
-            }
-            Value::Null | Value::Unchanged => self.bytes.extend_from_slice(&(-1_i32).to_be_bytes()),
+    fn push(&mut self, value: Value<'_>) -> bool {
+        let (Value::Text(text) | Value::Binary(text)) = value else {
+            self.bytes.extend_from_slice(&(-1_i32).to_be_bytes());
+            return true;
+        };
+        match self.element {
+            Element::Text => self.put(text),
+            Element::Int2 => number(text).is_some_and(|number: i16| self.put(&number.to_be_bytes())),
+            Element::Int4 => number(text).is_some_and(|number: i32| self.put(&number.to_be_bytes())),
+            Element::Int8 => number(text).is_some_and(|number: i64| self.put(&number.to_be_bytes())),
         }
     }
+
+    #[inline]
+    fn put(&mut self, element: &[u8]) -> bool {
+        self.bytes.extend_from_slice(&(element.len() as u32).to_be_bytes());
+        self.bytes.extend_from_slice(element);
+        true
+    }
+}
+
+#[inline]
+fn number<T: FromStr>(text: &[u8]) -> Option<T> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 impl ToSql for Column {
@@ -88,15 +106,17 @@ impl ToSql for Column {
     }
 
     fn accepts(ty: &Type) -> bool {
-        *ty == Type::TEXT_ARRAY
+        [Type::TEXT_ARRAY, Type::INT2_ARRAY, Type::INT4_ARRAY, Type::INT8_ARRAY].contains(ty)
     }
 
     to_sql_checked!();
 }
 
-/// The columns of a set of rows for a statement's parameters.
-pub(crate) fn columns(batch: &Batch, rows: &[u32], parameters: &[Parameter]) -> Vec<Column> {
-    let mut columns: Vec<Column> = parameters.iter().map(|_| Column::new(rows.len())).collect();
+/// The columns of a set of rows for a statement's parameters. `None` where a value is no number although its column's type at
+/// the source is: the server has to say what it thinks of it.
+pub(crate) fn columns(batch: &Batch, rows: &[u32], parameters: &[Parameter]) -> Option<Vec<Column>> {
+    let column = |parameter: &Parameter| Column::new(rows.len(), parameter.element);
+    let mut columns: Vec<Column> = parameters.iter().map(column).collect();
     let (mut new, mut key) = (Vec::new(), Vec::new());
     let by_key = parameters.iter().any(|parameter| parameter.key);
     for row in rows {
@@ -104,10 +124,12 @@ pub(crate) fn columns(batch: &Batch, rows: &[u32], parameters: &[Parameter]) -> 
         gather(row, by_key, &mut new, &mut key);
         for (parameter, column) in parameters.iter().zip(&mut columns) {
             let values = if parameter.key { &key } else { &new };
-            column.push(values.get(parameter.column).copied().unwrap_or(Value::Null));
+            if !column.push(values.get(parameter.column).copied().unwrap_or(Value::Null)) {
+                return None;
+            }
         }
     }
-    columns
+    Some(columns)
 }
 
 /// The values of one row for a statement's parameters.
@@ -171,6 +193,24 @@ fn copy_text(mut text: &[u8], out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_go_in_their_binary_form_and_nothing_else_does() {
+        let mut column = Column::new(3, Element::Int4);
+        assert!(column.push(Value::Text(b"-7")) && column.push(Value::Null));
+        assert!(column.push(Value::Text(b"2147483647")));
+        let elements = &column.bytes[ARRAY_HEADER..];
+        assert_eq!(
+            elements,
+            [0, 0, 0, 4, 255, 255, 255, 249, 255, 255, 255, 255, 0, 0, 0, 4, 127, 255, 255, 255]
+        );
+        for text in [&b"2147483648"[..], b"", b"1.0", b"x", b"\xff"] {
+            assert!(!column.push(Value::Text(text)), "{text:?}");
+        }
+        let mut column = Column::new(1, Element::Int8);
+        assert!(column.push(Value::Text(b"-9223372036854775808")));
+        assert_eq!(column.bytes[ARRAY_HEADER..], [0, 0, 0, 8, 128, 0, 0, 0, 0, 0, 0, 0]);
+    }
 
     #[test]
     fn copy_escapes_what_would_end_a_value() {

@@ -1,14 +1,15 @@
 //! The SQL of changes. Texts only: nothing here sends anything.
 //!
 //! Two forms: by row, with a parameter for each value in the value's text form and of the column's own type; and by set,
-//! with an array of texts for each column, one element a row, cast to the column's base type. The cast names no length
-//! or precision: the assignment to the column checks those, and refuses what an explicit cast would cut off.
+//! with an array for each column, one element a row: of whole numbers, or of texts, cast to the column's base type. The cast
+//! names no length or precision: the assignment to the column checks those, and refuses what an explicit cast would cut off.
 
 mod conflict;
 mod held;
 
 use irongate_postgres::sql::{qualified, quote_identifier, quote_literal};
 use irongate_trail::{Column, Old, Row, Tuple, Value};
+use tokio_postgres::types::Type;
 
 use crate::table::{Key, Plan, TargetColumn};
 
@@ -21,6 +22,50 @@ pub(crate) struct Parameter {
     pub(crate) key: bool,
     /// Place in the tuple.
     pub(crate) column: usize,
+    /// What it is in the array of a set.
+    pub(crate) element: Element,
+}
+
+impl Parameter {
+    /// Of the new row.
+    pub(crate) fn new(column: usize) -> Self {
+        Self { key: false, column, element: Element::Text }
+    }
+
+    /// Of the row that identifies.
+    pub(crate) fn key(column: usize) -> Self {
+        Self { key: true, ..Self::new(column) }
+    }
+}
+
+/// What the arrays of a set consist of: texts, or where source and target have the same kind of whole number, these, which
+/// the server need not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Element {
+    Text,
+    Int2,
+    Int4,
+    Int8,
+}
+
+impl Element {
+    pub(crate) fn type_of(self) -> Type {
+        match self {
+            Self::Text => Type::TEXT,
+            Self::Int2 => Type::INT2,
+            Self::Int4 => Type::INT4,
+            Self::Int8 => Type::INT8,
+        }
+    }
+
+    pub(crate) fn array(self) -> Type {
+        match self {
+            Self::Text => Type::TEXT_ARRAY,
+            Self::Int2 => Type::INT2_ARRAY,
+            Self::Int4 => Type::INT4_ARRAY,
+            Self::Int8 => Type::INT8_ARRAY,
+        }
+    }
 }
 
 /// A statement with what fills it.
@@ -129,13 +174,32 @@ impl Plan {
         list(columns, |column| self.name(*column))
     }
 
-    /// `unnest($1::text[], …) AS s(c0, …)` over so many columns.
-    fn unnest(count: usize) -> String {
+    /// The parameter of a set.
+    fn element(&self, parameter: Parameter) -> Parameter {
+        let is_same = self.foreign[parameter.column].is_none() && self.columns[parameter.column].is_some();
+        let element = match self.relation.columns[parameter.column].type_oid {
+            20 if is_same => Element::Int8,
+            21 if is_same => Element::Int2,
+            23 if is_same => Element::Int4,
+            _ => Element::Text,
+        };
+        Parameter { element, ..parameter }
+    }
+
+    fn elements(&self, parameters: impl IntoIterator<Item = Parameter>) -> Vec<Parameter> {
+        parameters.into_iter().map(|parameter| self.element(parameter)).collect()
+    }
+
+    /// `unnest($1::pg_catalog.text[], …) AS s(c0, …)`. The types stand in it because a statement is known by its text.
+    fn unnest(parameters: &[Parameter]) -> String {
         // Unqualified, because only so the parser takes several arrays; the session's search path is empty, so the name
         // is the catalog's.
-        let arrays = list(&(1..=count).collect::<Vec<_>>(), |n| format!("${n}"));
-        let names = list(&(0..count).collect::<Vec<_>>(), |n| format!("c{n}"));
-        format!("unnest({arrays}) AS s({names})")
+        let (mut arrays, mut names) = (Vec::new(), Vec::new());
+        for (n, parameter) in parameters.iter().enumerate() {
+            arrays.push(format!("${}::pg_catalog.{}[]", n + 1, parameter.element.type_of().name()));
+            names.push(format!("c{n}"));
+        }
+        format!("unnest({}) AS s({})", arrays.join(", "), names.join(", "))
     }
 
     fn cast(&self, source: usize, parameter: usize) -> String {
@@ -177,6 +241,7 @@ impl Plan {
     /// Inserts many rows.
     pub(crate) fn insert_set(&self) -> Statement {
         let inserted = self.inserted();
+        let parameters = self.elements(from_new(&inserted));
         let values: Vec<String> =
             inserted.iter().enumerate().map(|(parameter, column)| self.cast(*column, parameter)).collect();
         let sql = format!(
@@ -184,9 +249,9 @@ impl Plan {
             self.target(),
             self.names(&inserted),
             values.join(", "),
-            Self::unnest(inserted.len())
+            Self::unnest(&parameters)
         );
-        Statement { sql, parameters: from_new(&inserted) }
+        Statement { sql, parameters }
     }
 
     /// Inserts one row.
@@ -214,8 +279,8 @@ impl Plan {
 
     /// Updates many rows by key. Without anything to write it only counts them.
     pub(crate) fn update_set(&self, written: &[usize]) -> Statement {
-        let mut parameters = from_new(written);
-        parameters.extend(self.key_columns().iter().map(|column| Parameter { key: true, column: *column }));
+        let key = self.key_columns().iter().copied().map(Parameter::key);
+        let parameters = self.elements(from_new(written).into_iter().chain(key));
         let keys: Vec<String> = self
             .key_columns()
             .iter()
@@ -225,7 +290,7 @@ impl Plan {
                 self.equals(*column, &left, &self.cast(*column, written.len() + n))
             })
             .collect();
-        let (target, unnest, keys) = (self.existing(), Self::unnest(parameters.len()), keys.join(" AND "));
+        let (target, unnest, keys) = (self.existing(), Self::unnest(&parameters), keys.join(" AND "));
         let sql = if written.is_empty() {
             format!("SELECT 1 FROM {unnest} JOIN {target} AS t ON {keys}")
         } else {
@@ -241,8 +306,7 @@ impl Plan {
 
     /// Deletes many rows by key.
     pub(crate) fn delete_set(&self) -> Statement {
-        let parameters: Vec<Parameter> =
-            self.key_columns().iter().map(|column| Parameter { key: true, column: *column }).collect();
+        let parameters = self.elements(self.key_columns().iter().copied().map(Parameter::key));
         let keys: Vec<String> = parameters
             .iter()
             .enumerate()
@@ -251,7 +315,7 @@ impl Plan {
                 self.equals(parameter.column, &left, &self.cast(parameter.column, n))
             })
             .collect();
-        let unnest = Self::unnest(parameters.len());
+        let unnest = Self::unnest(&parameters);
         let sql = format!("DELETE FROM {} AS t USING {unnest} WHERE {}", self.existing(), keys.join(" AND "));
         Statement { sql, parameters }
     }
@@ -273,7 +337,7 @@ impl Plan {
             if values.get(column) == Some(&Value::Null) {
                 conditions.push(format!("{left} IS NULL"));
             } else {
-                parameters.push(Parameter { key: true, column });
+                parameters.push(Parameter::key(column));
                 // Of the column's type and not of the operator's, which need not read the same text.
                 let cast = self.column(column).map_or("pg_catalog.text", |column| column.cast.as_str());
                 let right = self.parameter(column, parameters.len(), values.get(column));
@@ -331,7 +395,7 @@ impl Plan {
             if values.get(column) == Some(&Value::Unchanged) {
                 carried.push(format!("d.{}", self.name(column)));
             } else {
-                parameters.push(Parameter { key: false, column });
+                parameters.push(Parameter::new(column));
                 carried.push(self.parameter(column, parameters.len(), values.get(column)));
             }
         }
@@ -382,7 +446,7 @@ pub(crate) fn empty<'a>(plans: impl Iterator<Item = &'a Plan>) -> String {
 }
 
 fn from_new(columns: &[usize]) -> Vec<Parameter> {
-    columns.iter().map(|column| Parameter { key: false, column: *column }).collect()
+    columns.iter().copied().map(Parameter::new).collect()
 }
 
 fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {

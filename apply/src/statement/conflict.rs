@@ -33,7 +33,7 @@ impl Plan {
         values: &[Value<'_>],
         parameters: &mut Vec<Parameter>,
     ) -> String {
-        parameters.push(Parameter { key: true, column });
+        parameters.push(Parameter::key(column));
         let cast = self.column(column).map_or("pg_catalog.text", |column| column.cast.as_str());
         format!("{}::{cast}", self.parameter(column, parameters.len(), values.get(column)))
     }
@@ -129,7 +129,7 @@ impl Plan {
         let mut parameters = Vec::new();
         let same = |&column: &usize| {
             let before = self.key_value(column, &old, &mut parameters);
-            parameters.push(Parameter { key: false, column });
+            parameters.push(Parameter::new(column));
             let cast = self.column(column).map_or("pg_catalog.text", |column| column.cast.as_str());
             let after = self.parameter(column, parameters.len(), new.get(column));
             self.equals(column, &format!("{before}{}", self.collation(column)), &format!("{after}::{cast}"))
@@ -223,15 +223,15 @@ impl Plan {
         let mut parameters = Vec::new();
         let mut sets = Vec::new();
         for &column in written {
-            parameters.push(Parameter { key: false, column });
+            parameters.push(Parameter::new(column));
             let value = self.parameter(column, parameters.len(), new_values.get(column));
             sets.push(format!("{} = {value}", self.name(column)));
         }
         for &column in added {
             let Some(cast) = self.column(column).map(|column| column.cast.clone()) else { continue };
-            parameters.push(Parameter { key: false, column });
+            parameters.push(Parameter::new(column));
             let to = self.parameter(column, parameters.len(), new_values.get(column));
-            parameters.push(Parameter { key: true, column });
+            parameters.push(Parameter::key(column));
             let from = self.parameter(column, parameters.len(), old_values.get(column));
             let name = self.name(column);
             // The difference first: the sum of two values may be out of the type's range where the result is not.

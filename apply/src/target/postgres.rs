@@ -425,13 +425,13 @@ impl Connection {
     pub(super) async fn prepare(
         &mut self,
         sql: &str,
-        set_parameters: Option<usize>,
+        set_parameters: Option<Vec<Type>>,
     ) -> Result<tokio_postgres::Statement, tokio_postgres::Error> {
         if let Some(known) = self.statements.get(sql) {
             return Ok(known.clone());
         }
         let prepared = match set_parameters {
-            Some(count) => self.session.prepare_typed(sql, &vec![Type::TEXT_ARRAY; count]).await?,
+            Some(types) => self.session.prepare_typed(sql, &types).await?,
             None => self.session.prepare(sql).await?,
         };
         if self.statements.len() >= MOST_STATEMENTS {

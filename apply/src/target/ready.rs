@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::SinkExt;
+use tokio_postgres::types::Type;
 
 use super::Failure;
 use super::alone::{Alone, execute_alone};
@@ -86,9 +87,11 @@ impl Ready {
         }
     }
 
-    pub(super) fn set_parameters(&self) -> Option<usize> {
+    /// Types of a set's parameters.
+    pub(super) fn set_parameters(&self) -> Option<Vec<Type>> {
         // COPY has columns, and no parameters.
-        self.is_set.then_some(if self.by_copy { 0 } else { self.statement.parameters.len() })
+        let parameters = if self.by_copy { &[][..] } else { &self.statement.parameters };
+        self.is_set.then(|| parameters.iter().map(|parameter| parameter.element.array()).collect())
     }
 
     /// Sends the statement when first polled.
@@ -99,7 +102,9 @@ impl Ready {
         batch: &Batch,
     ) -> Result<(), Failure> {
         let answer = if self.is_set {
-            let columns = parameters::columns(batch, &self.rows, &self.statement.parameters);
+            let Some(columns) = parameters::columns(batch, &self.rows, &self.statement.parameters) else {
+                return Err(self.refused(RowError::Missing));
+            };
             client.execute_raw(prepared, columns).await
         } else {
             execute_alone(client, prepared, &self.statement, batch, self.rows[0] as usize).await
@@ -138,10 +143,8 @@ impl Ready {
             return data.len();
         }
         if self.is_set {
-            return parameters::columns(batch, &self.rows, parameters)
-                .iter()
-                .map(parameters::Column::len)
-                .sum();
+            let columns = parameters::columns(batch, &self.rows, parameters);
+            return columns.iter().flatten().map(parameters::Column::len).sum();
         }
         match batch.change(self.rows[0] as usize) {
             Change::Row { row, .. } => {
@@ -156,16 +159,19 @@ impl Ready {
         if self.expected.is_none_or(|expected| rows == expected) {
             return Ok(());
         }
-        let reason = if rows == 0 { RowError::Missing } else { RowError::Ambiguous(rows) };
-        // Exact mode finds the place; this names the table if even that should fail.
-        Err(Failure::Refused(Error::Row {
+        Err(self.refused(if rows == 0 { RowError::Missing } else { RowError::Ambiguous(rows) }))
+    }
+
+    /// Exact mode finds the place; this names the table if even that should fail.
+    fn refused(&self, reason: RowError) -> Failure {
+        Failure::Refused(Error::Row {
             operation: self.operation,
             table: self.table.clone(),
             reason,
             commit: irongate_trail::CommitLsn::default(),
             ordinal: 0,
             fix: None,
-        }))
+        })
     }
 }
 
