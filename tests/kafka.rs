@@ -22,6 +22,8 @@ mod killed;
 mod large;
 #[path = "kafka/sites.rs"]
 mod sites;
+#[path = "kafka/standbys.rs"]
+mod standbys;
 #[path = "kafka/support.rs"]
 mod support;
 #[path = "../pump/tests/suite/trail.rs"]
