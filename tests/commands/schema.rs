@@ -1,8 +1,10 @@
 //! The initial load with its structure: made by pg_dump's words, before the rows and behind them, killed anywhere.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use irongate_tests::{Process, Server, wait_until};
@@ -82,6 +84,27 @@ async fn deployment(majors: (u32, u32)) -> Deployment {
     deployment
 }
 
+/// The newest pg_dump here: `IRONGATE_PG_DUMP`, or what the path has.
+fn newest_pg_dump() -> String {
+    std::env::var("IRONGATE_PG_DUMP").unwrap_or_else(|_| "pg_dump".to_owned())
+}
+
+/// The newest source for a target that the pg_dump here can read.
+fn source_for(target: u32) -> u32 {
+    let output = Command::new(newest_pg_dump()).arg("--version").output().expect("servers come with pg_dump");
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    let digits = said.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
+    let version: u32 = digits.and_then(|digits| digits.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    if version < target {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nskipped: --with-schema out of PostgreSQL {target}: pg_dump is of {version} (IRONGATE_PG_DUMP names another one)"
+        );
+    }
+    let readable = Server::majors().into_iter().filter(|major| *major <= version.min(target));
+    readable.max().expect("a source that pg_dump reads")
+}
+
 /// A program that stands for pg_dump.
 fn program(deployment: &Deployment, name: &str, script: &str) -> PathBuf {
     let path = deployment.path().join(name);
@@ -102,13 +125,14 @@ async fn count(server: &Server, which: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn structure_and_rows_are_brought_to_an_empty_target_whenever_the_command_is_killed() {
-    // The oldest version of all: its pg_dump is on every machine that has servers, and each can read it.
-    let oldest = *Server::majors_in_turn().first().expect("a version");
     for major in Server::majors_in_turn() {
-        let deployment = deployment((oldest, major)).await;
+        let deployment = deployment((source_for(major), major)).await;
         deployment.expect(0, &["setup"]).await;
-        let arguments = "printf '%s ' \"$0\" \"$@\" >>\"$(dirname \"$0\")/arguments\"; exec pg_dump \"$@\"";
-        let pg_dump = program(&deployment, "pg_dump", arguments);
+        let arguments = format!(
+            "printf '%s ' \"$0\" \"$@\" >>\"$(dirname \"$0\")/arguments\"; exec '{}' \"$@\"",
+            newest_pg_dump()
+        );
+        let pg_dump = program(&deployment, "pg_dump", &arguments);
         let pg_dump = pg_dump.to_str().expect("a name").to_owned();
         let words = ["instantiate", "csp", "--with-schema", "--pg-dump", &pg_dump, "--rate-limit", "200KiB"];
         // As soon as the structure is there, between the rows, and behind them.
