@@ -1,8 +1,10 @@
 //! Rows that look alike when their values are put in a line, and are not the same.
 
+use std::io::Write;
+
 use irongate_tests::Server;
 
-use super::deployment::Deployment;
+use super::deployment::{Deployment, stop};
 
 /// Rows of `(a, b, c, d, n, f, g, j)`: what the source has and what the target has.
 const UNLIKE: [(&str, &str); 16] = [
@@ -122,6 +124,62 @@ async fn the_same_characters_in_other_encodings_are_the_same() {
             let words = ["compare", "csp", "--json", "--settle", "1", "--table", table];
             let found = deployment.expect(4, &words).await.json();
             assert_eq!(found["unsettled"], differences, "{major}, {table}: {found}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_an_extension_s_type_are_found_and_repaired() {
+    for major in Server::majors_in_turn() {
+        let deployment = Deployment::between((major, major), "").await;
+        let (source, target) = (&deployment.source, &deployment.target);
+        let (citext, ltree) =
+            ("pg_available_extensions WHERE name = 'citext'", "pg_available_extensions WHERE name = 'ltree'");
+        let mut tables = Vec::new();
+        for (extension, name) in [(citext, "citext"), (ltree, "ltree")] {
+            if source.scalar("app", &format!("SELECT count(*) FROM {extension}")).await == "1" {
+                tables.push(name);
+            }
+        }
+        if tables.is_empty() {
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nskipped: keys of an extension's type: PostgreSQL {major} here has none"
+            );
+            continue;
+        }
+        for server in [source, target] {
+            for name in &tables {
+                let sql = format!(
+                    "CREATE SCHEMA of_{name}; CREATE EXTENSION {name} SCHEMA of_{name};
+                     CREATE TABLE a_{name} (k of_{name}.{name} PRIMARY KEY, n int);
+                     INSERT INTO a_{name} SELECT ('K' || i)::of_{name}.{name}, i FROM generate_series(1, 2000) i"
+                );
+                server.batch_in("app", &sql).await;
+            }
+        }
+        deployment.expect(0, &["setup"]).await;
+        deployment.expect(0, &["instantiate", "csp", "--truncate"]).await;
+        let extract = deployment.start("csp-extract").await;
+        let replicat = deployment.start("csp-replicat").await;
+        for name in &tables {
+            let k = |text: &str| format!("'{text}'::of_{name}.{name}");
+            let sql = format!(
+                "UPDATE a_{name} SET n = 0 WHERE n = 7; DELETE FROM a_{name} WHERE n = 8; INSERT INTO a_{name} VALUES ({}, 1);
+                 UPDATE a_{name} SET k = {} WHERE n = 9",
+                k("new"),
+                k("k9")
+            );
+            target.batch_in("app", &sql).await;
+            let table = format!("public.a_{name}");
+            let found = deployment.expect(3, &["compare", "csp", "--json", "--table", &table]).await.json();
+            // A key in another case is another key: one that is lacking, and one too many.
+            assert_eq!(found["differences"], 5, "{major}, {table}: {found}");
+            deployment.expect(0, &["repair", "csp", "--apply", "--table", &table]).await;
+            deployment.expect(0, &["compare", "csp", "--table", &table]).await;
+        }
+        for group in [replicat, extract] {
+            stop(group).await;
         }
     }
 }

@@ -159,7 +159,16 @@ impl Sql<'_> {
 
     /// The condition that a row has a key whose values are the columns `c.k0` and so on, or literals.
     fn has_key(&self, value: impl Fn(usize) -> String) -> String {
-        let one = |(n, place): (usize, &usize)| format!("{} = {}", self.column(*place), value(n));
+        let one = |(n, place): (usize, &usize)| {
+            let (column, value) = (self.column(*place), value(n));
+            match &self.plan.columns[*place].equality[self.which as usize] {
+                None => format!("{column} = {value}"),
+                // It may take two texts for one, which are two keys here; but only by it the index is used.
+                Some(equal) => format!(
+                    "{column} {equal} {value} AND pg_catalog.record_image_eq(ROW({column}), ROW({value}))"
+                ),
+            }
+        };
         self.plan.key.iter().enumerate().map(one).collect::<Vec<_>>().join(" AND ")
     }
 
@@ -264,6 +273,7 @@ mod tests {
             types: [type_name.into(), type_name.into()],
             always: [false; 2],
             print: Print::Quoted,
+            equality: [None, None],
         };
         let shape = |name: &str| Shape {
             from: format!("ONLY \"s\".\"{name}\""),
@@ -311,5 +321,12 @@ mod tests {
             "no filter at the target: {found}"
         );
         assert_eq!(sql.is_key(&["x".to_owned()]), "x.\"A \"\"b\"\"\" = CAST('x' AS text)");
+        plan.columns[1].equality[1] = Some("OPERATOR(public.=)".into());
+        let sql = Sql { plan: &plan, which: Which::Target };
+        assert_eq!(
+            sql.is_key(&["x".to_owned()]),
+            "x.\"A \"\"b\"\"\" OPERATOR(public.=) CAST('x' AS text) \
+             AND pg_catalog.record_image_eq(ROW(x.\"A \"\"b\"\"\"), ROW(CAST('x' AS text)))"
+        );
     }
 }

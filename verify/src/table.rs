@@ -25,6 +25,8 @@ pub(crate) struct Column {
     /// No update may set it, at the source and at the target.
     pub(crate) always: [bool; 2],
     pub(crate) print: Print,
+    /// What an index looks for a value of it by, at the source and at the target, where that is an extension's.
+    pub(crate) equality: [Option<String>; 2],
 }
 
 /// A table as one side reads it.
@@ -241,6 +243,7 @@ impl Pair<'_> {
                     types: [here.base_type_name.clone(), there.base_type_name.clone()],
                     always: [here, there].map(|column| column.identity == Identity::Always),
                     print: Print::of([here, there]),
+                    equality: [here.equality.clone(), there.equality.clone()],
                 });
             }
         }

@@ -123,7 +123,9 @@ async fn schemas(
     role: &str,
     relations: impl Iterator<Item = &Named>,
 ) -> Result<Vec<Lack>, Error> {
-    let mut names: Vec<&str> = relations.map(|(_, name)| name.schema.as_str()).collect();
+    let (oids, mut names): (Vec<u32>, Vec<String>) =
+        relations.map(|(oid, name)| (*oid, name.schema.clone())).unzip();
+    names.extend(type_schemas(client, &oids).await?);
     names.sort_unstable();
     names.dedup();
     let lacking: Vec<String> = if role_exists(client, role).await? {
@@ -133,15 +135,34 @@ async fn schemas(
         let rows = client.query(SQL, &[&role, &names]).await?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?
     } else {
-        names.into_iter().map(str::to_owned).collect()
+        names
     };
     let lack = |schema: String| {
         let sql =
             format!("GRANT USAGE ON SCHEMA {} TO {}", quote_identifier(&schema), quote_identifier(role));
         let reason = format!("role \"{role}\" may not use the schema");
-        Lack::new(format!("schema \"{schema}\""), reason, "tables are found through their schema", sql)
+        let why = "tables and the types of their columns are found through their schemas";
+        Lack::new(format!("schema \"{schema}\""), reason, why, sql)
     };
     Ok(lacking.into_iter().map(lack).collect())
+}
+
+/// Schemas of the types of relations' columns, down to those that domains and arrays consist of.
+async fn type_schemas(client: &Client, relations: &[u32]) -> Result<Vec<String>, Error> {
+    const SQL: &str = "
+        WITH RECURSIVE type(oid) AS (
+            SELECT a.atttypid FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = ANY ($1::pg_catalog.oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+             UNION
+            SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END
+              FROM type JOIN pg_catalog.pg_type t USING (oid)
+             WHERE t.typtype = 'd' OR t.typcategory = 'A' AND t.typelem <> 0
+        )
+        SELECT DISTINCT n.nspname::pg_catalog.text
+          FROM type JOIN pg_catalog.pg_type t USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+         WHERE n.nspname <> 'pg_catalog'";
+    let rows = client.query(SQL, &[&relations]).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
 /// One entry for all relations that lack the same privileges.

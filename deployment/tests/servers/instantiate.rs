@@ -260,7 +260,11 @@ async fn a_load_that_is_cut_off_anywhere_goes_on_and_has_every_row_once() {
             DELETE FROM irongate.load";
         world.at_target(empty).await;
         let (mut cut_off, mut through) = (0, 0);
-        for step in 0..16 {
+        for step in 0.. {
+            // A machine that has become slower meanwhile gets through later.
+            if step >= 16 && through > 0 || step >= 100 {
+                break;
+            }
             let limit = whole * step / 12;
             let mut nobody = ignore;
             let load = instantiate(&world.configuration, world.flow(), &options, &mut nobody);

@@ -223,6 +223,7 @@ mod tests {
             types: [type_name.into(), type_name.into()],
             always: [always; 2],
             print: Print::Quoted,
+            equality: [None, None],
         };
         let shape = Shape { from: "ONLY \"s\".\"t\"".into(), parts: Vec::new() };
         Plan {

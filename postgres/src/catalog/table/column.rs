@@ -52,6 +52,8 @@ pub struct Column {
     pub type_modifier: i32,
     /// Values of the type can be compared for equality. Not so for json, xml, point and what holds them.
     pub has_equality: bool,
+    /// The operator by which indexes of the base type tell values apart, as SQL, where it is an extension's.
+    pub equality: Option<String>,
     /// NULL is refused (by the column; a domain may refuse it too), and there is none: from PostgreSQL 18 on a constraint need
     /// not be valid.
     pub not_null: bool,
@@ -118,7 +120,18 @@ const QUESTION: &str = "
            a.atttypmod, NOT EXISTS (SELECT FROM incomparable i WHERE i.root = a.atttypid),
            a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = a.attrelid
                AND k.contype = 'n' AND NOT k.convalidated AND a.attnum = ANY (k.conkey)),
-           a.atthasdef OR a.attidentity <> '', a.attgenerated, a.attidentity
+           a.atthasdef OR a.attidentity <> '', a.attgenerated, a.attidentity,
+           CASE WHEN t.oid >= 16384 THEN (
+               SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                 FROM pg_catalog.pg_opclass c
+                 JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname IN ('btree', 'hash')
+                 JOIN pg_catalog.pg_amop p ON p.amopfamily = c.opcfamily AND p.amoplefttype = c.opcintype
+                      AND p.amoprighttype = c.opcintype
+                      AND p.amopstrategy = CASE m.amname WHEN 'btree' THEN 3 ELSE 1 END
+                 JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr
+                 JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+                WHERE c.opcdefault AND c.opcintype = t.oid
+                ORDER BY m.amname LIMIT 1) END
       FROM attribute a
       JOIN lowest l ON l.root = a.atttypid
       JOIN pg_catalog.pg_type t ON t.oid = l.type
@@ -154,6 +167,7 @@ pub(super) async fn columns(client: &Client, tables: &[u32]) -> Result<BTreeMap<
                 'd' => Identity::ByDefault,
                 _ => return Err(unexpected("pg_attribute.attidentity")),
             },
+            equality: row.try_get(15)?,
         };
         Ok((row.try_get(0)?, column))
     }))
