@@ -120,7 +120,11 @@ BEGIN
       IF wanted THEN docs := docs || doc; END IF;
     END LOOP;
     FOR item IN SELECT * FROM pg_catalog.jsonb_array_elements(dropped) LOOP
-      wanted := CASE WHEN item ->> 'kind' IN ('table', 'index')
+      -- DROP INDEX CONCURRENTLY has forgotten the table by now, which is in the index's schema.
+      wanted := CASE WHEN item ->> 'kind' = 'index' AND item ->> 'table' IS NULL
+              THEN EXISTS (SELECT FROM pg_catalog.pg_publication_tables p
+                            WHERE p.pubname OPERATOR(pg_catalog.=) f.publication AND p.schemaname OPERATOR(pg_catalog.=) (item ->> 'schema'))
+              WHEN item ->> 'kind' IN ('table', 'index')
               THEN (item -> 'published') ? f.publication OR irongate.ddl_includes(f, item ->> 'schema', item ->> 'table')
               WHEN item ->> 'kind' = 'extension' THEN 'extensions' = ANY (f.classes)
               WHEN item ->> 'kind' = 'schema' THEN 'schemas' = ANY (f.classes) AND (item ->> 'name') OPERATOR(pg_catalog.~) ANY (f.schemas)
