@@ -44,6 +44,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
       ALTER INDEX item_lower RENAME TO item_lower_name; COMMENT ON INDEX item_big IS 'the dear ones'"),
     ("an index made while others write", "CREATE INDEX CONCURRENTLY item_since ON item (since)"),
     ("an index dropped while others write", "DROP INDEX CONCURRENTLY item_more"),
+    ("an index made new while others write", "REINDEX INDEX CONCURRENTLY item_since; REINDEX TABLE CONCURRENTLY item"),
     ("an enum, used at once",
      "BEGIN; CREATE TYPE mood AS ENUM ('sad', 'happy'); ALTER TABLE item ADD mood mood DEFAULT 'sad'; INSERT INTO item (name, mood) VALUES ('glad', 'happy'); COMMIT"),
     ("labels of an enum, and rows that have them",
@@ -60,6 +61,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
       CREATE TABLE log_2 (LIKE log INCLUDING ALL); INSERT INTO log_2 SELECT n, '2026-02-05', 'feb' FROM generate_series(21, 40) n;
       ALTER TABLE log ATTACH PARTITION log_2 FOR VALUES FROM ('2026-02-01') TO ('2026-03-01'); ALTER TABLE log DETACH PARTITION log_1;
       INSERT INTO log_1 VALUES (99, '2026-01-09', 'alone'); ALTER TABLE log ADD level int DEFAULT 3; UPDATE log SET level = 4 WHERE id = 30"),
+    ("a partition detached while others write",
+     "ALTER TABLE log DETACH PARTITION log_2 CONCURRENTLY; INSERT INTO log_2 (id, at, level) VALUES (100, '2026-02-10', 1)"),
     ("views, on each other", "CREATE VIEW cheap AS SELECT id, name FROM item WHERE price < 10; CREATE VIEW cheaper AS SELECT * FROM cheap WHERE id < 5;
       CREATE OR REPLACE VIEW cheap AS SELECT id, name, price FROM item WHERE price < 9; COMMENT ON VIEW cheap IS 'few'"),
     ("a materialized view with an index, made new",
@@ -248,6 +251,25 @@ pub(super) async fn same(deployment: &Deployment, context: &str) {
     deployment.compare().await.assert_same();
 }
 
+/// A reader keeps `DETACH ... CONCURRENTLY` from its end, and it is finished later.
+async fn detach_in_two_commands(deployment: &Deployment, client: &Client) {
+    migrate(client, "a partition", "CREATE TABLE log_3 PARTITION OF log FOR VALUES FROM ('2026-03-01') TO ('2026-04-01'); INSERT INTO log (id, at) VALUES (200, '2026-03-05')").await;
+    let reader = deployment.source.try_client("app", "app").await.expect("a session of a reader");
+    migrate(&reader, "a reader", "BEGIN; SELECT FROM log").await;
+    migrate(client, "a limit", "SET statement_timeout = '2s'").await;
+    let halfway = client.batch_execute("ALTER TABLE log DETACH PARTITION log_3 CONCURRENTLY").await;
+    let refused = halfway.expect_err("the reader is in the way");
+    assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("57014"), "{refused}");
+    migrate(&reader, "its end", "COMMIT").await;
+    migrate(client, "no limit", "RESET statement_timeout; ALTER TABLE log DETACH PARTITION log_3 FINALIZE; INSERT INTO log_3 (id, at) VALUES (201, '2026-03-06')").await;
+    drained(deployment, 1_900_000).await;
+    assert_like(
+        &catalogs(&deployment.source).await,
+        &catalogs(&deployment.target).await,
+        "a partition detached by two commands",
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_of_the_application_goes_through_the_channel_under_load() {
     for major in Server::majors_in_turn() {
@@ -274,6 +296,7 @@ async fn a_release_of_the_application_goes_through_the_channel_under_load() {
                 assert_like(&catalogs(&deployment.source).await, &catalogs(&deployment.target).await, name);
             }
         }
+        detach_in_two_commands(&deployment, &client).await;
         drop(load);
         drained(&deployment, 2_000_000).await;
         same(&deployment, "all of it").await;
