@@ -4,6 +4,8 @@
 #[path = "replicat/support.rs"]
 mod support;
 
+#[path = "replicat/beside.rs"]
+mod beside;
 #[path = "replicat/fast_and_exact.rs"]
 mod fast_and_exact;
 #[path = "replicat/later_tables.rs"]

@@ -10,6 +10,8 @@ mod support;
 
 #[path = "scenarios/ahead.rs"]
 mod ahead;
+#[path = "scenarios/beside.rs"]
+mod beside;
 #[path = "scenarios/conflicts.rs"]
 mod conflicts;
 #[path = "scenarios/constraints.rs"]

@@ -178,6 +178,18 @@ impl Batch {
         self.changes.iter().any(|change| matches!(change, Stored::Truncate { .. }))
     }
 
+    /// Whether it is whole transactions of rows and nothing else that some session would have to know of.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.end().is_some()
+            && !self.is_continued()
+            && self.structure.is_none()
+            && !self.restructured
+            && self.sequences.is_empty()
+            && self.bases.is_empty()
+            && !self.skips()
+            && !self.truncates()
+    }
+
     /// Whether something may be left out.
     pub(crate) fn skips(&self) -> bool {
         self.skipping.starts.is_some()

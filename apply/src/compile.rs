@@ -66,7 +66,12 @@ struct Open {
 
 /// Compiles a batch; `plans` has one for each of the batch's relations.
 pub(crate) fn compile(batch: &Batch, plans: &[Arc<Plan>]) -> Vec<Step> {
-    Compiler::new(batch, plans).run()
+    compile_some(batch, plans, |_| true)
+}
+
+/// Compiles those changes of a batch that are taken, by index.
+pub(crate) fn compile_some(batch: &Batch, plans: &[Arc<Plan>], takes: impl Fn(usize) -> bool) -> Vec<Step> {
+    Compiler::new(batch, plans).run(takes)
 }
 
 struct Compiler<'a> {
@@ -103,8 +108,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn run(mut self) -> Vec<Step> {
-        for index in 0..self.batch.len() {
+    fn run(mut self, takes: impl Fn(usize) -> bool) -> Vec<Step> {
+        for index in (0..self.batch.len()).filter(|index| takes(*index)) {
             match self.batch.change(index) {
                 Change::Row { relation, row } => self.row(index as u32, relation, row),
                 Change::Truncate { .. } => {
@@ -267,4 +272,4 @@ fn same_key(plan: &Plan, batch: &Batch, seen: u32, row: Row<'_>) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@
 
 mod ahead;
 mod batch;
+mod beside;
 mod compile;
 mod conflict;
 mod ddl;
@@ -30,6 +31,6 @@ pub use error_queue::{Queued, error_queue_setup, error_queue_teardown, list, rep
 pub use policy::{Action, BEHIND, CONFLICT, INCOMPLETE, MISSING, Policies, Policy};
 pub use replicat::{Applier, Open, Replicat, Step, Stopped, Totals, TrailDirectory};
 pub use sequence::{Reading, SEQUENCE_PREFIX, ahead as sequence_ahead, encode as encode_sequences};
-pub use settings::{AheadSettings, Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN};
+pub use settings::{AheadSettings, Grouping, Names, ReplicatSettings, Retry, SEQUENCE_MARGIN, SESSIONS};
 pub use table::{TargetColumn, TargetTable};
-pub use target::{Failure, Mode, Outcome, PostgresTarget, Rehearsal, Target, rehearse};
+pub use target::{Failure, Group, Groups, Mode, Outcome, PostgresTarget, Rehearsal, Target, rehearse};

@@ -22,6 +22,7 @@
 
 mod ahead;
 mod apart;
+mod beside;
 mod run;
 
 use std::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct Totals {
     pub ahead: u64,
     /// How often that was begun and given up.
     pub given_up: u64,
+    /// Source transactions that another session applied beside Replicat's own.
+    pub beside: u64,
     /// By source table.
     pub tables: BTreeMap<String, TableCounters>,
 }
@@ -111,6 +114,9 @@ pub struct Applier<O: Open, T> {
     source: Option<O::Source>,
     batch: Batch,
     next: Batch,
+    /// Batches of groups that were applied side by side.
+    spares: Vec<Batch>,
+    patience: beside::Patience,
     /// `next` has been filled along with the last batch.
     prefetched: bool,
     /// The source failed behind what is in the batch.
@@ -180,6 +186,8 @@ impl<O: Open, T: Target> Applier<O, T> {
             source: None,
             batch: Batch::default(),
             next: Batch::default(),
+            spares: Vec::new(),
+            patience: beside::Patience::default(),
             prefetched: false,
             broken: None,
             applied: Applied::default(),
@@ -303,8 +311,14 @@ impl<O: Open, T: Target> Applier<O, T> {
             return Ok(if has_skipped { Step::Applied } else { Step::Idle });
         }
         let mode = mode(&self.batch, self.queue, self.exact_until);
+        if let (Mode::Grouped, Some(end)) = (mode, end)
+            && self.goes_beside()
+        {
+            return self.step_beside(end, position, &grouping).await;
+        }
         ahead::leave_to_main(self.ahead.as_mut(), &self.batch).await;
         self.next.follow(&self.batch);
+        let Some(source) = &mut self.source else { return Ok(Step::Idle) };
         let (result, filled) = if mode == Mode::Grouped && self.broken.is_none() {
             let (next, broken) = (&mut self.next, &mut self.broken);
             let ahead = async { fill(next, source, &grouping, false, broken) };

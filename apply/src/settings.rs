@@ -47,6 +47,9 @@ pub struct ReplicatSettings {
     pub sequence_margin: u64,
     /// Which transactions are applied before their commit has come.
     pub ahead: AheadSettings,
+    /// How many sessions apply groups of transactions side by side where more than one has come together: see
+    /// `crate::beside`. 1 for none but Replicat's own.
+    pub sessions: usize,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
 }
@@ -65,6 +68,9 @@ impl Default for AheadSettings {
         Self { from: Some(8 << 20), idle: Duration::from_secs(60) }
     }
 }
+
+/// Sessions side by side unless it is said otherwise.
+pub const SESSIONS: usize = 2;
 
 /// How many steps a sequence is ahead unless it is said otherwise: more than a source gives between two looks.
 pub const SEQUENCE_MARGIN: u64 = 1000;

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod alone;
+mod beside;
 mod exact;
 mod held;
 mod postgres;
@@ -19,6 +20,7 @@ use crate::batch::Batch;
 use crate::error::Error;
 
 pub(crate) use ahead::Session as SessionAhead;
+pub use beside::{Group, Groups};
 pub use postgres::PostgresTarget;
 pub(crate) use postgres::{Connection, connection_for_replay};
 pub use rehearsal::{Rehearsal, rehearse};
@@ -87,6 +89,23 @@ pub trait Target: Send {
         mode: Mode,
         end: Option<&Applied>,
     ) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+
+    /// How many groups of transactions [`Target::apply_groups`] can be given now.
+    fn most_groups(&self) -> usize {
+        1
+    }
+
+    /// Applies groups, each of which is committed by itself, in their order: as [`Target::apply`] in [`Mode::Grouped`] one
+    /// after the other, until one fails. Called with more than one only where [`Target::most_groups`] says so.
+    fn apply_groups(&mut self, groups: &[Group<'_>]) -> impl Future<Output = Groups> + Send {
+        async {
+            let first = match groups {
+                [first, ..] => self.apply(first.batch, Mode::Grouped, Some(first.end)).await,
+                [] => Ok(Outcome::default()),
+            };
+            Groups { first, others: 0 }
+        }
+    }
 
     /// The server's process that applies, where somebody may commit in its name meanwhile: see
     /// [`Applier::working_ahead`](crate::Applier::working_ahead).

@@ -81,6 +81,20 @@ impl Origin {
         &self.name
     }
 
+    /// Whether the origin is there, or can be made so that room is left for so many others. A server has room for as many
+    /// as `max_replication_slots` says, from PostgreSQL 18 on `max_active_replication_origins`.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub async fn has_room(&self, client: &Client, for_others: i64) -> Result<bool, Error> {
+        const SQL: &str = "SELECT coalesce(pg_catalog.bool_or(roname = $1), false) OR pg_catalog.count(*) + $2 < \
+             coalesce(pg_catalog.current_setting('max_active_replication_origins', true), \
+                      pg_catalog.current_setting('max_replication_slots'))::pg_catalog.int8 \
+             FROM pg_catalog.pg_replication_origin";
+        let fail = |e| self.error("ask for room for a replication origin", e);
+        client.query_one(SQL, &[&self.name, &for_others]).await.map_err(fail)?.try_get(0).map_err(fail)
+    }
+
     /// Creates the origin; `false` if it exists.
     ///
     /// # Errors

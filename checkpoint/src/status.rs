@@ -139,6 +139,8 @@ pub struct Counters {
     pub ahead: u64,
     /// How often that was begun and given up.
     pub given_up: u64,
+    /// Source transactions that another session applied beside Replicat's own.
+    pub beside: u64,
     /// Trail bytes written or read.
     pub bytes: u64,
 }

@@ -8,12 +8,13 @@
 //! The statements are made for a pipeline in which COMMIT is sent before the answer to `save` has come. So everything
 //! that must not be committed *fails in the server*: there is no row count to be looked at too late.
 //!
-//! Two claims keep sessions apart. Whoever writes a flow's checkpoint holds the *flow's* claim, a session lock that ends
-//! with the server's process. Its holder may have a second session commit for it (`CheckpointTable::claim_ahead`), which
-//! holds the *ahead* claim. A COMMIT of the second session may still be under way when the holder is long dead, or has
-//! lost sight of it. So each side first takes its own claim and then looks at the other's: a new holder of the flow's
-//! claim finds the second session and waits for its end, or the second session finds that the flow's claim is not its
-//! master's any more and never begins. Neither can miss the other.
+//! Claims keep sessions apart. Whoever writes a flow's checkpoint holds the *flow's* claim, a session lock that ends
+//! with the server's process. Its holder may have other sessions commit for it: one that works ahead
+//! (`CheckpointTable::claim_ahead`), which holds the *ahead* claim, and some that work beside it
+//! (`CheckpointTable::claim_beside`), which share the *beside* claim. A COMMIT of such a session may still be under way when
+//! the holder is long dead, or has lost sight of it. So each side first takes its own claim and then looks at the other's: a
+//! new holder of the flow's claim finds the other session and waits for its end, or the other session finds that the flow's
+//! claim is not its master's any more and never begins. Neither can miss the other.
 
 mod statements;
 
@@ -33,7 +34,7 @@ use crate::sql::{SqlTime, from_pg, to_pg};
 
 pub use statements::{CHECKPOINT_SCHEMA, checkpoint_setup, checkpoint_teardown};
 
-/// How long a session that works ahead may take to end.
+/// How long a session that works ahead or beside may take to end.
 const ENDING: Duration = Duration::from_secs(5);
 
 /// How far a flow is applied at a target.
@@ -104,7 +105,7 @@ impl CheckpointTable {
             let holder = self.claimant(client, statements::CLAIMANT).await?;
             return Err(self.in_use(client, holder).await);
         }
-        if let Err(error) = self.nobody_ahead(client).await {
+        if let Err(error) = self.nobody_else(client).await {
             self.release(client).await?;
             return Err(error);
         }
@@ -122,26 +123,42 @@ impl CheckpointTable {
             let other = self.claimant(client, statements::AHEAD_CLAIMANT).await?;
             return Err(self.in_use(client, other).await);
         }
+        self.is_held_by(client, holder).await
+    }
+
+    /// The same for one of several sessions that each apply one of the groups of transactions that come next.
+    ///
+    /// # Errors
+    /// [`Error::FlowInUse`] if `holder` has not claimed the flow (any more); [`Error::Sql`].
+    pub async fn claim_beside(&self, client: &Client, holder: i32) -> Result<(), Error> {
+        // Shared, and nobody takes it alone: it is always had.
+        self.take(client, statements::CLAIM_BESIDE).await?;
+        self.is_held_by(client, holder).await
+    }
+
+    async fn is_held_by(&self, client: &Client, holder: i32) -> Result<(), Error> {
         match self.claimant(client, statements::CLAIMANT).await? {
             Some(pid) if pid == holder => Ok(()),
             other => Err(self.in_use(client, other).await),
         }
     }
 
-    /// Returns once no session works ahead for the flow, so that nothing is committed any more but by the session of
+    /// Returns once no session works ahead or beside for the flow, so that nothing is committed any more but by the session of
     /// `client`, which has claimed the flow. Waits for a session that is just ending.
     ///
     /// # Errors
     /// [`Error::FlowInUse`] if one does not end; [`Error::Sql`].
     ///
     /// Cancel-safe.
-    pub async fn nobody_ahead(&self, client: &Client) -> Result<(), Error> {
+    pub async fn nobody_else(&self, client: &Client) -> Result<(), Error> {
         let begin = Instant::now();
-        while let Some(pid) = self.claimant(client, statements::AHEAD_CLAIMANT).await? {
-            if begin.elapsed() >= ENDING {
-                return Err(self.in_use(client, Some(pid)).await);
+        for claimant in [statements::AHEAD_CLAIMANT, statements::BESIDE_CLAIMANT] {
+            while let Some(pid) = self.claimant(client, claimant).await? {
+                if begin.elapsed() >= ENDING {
+                    return Err(self.in_use(client, Some(pid)).await);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
     }

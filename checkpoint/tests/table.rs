@@ -359,7 +359,7 @@ async fn who_works_ahead_is_found_by_the_next_to_claim_and_finds_him() {
         assert!(error.is_transient());
         let fourth = database.session("fourth").await;
         let its = CheckpointTable::prepare(&fourth, table.flow()).await.unwrap();
-        its.nobody_ahead(&fourth).await.unwrap_err();
+        its.nobody_else(&fourth).await.unwrap_err();
         let (ahead_pid, waits) = (pid(&ahead).await, its.claim(&fourth));
         let (claimed, ()) = tokio::join!(waits, async {
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;

@@ -176,6 +176,7 @@ impl Configuration {
             ddl: flow.ddl.as_ref().map(|ddl| DdlSettings { owner: ddl.owner.clone() }),
             sequence_margin: options.sequence_margin,
             ahead: options.ahead,
+            sessions: options.sessions,
             retry: options.retry,
         })
     }

@@ -47,6 +47,7 @@ pub(crate) async fn main(arguments: &[String]) -> i32 {
                 policies: Policies::default(),
                 sequence_margin: irongate_apply::SEQUENCE_MARGIN,
                 ahead: irongate_apply::AheadSettings::default(),
+                sessions: irongate_apply::SESSIONS,
                 conflicts: None,
                 ddl: None,
                 retry: Retry::default(),

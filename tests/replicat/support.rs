@@ -113,6 +113,7 @@ impl Bench {
             policies: Policies::default(),
             sequence_margin: irongate_apply::SEQUENCE_MARGIN,
             ahead: irongate_apply::AheadSettings::default(),
+            sessions: irongate_apply::SESSIONS,
             conflicts: None,
             ddl: None,
             retry: Retry::default(),

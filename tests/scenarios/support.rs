@@ -129,6 +129,7 @@ pub(crate) fn replicat_settings(name: &str, target: &str, dir: &Path) -> Replica
         policies: Policies::default(),
         sequence_margin: irongate_apply::SEQUENCE_MARGIN,
         ahead: irongate_apply::AheadSettings::default(),
+        sessions: irongate_apply::SESSIONS,
         conflicts: None,
         ddl: None,
         retry: Retry { longest: Duration::from_secs(1), ..Retry::default() },
@@ -463,9 +464,11 @@ impl Flow {
             self.drop_databases().await;
         }
         let own = irongate_checkpoint::Origin::of_flow(&self.name).expect("a name");
-        let ahead = irongate_checkpoint::Origin::of_worker(&self.name, 1000).expect("a name");
+        // Of work ahead, and of the sessions beside.
+        let others = (1000..1000 + self.replicat.sessions as u32)
+            .map(|number| irongate_checkpoint::Origin::of_worker(&self.name, number).expect("a name"));
         let client = self.target.client("postgres").await;
-        for origin in [own, ahead] {
+        for origin in others.chain([own]) {
             origin.drop(&client).await.expect("an origin that nobody uses");
         }
     }

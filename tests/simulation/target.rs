@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use irongate_apply::{Batch, Change, Error, Failure, Mode, Outcome, Target};
+use irongate_apply::{Batch, Change, Error, Failure, Group, Groups, Mode, Outcome, Target};
 use irongate_checkpoint::{Applied, Mark};
 use irongate_tests::disk::Dice;
 use irongate_trail::{CommitLsn, Lineage, Position, ResumeLsn, Value};
+
+/// As if three sessions applied.
+const MOST_GROUPS: usize = 3;
 
 /// A database. Clones are the same.
 #[derive(Clone, Debug)]
@@ -124,6 +127,24 @@ impl Target for SimTarget {
             }
         }
         Ok(Outcome::default())
+    }
+
+    fn most_groups(&self) -> usize {
+        MOST_GROUPS
+    }
+
+    async fn apply_groups(&mut self, groups: &[Group<'_>]) -> Groups {
+        let mut done = Groups { first: Ok(Outcome::default()), others: 0 };
+        for (number, Group { batch, end }) in groups.iter().enumerate() {
+            match (number, self.apply(batch, Mode::Grouped, Some(end)).await) {
+                (0, first) if first.is_ok() => {}
+                (0, first) => return Groups { first, others: 0 },
+                (_, Ok(_)) => done.others += 1,
+                // Perhaps committed.
+                (_, Err(_)) => break,
+            }
+        }
+        done
     }
 
     async fn settle(&mut self, _: Mark) -> Result<Mark, Error> {

@@ -21,7 +21,7 @@ enum Op {
     Delete,
 }
 
-fn relation() -> Arc<Relation> {
+pub(crate) fn relation() -> Arc<Relation> {
     let column = |name: &str, key, type_oid| Column {
         name: name.into(),
         key,
@@ -39,7 +39,7 @@ fn relation() -> Arc<Relation> {
 }
 
 /// With so many unique indexes, the primary key among them.
-fn plan(constraints: usize) -> Arc<Plan> {
+pub(crate) fn plan(constraints: usize) -> Arc<Plan> {
     let column = |name: &str, type_oid| TargetColumn {
         name: name.into(),
         type_oid,

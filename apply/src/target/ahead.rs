@@ -34,7 +34,7 @@ const SLOW: Duration = Duration::from_secs(20);
 const ROLLBACK: Duration = Duration::from_secs(5);
 
 /// Below the server's `deadlock_timeout`, which is a second unless somebody changes it.
-const SETTINGS: &str = "SET lock_timeout = '700ms'";
+pub(super) const SETTINGS: &str = "SET lock_timeout = '700ms'";
 
 /// Somebody has waited for long enough to say that this session makes him wait.
 const WAITED_FOR: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE NOT l.granted \
@@ -49,9 +49,9 @@ pub(crate) struct Session {
 }
 
 /// Why nothing more comes of it: one sentence, without row values.
-type Reason = String;
+pub(super) type Reason = String;
 
-fn reason(failure: Failure) -> Reason {
+pub(super) fn reason(failure: Failure) -> Reason {
     match failure {
         Failure::Lost(error) | Failure::Refused(error) => error.to_string(),
         Failure::Queue => "a change must go into the error queue".to_owned(),
@@ -109,18 +109,28 @@ impl Session {
 
     /// Whether somebody waits for what the session holds.
     pub(crate) async fn is_waited_for(&self) -> Result<bool, Reason> {
-        let asked = async { self.connection.session.query_one(WAITED_FOR, &[]).await?.try_get(0) };
-        asked.await.map_err(|error| irongate_postgres::Error::from(error).to_string())
+        is_waited_for(&self.connection).await
     }
 
     /// Takes everything back, whatever the session is just doing.
     pub(crate) async fn roll_back(self) {
-        let session = &self.connection.session;
-        let work = async {
-            // What is under way has nobody any more who waits for its answer.
-            let _ = session.canceller().cancel().await;
-            let _ = session.batch_execute("ROLLBACK").await;
-        };
-        let _ = tokio::time::timeout(ROLLBACK, work).await;
+        roll_back(&self.connection).await;
     }
+}
+
+/// Whether somebody waits for what a session holds.
+pub(super) async fn is_waited_for(connection: &Connection) -> Result<bool, Reason> {
+    let asked = async { connection.session.query_one(WAITED_FOR, &[]).await?.try_get(0) };
+    asked.await.map_err(|error| irongate_postgres::Error::from(error).to_string())
+}
+
+/// Takes back what a session has done that is closed then, whatever it is just doing.
+pub(super) async fn roll_back(connection: &Connection) {
+    let session = &connection.session;
+    let work = async {
+        // What is under way has nobody any more who waits for its answer.
+        let _ = session.canceller().cancel().await;
+        let _ = session.batch_execute("ROLLBACK").await;
+    };
+    let _ = tokio::time::timeout(ROLLBACK, work).await;
 }

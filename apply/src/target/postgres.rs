@@ -19,13 +19,14 @@ use irongate_postgres::Session;
 use irongate_trail::{CommitLsn, Lsn, Position, Relation, Timestamp};
 use tokio_postgres::types::{PgLsn, Type};
 
+use super::beside::{Beside, Group, Groups};
 use super::held::Held;
 use super::ready::Ready;
 use super::resolve::prepared_for_conflicts;
 use super::sequences::Sequences;
 use super::{Failure, Mode, Outcome, Target};
 use crate::batch::Batch;
-use crate::compile::compile;
+use crate::compile::compile_some;
 use crate::conflict::canary;
 use crate::ddl::offer;
 use crate::error::Error;
@@ -58,8 +59,8 @@ type Flight<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>
 /// A target database and the session that applies to it.
 #[derive(Debug)]
 pub struct PostgresTarget {
-    settings: ReplicatSettings,
-    connection: Option<Connection>,
+    pub(super) settings: ReplicatSettings,
+    pub(super) connection: Option<Connection>,
     watermarks: Option<Watermarks>,
     /// When old tombstones were last removed.
     purged: Option<Instant>,
@@ -70,6 +71,7 @@ pub struct PostgresTarget {
     sequences: Sequences,
     /// What was said of the tables when the target was last loaded.
     starts: TableStarts,
+    pub(super) beside: Beside,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,7 @@ impl PostgresTarget {
             last_commit: Timestamp::default(),
             sequences: Sequences::default(),
             starts: TableStarts::default(),
+            beside: Beside::default(),
         }
     }
 }
@@ -117,6 +120,7 @@ pub(crate) async fn connection_for_replay(
 
 impl Target for PostgresTarget {
     async fn load(&mut self) -> Result<Applied, Error> {
+        self.beside.close();
         if let Some(connection) = &mut self.connection
             && connection.rollback().await.is_err()
         {
@@ -132,7 +136,7 @@ impl Target for PostgresTarget {
         connection.send_back(&self.settings).await?;
         let client = connection.session.client();
         // What a session ahead may still be committing must be seen, or must not come any more.
-        connection.checkpoint.nobody_ahead(client).await?;
+        connection.checkpoint.nobody_else(client).await?;
         let applied = connection.checkpoint.load(client).await?;
         let is_loading = is_loading(client, &self.settings.flow, applied.as_ref()).await?;
         let Some(applied) = applied.filter(|_| !is_loading) else {
@@ -191,6 +195,7 @@ impl Target for PostgresTarget {
         let result = match (result, batch.structure()) {
             (Ok(outcome), Some(message)) => {
                 self.sequences.forget();
+                self.beside.close();
                 connection.restructure(batch, message, mode, &self.settings).await.map(|()| outcome)
             }
             (other, _) => other,
@@ -219,11 +224,20 @@ impl Target for PostgresTarget {
         }
     }
 
+    fn most_groups(&self) -> usize {
+        self.most_beside()
+    }
+
+    async fn apply_groups(&mut self, groups: &[Group<'_>]) -> Groups {
+        self.apply_beside(groups).await
+    }
+
     fn process(&self) -> Option<i32> {
         self.connection.as_ref().map(|connection| connection.session.process_id())
     }
 
     async fn settle(&mut self, applied: Mark) -> Result<Mark, Error> {
+        self.beside.rest();
         let (Some(connection), Some(watermarks)) = (&mut self.connection, &mut self.watermarks) else {
             return Err(not_loaded());
         };
@@ -231,6 +245,7 @@ impl Target for PostgresTarget {
         if LoadLedger::new(&self.settings.flow).wants_way(client).await? {
             // Dropped, the session would give the flow back a moment later.
             connection.checkpoint.release(client).await?;
+            self.beside.close();
             self.connection = None;
             return Err(Error::Loading { flow: self.settings.flow.clone() });
         }
@@ -269,7 +284,7 @@ async fn is_loading(
     Ok(job.is_some_and(|job| job.keeps_waiting(applied.map(|applied| &applied.lineage))))
 }
 
-fn not_loaded() -> Error {
+pub(super) fn not_loaded() -> Error {
     Error::Target(irongate_postgres::Error::Closed(None))
 }
 
@@ -448,9 +463,20 @@ impl Connection {
         end: Option<&Applied>,
     ) -> Result<Outcome, Failure> {
         let plans = self.plans(batch, settings).await?;
+        self.apply_some(batch, &plans, |_| true, end).await
+    }
+
+    /// Applies those changes of a batch that are taken, by index, as if they were all.
+    pub(super) async fn apply_some(
+        &mut self,
+        batch: &Batch,
+        plans: &[Arc<Plan>],
+        takes: impl Fn(usize) -> bool,
+        end: Option<&Applied>,
+    ) -> Result<Outcome, Failure> {
         let mut steps = Vec::new();
-        for step in compile(batch, &plans) {
-            let step = Ready::of(step, batch, &plans);
+        for step in compile_some(batch, plans, takes) {
+            let step = Ready::of(step, batch, plans);
             let prepared = self.prepare(&step.statement.sql, step.set_parameters()).await.map_err(sort)?;
             steps.push((step, prepared));
         }

@@ -61,14 +61,24 @@ macro_rules! ahead_key {
     };
 }
 
+/// The same of the sessions that work beside it, which share it.
+macro_rules! beside_key {
+    () => {
+        "hashtextextended('irongate work beside of flow ' || $1::text, 0)"
+    };
+}
+
 pub(super) const CLAIM: &str =
     concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", claim_key!(), ")");
 pub(super) const CLAIM_AHEAD: &str =
     concat!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.", ahead_key!(), ")");
+pub(super) const CLAIM_BESIDE: &str =
+    concat!("SELECT pg_catalog.pg_try_advisory_lock_shared(pg_catalog.", beside_key!(), ")");
 pub(super) const RELEASE: &str =
     concat!("SELECT pg_catalog.pg_advisory_unlock(pg_catalog.", claim_key!(), ")");
 pub(super) const CLAIMANT: &str = claimant!(claim_key!());
 pub(super) const AHEAD_CLAIMANT: &str = claimant!(ahead_key!());
+pub(super) const BESIDE_CLAIMANT: &str = claimant!(beside_key!());
 
 pub(super) const LOAD: &str = "SELECT system_identifier, timeline, slot_incarnation, commit_lsn, end_lsn, commit_time, \
      trail_seqno, trail_offset, epoch, transactions FROM irongate.checkpoint WHERE flow = $1";

@@ -88,7 +88,10 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
             output::count(errors),
             output::count(conflicts),
         ))?;
-        let Counters { ahead, given_up, .. } = group.counters;
+        let Counters { ahead, given_up, beside, .. } = group.counters;
+        if beside > 0 {
+            output::text(format_args!("{} applied beside others", output::count(beside)))?;
+        }
         if ahead > 0 || given_up > 0 {
             output::text(format_args!(
                 "{} applied ahead of their commit, {} begun so and given up",

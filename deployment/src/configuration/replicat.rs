@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use irongate_apply::{
-    Action, AheadSettings, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry, SEQUENCE_MARGIN,
+    Action, AheadSettings, Grouping, INCOMPLETE, MISSING, Policies, Policy, Retry, SEQUENCE_MARGIN, SESSIONS,
 };
 use serde::Deserialize;
 use toml::Spanned;
@@ -14,6 +14,9 @@ use super::units::{Bytes, Limit, Time, delays};
 /// Attempts of a rule whose action is `retry`, and the pause before each, where the rule gives none.
 const RULE_ATTEMPTS: u32 = 5;
 const RULE_DELAY: Duration = Duration::from_secs(1);
+
+/// Sessions of one Replicat. More have nothing to do but to wait for each other's commits.
+const MOST_SESSIONS: u32 = 16;
 
 /// `[flows.NAME.replicat]` as it is written.
 #[derive(Deserialize, Default)]
@@ -26,6 +29,7 @@ pub(super) struct ReplicatSection {
     sequence_margin: Option<u64>,
     ahead_from: Option<Spanned<Limit<Bytes>>>,
     ahead_idle: Option<Spanned<Time>>,
+    sessions: Option<Spanned<u32>>,
     retry_attempts: Option<u32>,
     retry_delay: Option<Spanned<Time>>,
     retry_longest_delay: Option<Spanned<Time>>,
@@ -64,6 +68,8 @@ pub struct ReplicatOptions {
     pub sequence_margin: u64,
     /// Which transactions are applied before their commit has come.
     pub ahead: AheadSettings,
+    /// How many sessions apply groups of transactions side by side.
+    pub sessions: usize,
     /// How often and how long to try again after errors that a retry can help.
     pub retry: Retry,
     /// What to do about the other errors.
@@ -77,6 +83,7 @@ impl Default for ReplicatOptions {
             synchronous_commit: false,
             sequence_margin: SEQUENCE_MARGIN,
             ahead: AheadSettings::default(),
+            sessions: SESSIONS,
             retry: Retry::default(),
             policies: Policies::default(),
         }
@@ -91,6 +98,7 @@ impl PartialEq for ReplicatOptions {
             && self.synchronous_commit == other.synchronous_commit
             && self.sequence_margin == other.sequence_margin
             && self.ahead == other.ahead
+            && self.sessions == other.sessions
             && retry(&self.retry) == retry(&other.retry)
             && self.policies == other.policies
     }
@@ -130,6 +138,13 @@ impl ReplicatSection {
                 problems.add(idle.span(), "a patience of next to nothing", Some("use \"1s\" or more".into()));
             }
             options.ahead.idle = idle.into_inner().0;
+        }
+        if let Some(sessions) = self.sessions {
+            if !(1..=MOST_SESSIONS).contains(sessions.get_ref()) {
+                let remedy = format!("use 1 for Replicat's own session alone, or up to {MOST_SESSIONS}");
+                problems.add(sessions.span(), "a number of sessions that cannot be", Some(remedy));
+            }
+            options.sessions = sessions.into_inner() as usize;
         }
         options.retry.attempts = self.retry_attempts.or(options.retry.attempts);
         let usual = (options.retry.delay, options.retry.longest);

@@ -1,0 +1,129 @@
+//! Working side by side: where more than one group of transactions has come together in the trail, the next ones are applied
+//! while the first is, each by a session of its own, and committed in the source's order.
+//!
+//! All that must be shown is that what is committed is what one session would have left. Let A be a group and B one behind
+//! it.
+//!
+//! *In the right order.* B is committed when A's commit has been answered, and only if the checkpoint stands where A has left
+//! it. So whoever looks sees the states of the source, and after any failure what is there is a beginning of the stream.
+//!
+//! *The same rows.* B's changes of rows that A changes too are *late*: they are sent behind A's commit. So is a change of B
+//! of a row that a late change concerns. The others, which are sent at once, and the late ones concern different rows, so it
+//! makes no difference which of the two come first. A row is told by the text of its key; of what this overlooks (another
+//! spelling of one key, a unique index besides the key), the server takes care, in one of these ways:
+//!
+//! * B meets what A has changed and not committed: it waits. Behind A's commit it goes on with the row as A has left it.
+//! * A meets what B has changed: it waits, and B, which asks who waits for it, is taken back.
+//! * B finds a row as A has not yet made it. Each statement says by its key which rows it changes, with values that depend on
+//!   nothing that it reads, and must change as many as it should: an insert finds the key still there, an update or delete
+//!   finds no row, and B is taken back.
+//!
+//! So only tables go by this way whose changes are all told by a unique key, or are nothing but inserts, and of which neither
+//! trigger nor rule nor policy watches rows. Foreign keys are not checked in replica role.
+//!
+//! *Nobody waits for long.* A session beside waits for a lock for less than the time after which the server looks for
+//! deadlocks, and asks twice a second whether anybody waits for it.
+//!
+//! *Exactly once.* As for work ahead (`crate::ahead`): rows and checkpoint are committed together, the checkpoint only behind
+//! the right one, and whoever begins with the target's memory first waits for the end of all sessions beside.
+//!
+//! What is taken back is read again and applied plainly; that costs time and nothing else.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use irongate_trail::{Old, Row, Tuple, Value};
+
+use crate::batch::{Batch, Change};
+use crate::statement::{changes_key, key_tuple};
+use crate::table::{Key, Plan};
+
+/// Rows of the target, told by their keys.
+#[derive(Default)]
+pub(crate) struct Rows {
+    keys: HashSet<u64, foldhash::fast::FixedState>,
+    hasher: foldhash::fast::FixedState,
+}
+
+/// Whether changes of the table can be told apart by their keys, and nobody watches.
+fn is_plain(plan: &Plan, row: Row<'_>) -> bool {
+    if plan.barrier || plan.table.row_security {
+        return false;
+    }
+    match &plan.key {
+        Key::Columns { .. } => plan.by_set,
+        // Its rows can only be added to.
+        Key::Nothing => matches!(row, Row::Insert { .. }),
+        Key::WholeRow => false,
+    }
+}
+
+impl Rows {
+    /// Adds the rows that a group changes.
+    pub(crate) fn add(&mut self, batch: &Batch, plans: &[Arc<Plan>]) {
+        for change in batch.changes() {
+            if let Change::Row { relation, row } = change {
+                let (before, after) = self.of(&plans[relation], row);
+                self.keys.extend(before.into_iter().chain(after));
+            }
+        }
+    }
+
+    /// Which changes of a later group must wait for those whose rows these are: one truth value for each change. The rows of
+    /// those are added. `None` if the group cannot go beside others.
+    pub(crate) fn late(&mut self, batch: &Batch, plans: &[Arc<Plan>]) -> Option<Vec<bool>> {
+        let mut late = Vec::with_capacity(batch.len());
+        for change in batch.changes() {
+            let Change::Row { relation, row } = change else { return None };
+            let plan = &plans[relation];
+            if !is_plain(plan, row) {
+                return None;
+            }
+            let (before, after) = self.of(plan, row);
+            let rows = before.into_iter().chain(after);
+            let is_late = rows.clone().any(|row| self.keys.contains(&row));
+            if is_late {
+                rows.for_each(|row| _ = self.keys.insert(row));
+            }
+            late.push(is_late);
+        }
+        Some(late)
+    }
+
+    /// The row that a change is about, and the one that it becomes where that has another key. Nothing where rows are only
+    /// added.
+    fn of(&self, plan: &Plan, row: Row<'_>) -> (Option<u64>, Option<u64>) {
+        if !matches!(plan.key, Key::Columns { .. }) {
+            return (None, None);
+        }
+        let moved = changes_key(plan, row).then(|| self.hash(plan, row.old().map(Old::tuple), row.new()));
+        (Some(self.hash(plan, None, key_tuple(row))), moved)
+    }
+
+    /// Of the key in a row. A value that was not sent is the one before it.
+    fn hash(&self, plan: &Plan, before: Option<Tuple<'_>>, row: Option<Tuple<'_>>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(plan.table.schema.as_bytes());
+        hasher.write_u8(0);
+        hasher.write(plan.table.name.as_bytes());
+        let mut old = before.into_iter().flat_map(Tuple::values);
+        for (column, value) in row.into_iter().flat_map(Tuple::values).enumerate() {
+            let old = old.next();
+            if plan.in_key.get(column) != Some(&true) {
+                continue;
+            }
+            match if value == Value::Unchanged { old.unwrap_or(value) } else { value } {
+                Value::Text(bytes) | Value::Binary(bytes) => {
+                    hasher.write_usize(bytes.len());
+                    hasher.write(bytes);
+                }
+                Value::Null | Value::Unchanged => hasher.write_u8(0),
+            }
+        }
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! A session that works beside the one that has claimed the flow: it applies a later group of transactions at the same time,
+//! and commits it behind that one's. Why that is the same: `crate::beside`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use irongate_checkpoint::{Applied, Origin};
+use irongate_trail::CommitLsn;
+use tokio::sync::watch;
+
+use super::postgres::Connection;
+use super::{Failure, Mode, Outcome, PostgresTarget, Target};
+use crate::batch::Batch;
+use crate::beside::Rows;
+use crate::error::Error;
+use crate::settings::ReplicatSettings;
+use crate::table::Plan;
+
+/// The number of the first one's origin; behind that of work ahead.
+const NUMBER: u32 = 1001;
+
+/// Room for so many other origins is left at the server: other flows need one each, this one does not need more.
+const FOR_OTHERS: i64 = 2;
+
+/// How long the statements of a group may take before it is taken back.
+const SLOW: Duration = Duration::from_secs(20);
+
+/// How often a session that has nothing left to do but to commit asks whether somebody waits for it.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// After so long without a group the sessions are closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A group of transactions and the place behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    /// What is to be applied. It begins and ends with a source transaction.
+    pub batch: &'a Batch,
+    /// The place to begin after it.
+    pub end: &'a Applied,
+}
+
+/// What came of several groups.
+#[derive(Debug)]
+pub struct Groups {
+    /// What came of the first one.
+    pub first: Result<Outcome, Failure>,
+    /// How many of the others are committed for sure. Of those behind them nobody knows: [`Target::load`] is called.
+    pub others: usize,
+}
+
+/// How far the groups are, by their numbers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// So many are committed.
+    committed: usize,
+    /// The first of those that will not be.
+    failed: Option<usize>,
+}
+
+impl Progress {
+    fn tell(progress: &watch::Sender<Self>, number: usize, is_committed: bool) {
+        progress.send_modify(|now| match (is_committed, now.failed) {
+            (true, _) => now.committed = number + 1,
+            (false, failed) => now.failed = Some(failed.map_or(number, |failed| failed.min(number))),
+        });
+    }
+}
+
+/// The sessions beside, which stay open while they are needed.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    sessions: Vec<Connection>,
+    used: Option<Instant>,
+    /// The target has no room for their origins.
+    cramped: bool,
+}
+
+impl Beside {
+    /// Closes the sessions if there was nothing for them for a while.
+    pub(super) fn rest(&mut self) {
+        if self.used.is_some_and(|used| used.elapsed() >= IDLE) {
+            self.close();
+        }
+    }
+
+    pub(super) fn close(&mut self) {
+        (self.sessions, self.used) = (Vec::new(), None);
+    }
+}
+
+/// A group that is ready to be sent by its session.
+struct Work<'a> {
+    /// Which of the groups it is; the main session's is 0.
+    number: usize,
+    connection: Connection,
+    group: Group<'a>,
+    plans: Vec<Arc<Plan>>,
+    /// Which of its changes wait for those before.
+    late: Vec<bool>,
+    /// What is applied last before it.
+    previous: CommitLsn,
+}
+
+fn origin(settings: &ReplicatSettings, number: usize) -> Result<Origin, irongate_checkpoint::Error> {
+    Origin::of_worker(&settings.flow, NUMBER.saturating_add(u32::try_from(number).unwrap_or(u32::MAX)))
+}
+
+async fn open(settings: &ReplicatSettings, number: usize, holder: i32) -> Result<Connection, Error> {
+    let mut connection = Connection::open(settings, origin(settings, number)?, false).await?;
+    connection.ahead = Some(CommitLsn::default());
+    let client = connection.session.client();
+    connection.checkpoint.claim_beside(client, holder).await?;
+    client.batch_execute(super::ahead::SETTINGS).await?;
+    Ok(connection)
+}
+
+impl Work<'_> {
+    /// Applies the group and commits it when its turn comes. Gives the session back if it is committed.
+    async fn run(mut self, progress: &watch::Sender<Progress>) -> Option<Connection> {
+        let result = self.attempt(progress).await;
+        if let Err(reason) = &result {
+            tracing::info!(reason, "transactions applied beside others are taken back");
+            super::ahead::roll_back(&self.connection).await;
+        }
+        Progress::tell(progress, self.number, result.is_ok());
+        result.is_ok().then_some(self.connection)
+    }
+
+    async fn attempt(&mut self, progress: &watch::Sender<Progress>) -> Result<(), String> {
+        let Self { number, connection, group, plans, late, previous } = self;
+        let early = connection.apply_some(group.batch, plans, |change| !late[change], None);
+        match tokio::time::timeout(SLOW, early).await {
+            Ok(sent) => _ = sent.map_err(super::ahead::reason)?,
+            Err(_) => return Err("a statement takes too long".to_owned()),
+        }
+        let mut progress = progress.subscribe();
+        loop {
+            let turn = progress.wait_for(|now| {
+                now.committed == *number || now.failed.is_some_and(|failed| failed < *number)
+            });
+            match tokio::time::timeout(ASK_EVERY, turn).await {
+                Ok(Ok(now)) if now.committed == *number => break,
+                Ok(Ok(_)) => return Err("what comes before them was not applied".to_owned()),
+                Ok(Err(_)) => return Err("nobody says how far the others are".to_owned()),
+                Err(_) => {}
+            }
+            if super::ahead::is_waited_for(connection).await? {
+                return Err("somebody waits for what they have locked".to_owned());
+            }
+        }
+        connection.ahead = Some(*previous);
+        let rest = connection.apply_some(group.batch, plans, |change| late[change], Some(group.end));
+        rest.await.map(drop).map_err(super::ahead::reason)
+    }
+}
+
+impl PostgresTarget {
+    /// How many groups can be applied at a time.
+    pub(super) fn most_beside(&self) -> usize {
+        let Some(connection) = &self.connection else { return 1 };
+        // The order of conflicts, and of what waits in the error queue, is that of one session.
+        let is_plain =
+            self.settings.conflicts.is_none() && connection.held.is_empty() && !self.beside.cramped;
+        if is_plain { self.settings.sessions.max(1) } else { 1 }
+    }
+
+    /// Whether there is an origin for the session with the number, or may be one.
+    async fn has_room(&self, number: usize) -> bool {
+        let (Some(connection), Ok(origin)) = (&self.connection, origin(&self.settings, number)) else {
+            return false;
+        };
+        origin.has_room(connection.session.client(), FOR_OTHERS).await.unwrap_or(false)
+    }
+
+    pub(super) async fn apply_beside(&mut self, groups: &[Group<'_>]) -> Groups {
+        let [first, others @ ..] = groups else {
+            return Groups { first: Ok(Outcome::default()), others: 0 };
+        };
+        if others.is_empty() {
+            let first = self.apply(first.batch, Mode::Grouped, Some(first.end)).await;
+            return Groups { first, others: 0 };
+        }
+        let holder = self.process().unwrap_or_default();
+        // The plans are those that the main session is going to apply by; they are asked for once.
+        let plans = match &mut self.connection {
+            Some(connection) => connection.plans(first.batch, &self.settings).await,
+            None => Err(Failure::Lost(super::postgres::not_loaded())),
+        };
+        let plans = match plans {
+            Ok(plans) => plans,
+            Err(failure) => return Groups { first: Err(failure), others: 0 },
+        };
+        if self.beside.sessions.len() < others.len() && !self.has_room(others.len() - 1).await {
+            tracing::info!(
+                "transactions are not applied beside others: the target has no room for replication origins"
+            );
+            self.beside.cramped = true;
+            let first = self.apply(first.batch, Mode::Grouped, Some(first.end)).await;
+            return Groups { first, others: 0 };
+        }
+        let settings = self.settings.clone();
+        let mut sessions = std::mem::take(&mut self.beside.sessions).into_iter();
+        let (progress, _) = watch::channel(Progress::default());
+        let beside = async {
+            let mut rows = Rows::default();
+            rows.add(first.batch, &plans);
+            let mut work = Vec::with_capacity(others.len());
+            let mut previous = first.end.commit_lsn;
+            for (number, group) in (1..).zip(others) {
+                let ready = prepare(&settings, number, holder, sessions.next(), *group, &mut rows).await;
+                match ready {
+                    Ok((connection, plans, late)) => {
+                        work.push(Work { number, connection, group: *group, plans, late, previous });
+                    }
+                    Err(reason) => {
+                        tracing::info!(reason, "transactions are not applied beside others");
+                        break;
+                    }
+                }
+                previous = group.end.commit_lsn;
+            }
+            let runs = work.into_iter().map(|work| work.run(&progress));
+            futures_util::future::join_all(runs).await
+        };
+        let main = async {
+            let result = self.apply(first.batch, Mode::Grouped, Some(first.end)).await;
+            Progress::tell(&progress, 0, result.is_ok());
+            result
+        };
+        let (result, back) = tokio::join!(main, beside);
+        let committed = back.iter().take_while(|connection| connection.is_some()).count();
+        let whole = result.is_ok() && committed == others.len();
+        if whole {
+            self.beside.sessions = back.into_iter().flatten().chain(sessions).collect();
+            self.beside.used = Some(Instant::now());
+        }
+        Groups { first: result, others: committed }
+    }
+}
+
+type Prepared = (Connection, Vec<Arc<Plan>>, Vec<bool>);
+
+/// The session for a group, how its rows go, and which of its changes wait.
+async fn prepare(
+    settings: &ReplicatSettings,
+    number: usize,
+    holder: i32,
+    session: Option<Connection>,
+    group: Group<'_>,
+    rows: &mut Rows,
+) -> Result<Prepared, String> {
+    let mut connection = match session {
+        Some(connection) => connection,
+        None => open(settings, number - 1, holder).await.map_err(|error| error.to_string())?,
+    };
+    let plans = connection.plans(group.batch, settings).await.map_err(super::ahead::reason)?;
+    let late = rows.late(group.batch, &plans).ok_or("their tables need one session")?;
+    rows.add(group.batch, &plans);
+    Ok((connection, plans, late))
+}
