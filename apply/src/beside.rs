@@ -9,8 +9,12 @@
 //!
 //! *The same rows.* B's changes of rows that A changes too are *late*: they are sent behind A's commit. So is a change of B
 //! of a row that a late change concerns. The others, which are sent at once, and the late ones concern different rows, so it
-//! makes no difference which of the two come first. A row is told by the text of its key; of what this overlooks (another
-//! spelling of one key, a unique index besides the key), the server takes care, in one of these ways:
+//! makes no difference which of the two come first. A row is told by the text of its key. Within a stream that tells the rows
+//! of a table by one key, a row keeps its text until a change of its key, or a delete and an insert, of which both texts are
+//! known; so within B nothing is overlooked. Two source tables that are one at the target, or a table whose key has become
+//! another in between, could tell one row by two keys: those groups do not go beside others. Of what is overlooked between A
+//! and B (another spelling of one key after a delete, a unique index besides the key), the server takes care, in one of these
+//! ways:
 //!
 //! * B meets what A has changed and not committed: it waits. Behind A's commit it goes on with the row as A has left it.
 //! * A meets what B has changed: it waits, and B, which asks who waits for it, is taken back.
@@ -19,16 +23,19 @@
 //!   finds no row, and B is taken back.
 //!
 //! So only tables go by this way whose changes are all told by a unique key, or are nothing but inserts, and of which neither
-//! trigger nor rule nor policy watches rows. Foreign keys are not checked in replica role.
+//! trigger nor rule nor policy watches rows, nor a default of a column that only the target has, such as a number that rises.
+//! Foreign keys are not checked in replica role.
 //!
-//! *Nobody waits for long.* A session beside waits for a lock for less than the time after which the server looks for
-//! deadlocks, and asks twice a second whether anybody waits for it.
+//! *Nobody waits for long.* The statements of a session beside have a limit; when they are done it asks twice a second whether
+//! anybody waits for it. It waits itself for a lock for much less than the time after which the server looks for deadlocks, so
+//! it is seldom part of one. Where A is the one that a deadlock ends, it is applied again, and nothing beside it for a while.
 //!
 //! *Exactly once.* As for work ahead (`crate::ahead`): rows and checkpoint are committed together, the checkpoint only behind
 //! the right one, and whoever begins with the target's memory first waits for the end of all sessions beside.
 //!
 //! What is taken back is read again and applied plainly; that costs time and nothing else.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
@@ -39,24 +46,64 @@ use crate::batch::{Batch, Change};
 use crate::statement::{changes_key, key_tuple};
 use crate::table::{Key, Plan};
 
+/// What tells the rows of a target table apart: places of its columns and the source's types; `None` where that is more than
+/// one thing.
+type Told = Option<Vec<(usize, u32)>>;
+
+/// Tables of the target, and what tells their rows apart in the groups that are looked at.
+#[derive(Default)]
+pub(crate) struct Tables(HashMap<(String, String), Told>);
+
+impl Tables {
+    /// Takes note of the tables of the first group, which may be any.
+    pub(crate) fn of_first(&mut self, plans: &[Arc<Plan>]) {
+        for plan in plans {
+            let told = told(plan);
+            let known = self.0.entry(name(plan)).or_insert_with(|| told.clone());
+            if *known != told {
+                *known = None;
+            }
+        }
+    }
+
+    /// Whether a later group of these tables can go beside those before it.
+    pub(crate) fn take(&mut self, plans: &[Arc<Plan>]) -> bool {
+        plans.iter().all(|plan| {
+            let told = told(plan);
+            let known = self.0.entry(name(plan)).or_insert_with(|| told.clone());
+            is_plain(plan) && known.is_some() && *known == told
+        })
+    }
+}
+
+fn name(plan: &Plan) -> (String, String) {
+    (plan.table.schema.clone(), plan.table.name.clone())
+}
+
+fn told(plan: &Plan) -> Told {
+    match &plan.key {
+        Key::Columns { columns, .. } => {
+            let column =
+                |column: &usize| Some((plan.columns[*column]?, plan.relation.columns[*column].type_oid));
+            columns.iter().map(column).collect()
+        }
+        Key::Nothing => Some(Vec::new()),
+        Key::WholeRow => None,
+    }
+}
+
+/// Whether changes of the table can be told apart by their keys, and nobody watches.
+fn is_plain(plan: &Plan) -> bool {
+    let is_watched = plan.barrier || plan.table.row_security || plan.has_own_defaults();
+    // Without a key nothing but inserts can come.
+    !is_watched && (plan.key == Key::Nothing || plan.by_set)
+}
+
 /// Rows of the target, told by their keys.
 #[derive(Default)]
 pub(crate) struct Rows {
     keys: HashSet<u64, foldhash::fast::FixedState>,
     hasher: foldhash::fast::FixedState,
-}
-
-/// Whether changes of the table can be told apart by their keys, and nobody watches.
-fn is_plain(plan: &Plan, row: Row<'_>) -> bool {
-    if plan.barrier || plan.table.row_security {
-        return false;
-    }
-    match &plan.key {
-        Key::Columns { .. } => plan.by_set,
-        // Its rows can only be added to.
-        Key::Nothing => matches!(row, Row::Insert { .. }),
-        Key::WholeRow => false,
-    }
 }
 
 impl Rows {
@@ -71,16 +118,15 @@ impl Rows {
     }
 
     /// Which changes of a later group must wait for those whose rows these are: one truth value for each change. The rows of
-    /// those are added. `None` if the group cannot go beside others.
-    pub(crate) fn late(&mut self, batch: &Batch, plans: &[Arc<Plan>]) -> Option<Vec<bool>> {
+    /// those are added. The group's tables are taken ([`Tables::take`]), and it has nothing but rows.
+    pub(crate) fn late(&mut self, batch: &Batch, plans: &[Arc<Plan>]) -> Vec<bool> {
         let mut late = Vec::with_capacity(batch.len());
         for change in batch.changes() {
-            let Change::Row { relation, row } = change else { return None };
-            let plan = &plans[relation];
-            if !is_plain(plan, row) {
-                return None;
-            }
-            let (before, after) = self.of(plan, row);
+            let Change::Row { relation, row } = change else {
+                late.push(true);
+                continue;
+            };
+            let (before, after) = self.of(&plans[relation], row);
             let rows = before.into_iter().chain(after);
             let is_late = rows.clone().any(|row| self.keys.contains(&row));
             if is_late {
@@ -88,7 +134,7 @@ impl Rows {
             }
             late.push(is_late);
         }
-        Some(late)
+        late
     }
 
     /// The row that a change is about, and the one that it becomes where that has another key. Nothing where rows are only

@@ -308,6 +308,8 @@ impl<O: Open, T: Target> Applier<O, T> {
                 return self.finish_ahead().await;
             }
             self.tell_ahead();
+            // There is nothing to catch up with.
+            self.spares.clear();
             return Ok(if has_skipped { Step::Applied } else { Step::Idle });
         }
         let mode = mode(&self.batch, self.queue, self.exact_until);

@@ -103,7 +103,7 @@ pub trait Target: Send {
                 [first, ..] => self.apply(first.batch, Mode::Grouped, Some(first.end)).await,
                 [] => Ok(Outcome::default()),
             };
-            Groups { first, others: 0 }
+            Groups { first, others: 0, rest_is_left: true }
         }
     }
 

@@ -81,18 +81,28 @@ impl Origin {
         &self.name
     }
 
-    /// Whether the origin is there, or can be made so that room is left for so many others. A server has room for as many
-    /// as `max_replication_slots` says, from PostgreSQL 18 on `max_active_replication_origins`.
+    /// How many of the origins, from the first on, are there or can be made so that room is left for so many others. A server
+    /// has room for as many as `max_replication_slots` says, from PostgreSQL 18 on `max_active_replication_origins`.
     ///
     /// # Errors
     /// [`Error::Sql`].
-    pub async fn has_room(&self, client: &Client, for_others: i64) -> Result<bool, Error> {
-        const SQL: &str = "SELECT coalesce(pg_catalog.bool_or(roname = $1), false) OR pg_catalog.count(*) + $2 < \
-             coalesce(pg_catalog.current_setting('max_active_replication_origins', true), \
-                      pg_catalog.current_setting('max_replication_slots'))::pg_catalog.int8 \
+    pub async fn room_for(origins: &[Self], client: &Client, for_others: i64) -> Result<usize, Error> {
+        const SQL: &str = "SELECT coalesce(pg_catalog.current_setting('max_active_replication_origins', true), \
+                      pg_catalog.current_setting('max_replication_slots'))::pg_catalog.int8 - pg_catalog.count(*), \
+                    coalesce(pg_catalog.array_agg(roname) FILTER (WHERE roname = ANY ($1)), '{}') \
              FROM pg_catalog.pg_replication_origin";
-        let fail = |e| self.error("ask for room for a replication origin", e);
-        client.query_one(SQL, &[&self.name, &for_others]).await.map_err(fail)?.try_get(0).map_err(fail)
+        let fail = |e| Error::sql("ask for room for replication origins", e);
+        let names: Vec<&str> = origins.iter().map(Self::name).collect();
+        let row = client.query_one(SQL, &[&names]).await.map_err(fail)?;
+        let (free, known): (i64, Vec<String>) =
+            (row.try_get(0).map_err(fail)?, row.try_get(1).map_err(fail)?);
+        let mut free = free - for_others;
+        let has_room = |name: &&&str| {
+            let is_known = known.iter().any(|known| known == *name);
+            free -= i64::from(!is_known);
+            is_known || free >= 0
+        };
+        Ok(names.iter().take_while(has_room).count())
     }
 
     /// Creates the origin; `false` if it exists.

@@ -218,6 +218,19 @@ impl Pair {
 
     /// What native's processes have used since their start: WAL sender and apply workers.
     pub(crate) async fn native_used(&self) -> anyhow::Result<(Used, Used)> {
+        let worker =
+            "SELECT pid::text FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker'";
+        self.both_used("native", worker).await
+    }
+
+    /// What our sessions' server processes have used: WAL sender and applying backends.
+    pub(crate) async fn ours_backends_used(&self, flow: &str) -> anyhow::Result<(Used, Used)> {
+        let backends =
+            "SELECT pid::text FROM pg_stat_activity WHERE application_name = 'irongate bench-replicat'";
+        self.both_used(flow, backends).await
+    }
+
+    async fn both_used(&self, slot: &str, appliers: &str) -> anyhow::Result<(Used, Used)> {
         let sum = async |server: &Server, sql: &str| {
             let pids = server.rows("postgres", sql).await;
             let pid =
@@ -227,26 +240,8 @@ impl Pair {
                 memory: sum.memory.max(one.memory),
             })
         };
-        let sender = "SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = 'native'";
-        let worker =
-            "SELECT pid::text FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker'";
-        Ok((sum(&self.source, sender).await, sum(&self.target, worker).await))
-    }
-
-    /// What our sessions' server processes have used: WAL sender and applying backend.
-    pub(crate) async fn ours_backends_used(&self, flow: &str) -> anyhow::Result<(Used, Used)> {
-        let sender = format!("SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = '{flow}'");
-        let backend =
-            "SELECT pid::text FROM pg_stat_activity WHERE application_name = 'irongate bench-replicat'";
-        let one = async |server: &Server, sql: &str| {
-            let rows = server.rows("postgres", sql).await;
-            rows.first()
-                .and_then(|row| row[0].clone())
-                .and_then(|pid| pid.parse().ok())
-                .map(used)
-                .unwrap_or_default()
-        };
-        Ok((one(&self.source, &sender).await, one(&self.target, backend).await))
+        let sender = format!("SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        Ok((sum(&self.source, &sender).await, sum(&self.target, appliers).await))
     }
 
     /// Commits a marker at the source.

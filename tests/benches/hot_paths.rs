@@ -49,6 +49,7 @@ fn table() -> TargetTable {
         has_spellings: false,
         not_null: true,
         generated: false,
+        default: false,
         identity_always: false,
     };
     TargetTable {

@@ -176,14 +176,17 @@ async fn where_origins_are_short_one_session_applies_everything() {
         let mut stream = Stream::new(major, irongate_tests::seed()).await;
         stream.bench.server.batch_in("target", ORIGINS).await;
         stream.write(200, 2, 600);
-        stream.apply(3, 50).await;
+        stream.apply(4, 50).await;
         stream.assert_as_written("with one session").await;
         assert_eq!(stream.beside, 0, "{major}");
         // There is room for one, and two are left for others.
         stream.bench.server.batch_in("target", "SELECT pg_replication_origin_drop('irongate_other1')").await;
         stream.write(200, 2, 600);
-        stream.apply(2, 50).await;
+        stream.apply(4, 50).await;
         stream.assert_as_written("with two sessions").await;
         assert!(stream.beside > 0, "{major}");
+        let beside =
+            "SELECT string_agg(roname, ' ') FROM pg_replication_origin WHERE roname LIKE 'irongate_f/%'";
+        assert_eq!(stream.bench.server.scalar("target", beside).await, "irongate_f/1001");
     }
 }

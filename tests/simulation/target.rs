@@ -134,14 +134,19 @@ impl Target for SimTarget {
     }
 
     async fn apply_groups(&mut self, groups: &[Group<'_>]) -> Groups {
-        let mut done = Groups { first: Ok(Outcome::default()), others: 0 };
-        for (number, Group { batch, end }) in groups.iter().enumerate() {
+        let mut done = Groups { first: Ok(Outcome::default()), others: 0, rest_is_left: true };
+        // As if the others' tables were not to be divided.
+        let tried = if self.dice.once_in(4) { 1 } else { groups.len() };
+        for (number, Group { batch, end }) in groups[..tried].iter().enumerate() {
             match (number, self.apply(batch, Mode::Grouped, Some(end)).await) {
                 (0, first) if first.is_ok() => {}
-                (0, first) => return Groups { first, others: 0 },
+                (0, first) => return Groups { first, others: 0, rest_is_left: false },
                 (_, Ok(_)) => done.others += 1,
                 // Perhaps committed.
-                (_, Err(_)) => break,
+                (_, Err(_)) => {
+                    done.rest_is_left = false;
+                    break;
+                }
             }
         }
         done

@@ -52,6 +52,7 @@ pub(crate) fn plan(constraints: usize) -> Arc<Plan> {
         has_spellings: false,
         not_null: true,
         generated: false,
+        default: false,
         identity_always: false,
     };
     let table = TargetTable {

@@ -154,6 +154,7 @@ mod tests {
             equals: None,
             not_null: false,
             generated: false,
+            default: false,
             identity_always: false,
         });
         TargetTable {

@@ -6,7 +6,7 @@ use super::{Applier, Open, Step, behind, fill};
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::settings::Grouping;
-use crate::target::{Group, Mode, Outcome, Target};
+use crate::target::{Failure, Group, Mode, Outcome, Target};
 
 /// A group of fewer changes, by those of a full one, is not worth a session of its own.
 fn least(grouping: &Grouping) -> usize {
@@ -106,26 +106,42 @@ impl<O: Open, T: Target> Applier<O, T> {
         let (next, broken) = (&mut self.next, &mut self.broken);
         let ahead = async { if reads_on { fill(next, source, grouping, false, broken) } else { Ok(false) } };
         let (done, filled) = tokio::join!(self.target.apply_groups(&groups), ahead);
+        let is_whole = done.rest_is_left || done.others >= later.len();
+        if later.is_empty() || done.rest_is_left && done.others == 0 {
+            // Nothing was tried.
+        } else if is_whole {
+            self.patience.succeeded();
+        } else {
+            self.patience.failed();
+        }
         match done.first {
             Ok(outcome) => self.account(outcome, Some(end), Mode::Grouped),
+            Err(Failure::Lost(error)) if !later.is_empty() && error.is_transient() => {
+                // Those beside may be what was in the way. If not, it is said the next time, when there are none.
+                tracing::info!(%error, "beginning again without sessions beside");
+                self.begin().await?;
+                return Ok(Step::Applied);
+            }
             Err(failure) => return self.fail(failure, Mode::Grouped).await,
         }
         self.pass(position);
-        let is_whole = done.others >= later.len();
-        let is_alone = later.is_empty();
-        for Later { batch, end, position } in later.into_iter().take(done.others) {
+        for (number, Later { batch, end, position }) in later.into_iter().enumerate() {
+            if number >= done.others && !done.rest_is_left {
+                self.begin().await?;
+                return Ok(Step::Applied);
+            }
             self.spares.push(std::mem::replace(&mut self.batch, batch));
-            self.totals.beside += self.batch.commits();
-            self.account(Outcome::default(), Some(end), Mode::Grouped);
+            let outcome = if number < done.others {
+                self.totals.beside += self.batch.commits();
+                Outcome::default()
+            } else {
+                match self.target.apply(&self.batch, Mode::Grouped, Some(&end)).await {
+                    Ok(outcome) => outcome,
+                    Err(failure) => return self.fail(failure, Mode::Grouped).await,
+                }
+            };
+            self.account(outcome, Some(end), Mode::Grouped);
             self.pass(position);
-        }
-        if !is_whole {
-            self.patience.failed();
-            self.begin().await?;
-            return Ok(Step::Applied);
-        }
-        if !is_alone {
-            self.patience.succeeded();
         }
         std::mem::swap(&mut self.batch, &mut self.next);
         self.batch.stop_skipping_behind(self.applied.end_lsn);

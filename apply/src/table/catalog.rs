@@ -55,7 +55,8 @@ SELECT a.attname, a.attnum, pg_catalog.format_type(e.oid, -1),
        e.oid <> a.atttypid, a.atttypmod,
        (SELECT pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(k.collname)
           FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace cn ON cn.oid = k.collnamespace
-         WHERE k.oid = a.attcollation AND NOT k.collisdeterministic)
+         WHERE k.oid = a.attcollation AND NOT k.collisdeterministic),
+       a.atthasdef OR a.attidentity <> ''
   FROM pg_catalog.pg_attribute a
   JOIN element e ON e.attnum = a.attnum
   JOIN pg_catalog.pg_type x ON x.oid = e.elem
@@ -123,6 +124,7 @@ impl TargetTable {
                 collation,
                 domain: row.try_get(9)?,
                 type_modifier: row.try_get(10)?,
+                default: row.try_get(12)?,
             });
         }
         let widths = session.query(KEYS, &[&oid]).await?;

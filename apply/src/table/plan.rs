@@ -130,6 +130,13 @@ impl Plan {
         })
     }
 
+    /// Whether a column that only the target has gets a value of the target's making when a row comes.
+    pub(crate) fn has_own_defaults(&self) -> bool {
+        let is_own = |place: usize| !self.columns.contains(&Some(place));
+        let mut columns = self.table.columns.iter().enumerate();
+        columns.any(|(place, column)| column.default && !column.generated && is_own(place))
+    }
+
     /// Whether differences are added in some column.
     pub(crate) fn is_additive(&self) -> bool {
         self.conflict.as_ref().is_some_and(|resolving| resolving.terms.additive)

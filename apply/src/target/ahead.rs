@@ -6,7 +6,8 @@
 //!   [`CheckpointTable::claim_ahead`](irongate_checkpoint::CheckpointTable::claim_ahead) is about, and only if the
 //!   checkpoint is where that one has left it (`save_after`).
 //! * It has no right to make anybody wait. It asks whether somebody does, and waits itself for a lock for less than the
-//!   time after which the server looks for deadlocks; so it is never the other session that a deadlock ends.
+//!   time after which the server looks for deadlocks; so it is seldom the other session that a deadlock ends, and that one
+//!   tries again.
 //! * What it would have to be careful about, it refuses: tables with triggers, rules or policies that act, whose doing could
 //!   depend on what else is there, and changes held up in the error queue.
 //! * It changes no row of the checkpoint table before its end, so that the other session can. The origin needs no mark at
@@ -34,7 +35,7 @@ const SLOW: Duration = Duration::from_secs(20);
 const ROLLBACK: Duration = Duration::from_secs(5);
 
 /// Below the server's `deadlock_timeout`, which is a second unless somebody changes it.
-pub(super) const SETTINGS: &str = "SET lock_timeout = '700ms'";
+const SETTINGS: &str = "SET lock_timeout = '700ms'";
 
 /// Somebody has waited for long enough to say that this session makes him wait.
 const WAITED_FOR: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE NOT l.granted \

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::postgres::Connection;
 use super::{Failure, Mode, Outcome, PostgresTarget, Target};
 use crate::batch::Batch;
-use crate::beside::Rows;
+use crate::beside::{Rows, Tables};
 use crate::error::Error;
 use crate::settings::ReplicatSettings;
 use crate::table::Plan;
@@ -23,10 +23,17 @@ const NUMBER: u32 = 1001;
 const FOR_OTHERS: i64 = 2;
 
 /// How long the statements of a group may take before it is taken back.
-const SLOW: Duration = Duration::from_secs(20);
+const SLOW: Duration = Duration::from_secs(5);
+
+/// The session waits for a lock for much less than the server's `deadlock_timeout`, a second unless somebody changes it. Where
+/// its line is cut, what it has locked is free again soon: it speaks twice a second.
+const SETTINGS: &str = "SET lock_timeout = '300ms'; SET idle_in_transaction_session_timeout = '10s'";
 
 /// How often a session that has nothing left to do but to commit asks whether somebody waits for it.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Where there was no room for their origins, it is looked again after so long.
+const CRAMPED: Duration = Duration::from_secs(600);
 
 /// After so long without a group the sessions are closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -45,8 +52,11 @@ pub struct Group<'a> {
 pub struct Groups {
     /// What came of the first one.
     pub first: Result<Outcome, Failure>,
-    /// How many of the others are committed for sure. Of those behind them nobody knows: [`Target::load`] is called.
+    /// How many of the others are committed for sure.
     pub others: usize,
+    /// Those behind them have not been begun, and can be given to [`Target::apply`]. Otherwise nobody knows, and
+    /// [`Target::load`] is called.
+    pub rest_is_left: bool,
 }
 
 /// How far the groups are, by their numbers.
@@ -72,8 +82,8 @@ impl Progress {
 pub(super) struct Beside {
     sessions: Vec<Connection>,
     used: Option<Instant>,
-    /// The target has no room for their origins.
-    cramped: bool,
+    /// When the target last had no room for their origins, and for how many sessions it had.
+    cramped: Option<(Instant, usize)>,
 }
 
 impl Beside {
@@ -95,7 +105,7 @@ struct Work<'a> {
     number: usize,
     connection: Connection,
     group: Group<'a>,
-    plans: Vec<Arc<Plan>>,
+    plans: &'a [Arc<Plan>],
     /// Which of its changes wait for those before.
     late: Vec<bool>,
     /// What is applied last before it.
@@ -111,7 +121,7 @@ async fn open(settings: &ReplicatSettings, number: usize, holder: i32) -> Result
     connection.ahead = Some(CommitLsn::default());
     let client = connection.session.client();
     connection.checkpoint.claim_beside(client, holder).await?;
-    client.batch_execute(super::ahead::SETTINGS).await?;
+    client.batch_execute(SETTINGS).await?;
     Ok(connection)
 }
 
@@ -160,64 +170,96 @@ impl PostgresTarget {
     pub(super) fn most_beside(&self) -> usize {
         let Some(connection) = &self.connection else { return 1 };
         // The order of conflicts, and of what waits in the error queue, is that of one session.
-        let is_plain =
-            self.settings.conflicts.is_none() && connection.held.is_empty() && !self.beside.cramped;
-        if is_plain { self.settings.sessions.max(1) } else { 1 }
+        if self.settings.conflicts.is_some() || !connection.held.is_empty() {
+            return 1;
+        }
+        let most = match self.beside.cramped {
+            Some((since, room)) if since.elapsed() < CRAMPED => room + 1,
+            _ => usize::MAX,
+        };
+        self.settings.sessions.clamp(1, most)
     }
 
-    /// Whether there is an origin for the session with the number, or may be one.
-    async fn has_room(&self, number: usize) -> bool {
-        let (Some(connection), Ok(origin)) = (&self.connection, origin(&self.settings, number)) else {
-            return false;
+    /// For how many of so many sessions beside there is room.
+    async fn room(&mut self, wanted: usize) -> usize {
+        let Some(connection) = self.connection.as_ref().filter(|_| self.beside.sessions.len() < wanted)
+        else {
+            return wanted;
         };
-        origin.has_room(connection.session.client(), FOR_OTHERS).await.unwrap_or(false)
+        let origins: Result<Vec<Origin>, _> =
+            (0..wanted).map(|number| origin(&self.settings, number)).collect();
+        let room = match origins {
+            Ok(origins) => Origin::room_for(&origins, connection.session.client(), FOR_OTHERS).await,
+            Err(error) => Err(error),
+        };
+        // What is wrong here is found out by whoever goes on.
+        let room = room.unwrap_or_default();
+        if room < wanted && self.beside.cramped.is_none() {
+            tracing::info!(room, "the target has no room for the replication origins of all sessions");
+        }
+        self.beside.cramped = (room < wanted).then(|| (Instant::now(), room));
+        room
+    }
+
+    /// The plans of the groups that go beside the first, and of that.
+    async fn plans_beside(&mut self, groups: &[Group<'_>]) -> Result<Vec<Vec<Arc<Plan>>>, Failure> {
+        let Some(connection) = &mut self.connection else {
+            return Err(Failure::Lost(super::postgres::not_loaded()));
+        };
+        let mut tables = Tables::default();
+        let mut all: Vec<Vec<Arc<Plan>>> = Vec::with_capacity(groups.len());
+        for group in groups {
+            match connection.plans(group.batch, &self.settings).await {
+                Ok(plans) if all.is_empty() => tables.of_first(&plans),
+                Ok(plans) if tables.take(&plans) => {}
+                Err(failure) if all.is_empty() => return Err(failure),
+                // It is the main session's when its turn comes.
+                _ => break,
+            }
+            all.push(connection.plans(group.batch, &self.settings).await?);
+        }
+        Ok(all)
     }
 
     pub(super) async fn apply_beside(&mut self, groups: &[Group<'_>]) -> Groups {
         let [first, others @ ..] = groups else {
-            return Groups { first: Ok(Outcome::default()), others: 0 };
+            return Groups { first: Ok(Outcome::default()), others: 0, rest_is_left: true };
         };
-        if others.is_empty() {
+        let plans = match self.plans_beside(groups).await {
+            Ok(plans) => plans,
+            Err(failure) => return Groups { first: Err(failure), others: 0, rest_is_left: false },
+        };
+        let tried = self.room(plans.len() - 1).await;
+        if tried == 0 {
             let first = self.apply(first.batch, Mode::Grouped, Some(first.end)).await;
-            return Groups { first, others: 0 };
+            return Groups { first, others: 0, rest_is_left: true };
         }
         let holder = self.process().unwrap_or_default();
-        // The plans are those that the main session is going to apply by; they are asked for once.
-        let plans = match &mut self.connection {
-            Some(connection) => connection.plans(first.batch, &self.settings).await,
-            None => Err(Failure::Lost(super::postgres::not_loaded())),
-        };
-        let plans = match plans {
-            Ok(plans) => plans,
-            Err(failure) => return Groups { first: Err(failure), others: 0 },
-        };
-        if self.beside.sessions.len() < others.len() && !self.has_room(others.len() - 1).await {
-            tracing::info!(
-                "transactions are not applied beside others: the target has no room for replication origins"
-            );
-            self.beside.cramped = true;
-            let first = self.apply(first.batch, Mode::Grouped, Some(first.end)).await;
-            return Groups { first, others: 0 };
-        }
         let settings = self.settings.clone();
         let mut sessions = std::mem::take(&mut self.beside.sessions).into_iter();
         let (progress, _) = watch::channel(Progress::default());
         let beside = async {
             let mut rows = Rows::default();
-            rows.add(first.batch, &plans);
-            let mut work = Vec::with_capacity(others.len());
+            rows.add(first.batch, &plans[0]);
+            let mut work = Vec::with_capacity(tried);
             let mut previous = first.end.commit_lsn;
-            for (number, group) in (1..).zip(others) {
-                let ready = prepare(&settings, number, holder, sessions.next(), *group, &mut rows).await;
-                match ready {
-                    Ok((connection, plans, late)) => {
-                        work.push(Work { number, connection, group: *group, plans, late, previous });
-                    }
-                    Err(reason) => {
-                        tracing::info!(reason, "transactions are not applied beside others");
+            for (number, (group, plans)) in (1..=tried).zip(others.iter().zip(&plans[1..])) {
+                let session = match sessions.next() {
+                    Some(session) => Ok(session),
+                    None => open(&settings, number - 1, holder).await,
+                };
+                let connection = match session {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        tracing::info!(%error, "transactions are not applied beside others");
                         break;
                     }
+                };
+                let late = rows.late(group.batch, plans);
+                if number < tried {
+                    rows.add(group.batch, plans);
                 }
+                work.push(Work { number, connection, group: *group, plans, late, previous });
                 previous = group.end.commit_lsn;
             }
             let runs = work.into_iter().map(|work| work.run(&progress));
@@ -228,34 +270,14 @@ impl PostgresTarget {
             Progress::tell(&progress, 0, result.is_ok());
             result
         };
-        let (result, back) = tokio::join!(main, beside);
+        let (first, back) = tokio::join!(main, beside);
+        let begun = back.len();
         let committed = back.iter().take_while(|connection| connection.is_some()).count();
-        let whole = result.is_ok() && committed == others.len();
-        if whole {
+        let rest_is_left = first.is_ok() && committed == begun;
+        if rest_is_left {
             self.beside.sessions = back.into_iter().flatten().chain(sessions).collect();
             self.beside.used = Some(Instant::now());
         }
-        Groups { first: result, others: committed }
+        Groups { first, others: committed, rest_is_left }
     }
-}
-
-type Prepared = (Connection, Vec<Arc<Plan>>, Vec<bool>);
-
-/// The session for a group, how its rows go, and which of its changes wait.
-async fn prepare(
-    settings: &ReplicatSettings,
-    number: usize,
-    holder: i32,
-    session: Option<Connection>,
-    group: Group<'_>,
-    rows: &mut Rows,
-) -> Result<Prepared, String> {
-    let mut connection = match session {
-        Some(connection) => connection,
-        None => open(settings, number - 1, holder).await.map_err(|error| error.to_string())?,
-    };
-    let plans = connection.plans(group.batch, settings).await.map_err(super::ahead::reason)?;
-    let late = rows.late(group.batch, &plans).ok_or("their tables need one session")?;
-    rows.add(group.batch, &plans);
-    Ok((connection, plans, late))
 }

@@ -302,12 +302,17 @@ fn sort_checkpoint(error: irongate_checkpoint::Error) -> Failure {
     if error.is_transient() { Failure::Lost(error.into()) } else { Failure::Refused(error.into()) }
 }
 
-/// Sends a statement now: a first poll hands it to the connection. The answer is awaited later.
-async fn launch<'a>(flight: impl Future<Output = Result<(), Failure>> + Send + 'a) -> Flight<'a> {
+/// Sends a statement now: a first poll hands it to the connection. The answer is awaited later. An error at once is of a
+/// statement that was not sent, which nothing may follow.
+async fn launch<'a>(
+    flight: impl Future<Output = Result<(), Failure>> + Send + 'a,
+) -> Result<Flight<'a>, Failure> {
     let mut flight: Flight<'a> = Box::pin(flight);
     match futures_util::poll!(flight.as_mut()) {
-        std::task::Poll::Ready(result) => Box::pin(std::future::ready(result)),
-        std::task::Poll::Pending => flight,
+        std::task::Poll::Ready(result) => {
+            result.map(|()| -> Flight<'a> { Box::pin(std::future::ready(Ok(()))) })
+        }
+        std::task::Poll::Pending => Ok(flight),
     }
 }
 
@@ -482,41 +487,41 @@ impl Connection {
         }
         let begin = self.begin()?;
         let client = self.session.client();
-        let mut flights = Vec::with_capacity(steps.len() + 3);
-        if begin {
-            let begin = self.begin_sql(batch, end.is_none());
-            flights.push(launch(async move { client.batch_execute(&begin).await.map_err(sort) }).await);
-        }
-        let mut copied = Ok(());
-        for (step, prepared) in &steps {
-            if step.by_copy {
-                copied = step.copy(client, prepared, batch).await;
-                if copied.is_err() {
-                    break;
-                }
-            } else {
-                flights.push(launch(step.execute(client, prepared, batch)).await);
-            }
-        }
-        if let (Ok(()), Some(end), Some(open)) = (&copied, end, &self.open) {
-            flights.push(launch(self.save(batch, end)).await);
-            // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
-            let position = open.xact_setup(client, end.end_lsn, end.commit_time);
-            flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await);
-        }
+        let mut flights = Vec::with_capacity(steps.len() + 4);
         // Where the server itself refuses what must not be, COMMIT need not wait for the answers: behind a refusal it is
-        // a ROLLBACK.
-        let ahead = copied.is_ok() && end.is_some() && steps.iter().all(|(step, _)| step.sure);
-        if ahead {
-            flights.push(launch(async { client.batch_execute("COMMIT").await.map_err(sort) }).await);
-        }
+        // a ROLLBACK. Behind a statement that was not even sent, nothing is sent.
+        let ahead = end.is_some() && steps.iter().all(|(step, _)| step.sure);
+        let send = async {
+            if begin {
+                let begin = self.begin_sql(batch, end.is_none());
+                flights.push(launch(async move { client.batch_execute(&begin).await.map_err(sort) }).await?);
+            }
+            for (step, prepared) in &steps {
+                if step.by_copy {
+                    step.copy(client, prepared, batch).await?;
+                } else {
+                    flights.push(launch(step.execute(client, prepared, batch)).await?);
+                }
+            }
+            if let (Some(end), Some(open)) = (end, &self.open) {
+                flights.push(launch(self.save(batch, end)).await?);
+                // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
+                let position = open.xact_setup(client, end.end_lsn, end.commit_time);
+                flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await?);
+            }
+            if ahead {
+                flights.push(launch(async { client.batch_execute("COMMIT").await.map_err(sort) }).await?);
+            }
+            Ok::<_, Failure>(())
+        };
+        let sent = send.await;
         // The first to fail is to blame; those behind it only say that the transaction is aborted.
         let mut result = Ok(());
         for flight in flights {
             let answer = flight.await;
             result = result.and(answer);
         }
-        result.and(copied)?;
+        result.and(sent)?;
         if ahead {
             self.committed();
         } else if end.is_some() {

@@ -13,6 +13,7 @@ fn column(name: &str, cast: &str) -> TargetColumn {
         has_spellings: false,
         not_null: false,
         generated: false,
+        default: false,
         identity_always: false,
     }
 }
