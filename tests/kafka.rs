@@ -16,6 +16,8 @@ mod cluster;
 mod feed;
 #[path = "kafka/fenced.rs"]
 mod fenced;
+#[path = "kafka/flow.rs"]
+mod flow;
 #[path = "kafka/killed.rs"]
 mod killed;
 #[path = "kafka/large.rs"]

@@ -11,7 +11,8 @@
 //! of a row that a late change concerns. The others, which are sent at once, and the late ones concern different rows, so it
 //! makes no difference which of the two come first. A row is told by the text of its key. Within a stream that tells the rows
 //! of a table by one key, a row keeps its text until a change of its key, or a delete and an insert, of which both texts are
-//! known; so within B nothing is overlooked. Two source tables that are one at the target, or a table whose key has become
+//! known; so within B nothing is overlooked. (Keys of types whose texts can become others by a change elsewhere, such as labels of
+//! an enum, do not go this way.) Two source tables that are one at the target, or a table whose key has become
 //! another in between, could tell one row by two keys: those groups do not go beside others. Of what is overlooked between A
 //! and B (another spelling of one key after a delete, a unique index besides the key), the server takes care, in one of these
 //! ways:
@@ -26,8 +27,8 @@
 //! trigger nor rule nor policy watches rows, nor a default of a column that only the target has, such as a number that rises.
 //! Foreign keys are not checked in replica role.
 //!
-//! *Nobody waits for long.* The statements of a session beside have a limit; when they are done it asks twice a second whether
-//! anybody waits for it. It waits itself for a lock for much less than the time after which the server looks for deadlocks, so
+//! *Nobody waits for long.* The early statements of a session beside have a limit; when they are done it asks twice a second
+//! whether anybody waits for it, until its turn has come to commit. It waits itself for a lock for much less than the time after which the server looks for deadlocks, so
 //! it is seldom part of one. Where A is the one that a deadlock ends, it is applied again, and nothing beside it for a while.
 //!
 //! *Exactly once.* As for work ahead (`crate::ahead`): rows and checkpoint are committed together, the checkpoint only behind
@@ -46,9 +47,15 @@ use crate::batch::{Batch, Change};
 use crate::statement::{changes_key, key_tuple};
 use crate::table::{Key, Plan};
 
-/// What tells the rows of a target table apart: places of its columns and the source's types; `None` where that is more than
-/// one thing.
-type Told = Option<Vec<(usize, u32)>>;
+/// What tells the rows of a target table apart: places of its columns, and the source's types with their modifiers, in the
+/// order of the source's columns; `None` where that is more than one thing, or a value's text can become another by itself.
+type Told = Option<Vec<(usize, u32, i32)>>;
+
+/// Types whose values are names of things, which can be given others: `regproc`, `regclass` and the like.
+const NAMES: [u32; 11] = [24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
+
+/// The first type that is not the server's own: enums, whose labels can be given other names, are behind it.
+const FIRST_OWN_TYPE: u32 = 16384;
 
 /// Tables of the target, and what tells their rows apart in the groups that are looked at.
 #[derive(Default)]
@@ -81,12 +88,15 @@ fn name(plan: &Plan) -> (String, String) {
 }
 
 fn told(plan: &Plan) -> Told {
+    let column = |column: usize| {
+        let place = plan.columns[column]?;
+        let kind = plan.table.columns[place].type_oid;
+        let source = &plan.relation.columns[column];
+        let is_steady = kind < FIRST_OWN_TYPE && !NAMES.contains(&kind);
+        is_steady.then_some((place, source.type_oid, source.type_modifier))
+    };
     match &plan.key {
-        Key::Columns { columns, .. } => {
-            let column =
-                |column: &usize| Some((plan.columns[*column]?, plan.relation.columns[*column].type_oid));
-            columns.iter().map(column).collect()
-        }
+        Key::Columns { .. } => (0..plan.columns.len()).filter(|at| plan.in_key[*at]).map(column).collect(),
         Key::Nothing => Some(Vec::new()),
         Key::WholeRow => None,
     }

@@ -54,7 +54,7 @@ pub struct TargetColumn {
     pub not_null: bool,
     /// Its value comes from an expression, and nobody may write it.
     pub generated: bool,
-    /// It has a default, or is an identity.
+    /// It or its type has a default, or it is an identity.
     pub default: bool,
     /// `GENERATED ALWAYS AS IDENTITY`: an update may not set it.
     pub identity_always: bool,

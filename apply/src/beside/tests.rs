@@ -130,11 +130,21 @@ fn a_table_whose_rows_are_told_in_two_ways_does_not_go_beside_others() {
     let table = crate::table::TargetTable { unique: vec![vec![1], vec![0]], ..by_id.table.clone() };
     let by_value = Arc::new(Plan::new(&Arc::new(relation), table, None, None).unwrap());
     assert!(by_value.by_set && by_id.by_set);
+    // The same value is written in more characters now.
+    let mut wider = (*crate::compile::tests::relation()).clone();
+    wider.columns[1].type_modifier = 12;
+    let wider = [Arc::new(Plan::new(&Arc::new(wider), by_id.table.clone(), None, None).unwrap())];
+    // Its labels can be given other names.
+    let mut table = by_id.table.clone();
+    table.columns[1].type_oid = 20_000;
+    let by_enum = [Arc::new(Plan::new(&crate::compile::tests::relation(), table, None, None).unwrap())];
     let (one, other) = ([Arc::clone(&by_id)], [Arc::clone(&by_value)]);
     for (first, later, fits) in [
         (&one[..], vec![&one[..], &one[..]], true),
         (&one, vec![&other], false),
         (&one, vec![&one, &other], false),
+        (&one, vec![&wider], false),
+        (&[], vec![&by_enum], false),
         (&[by_id.clone(), by_value.clone()], vec![&one], false),
         (&[], vec![&[by_id.clone(), by_value.clone()]], false),
     ] {

@@ -107,16 +107,15 @@ impl<O: Open, T: Target> Applier<O, T> {
         let ahead = async { if reads_on { fill(next, source, grouping, false, broken) } else { Ok(false) } };
         let (done, filled) = tokio::join!(self.target.apply_groups(&groups), ahead);
         let is_whole = done.rest_is_left || done.others >= later.len();
-        if later.is_empty() || done.rest_is_left && done.others == 0 {
-            // Nothing was tried.
-        } else if is_whole {
-            self.patience.succeeded();
-        } else {
+        let is_to_wait = !later.is_empty() && !is_whole;
+        if is_to_wait {
             self.patience.failed();
+        } else if done.others > 0 {
+            self.patience.succeeded();
         }
         match done.first {
             Ok(outcome) => self.account(outcome, Some(end), Mode::Grouped),
-            Err(Failure::Lost(error)) if !later.is_empty() && error.is_transient() => {
+            Err(Failure::Lost(error)) if is_to_wait && error.is_transient() => {
                 // Those beside may be what was in the way. If not, it is said the next time, when there are none.
                 tracing::info!(%error, "beginning again without sessions beside");
                 self.begin().await?;

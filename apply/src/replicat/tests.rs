@@ -11,6 +11,7 @@ use irongate_trail::{
 use irongate_trail::Row;
 
 use super::*;
+use crate::target::{Group, Groups};
 
 /// Transactions of one row each, numbered from 1 by their commit LSNs.
 struct Numbers {
@@ -152,4 +153,46 @@ async fn every_bad_row_of_a_large_group_is_found() {
 async fn a_small_group_that_is_refused_is_applied_row_by_row_at_once() {
     let applier = run(&[50], 100, 1000).await;
     assert_eq!((applier.target.refusals, applier.target.by_group), (1, 900));
+}
+
+/// Loses its connection with every group, and says that the others are left, or that nobody knows.
+struct Away {
+    rest_is_left: bool,
+}
+
+impl Target for Away {
+    async fn load(&mut self) -> Result<Applied, Error> {
+        Ok(Applied::default())
+    }
+
+    async fn apply(&mut self, _: &Batch, _: Mode, _: Option<&Applied>) -> Result<Outcome, Failure> {
+        Err(Failure::Lost(Error::Target(irongate_postgres::Error::Closed(None))))
+    }
+
+    fn most_groups(&self) -> usize {
+        3
+    }
+
+    async fn apply_groups(&mut self, groups: &[Group<'_>]) -> Groups {
+        let first = self.apply(groups[0].batch, Mode::Grouped, Some(groups[0].end)).await;
+        Groups { first, others: 0, rest_is_left: self.rest_is_left }
+    }
+
+    async fn settle(&mut self, applied: Mark) -> Result<Mark, Error> {
+        Ok(applied)
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_is_told_of_also_where_groups_go_beside_others() {
+    for rest_is_left in [false, true] {
+        let grouping = Grouping { changes: 10, ..Grouping::default() };
+        let mut applier = Applier::new(UpTo(1000), Away { rest_is_left }, grouping);
+        let mut errors = 0;
+        for _ in 0..4 {
+            errors += u32::from(applier.step().await.is_err_and(|error| error.is_transient()));
+            applier.begin_again();
+        }
+        assert!(errors >= 3, "{errors} of four, rest_is_left: {rest_is_left}");
+    }
 }

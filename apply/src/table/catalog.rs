@@ -57,6 +57,7 @@ SELECT a.attname, a.attnum, pg_catalog.format_type(e.oid, -1),
           FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace cn ON cn.oid = k.collnamespace
          WHERE k.oid = a.attcollation AND NOT k.collisdeterministic),
        a.atthasdef OR a.attidentity <> ''
+         OR EXISTS (SELECT FROM pg_catalog.pg_type d WHERE d.oid = a.atttypid AND d.typdefault IS NOT NULL)
   FROM pg_catalog.pg_attribute a
   JOIN element e ON e.attnum = a.attnum
   JOIN pg_catalog.pg_type x ON x.oid = e.elem

@@ -32,8 +32,8 @@ const SETTINGS: &str = "SET lock_timeout = '300ms'; SET idle_in_transaction_sess
 /// How often a session that has nothing left to do but to commit asks whether somebody waits for it.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-/// Where there was no room for their origins, it is looked again after so long.
-const CRAMPED: Duration = Duration::from_secs(600);
+/// Where there was no room for all of them, it is looked again after so long.
+const CRAMPED: Duration = Duration::from_secs(300);
 
 /// After so long without a group the sessions are closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -82,7 +82,7 @@ impl Progress {
 pub(super) struct Beside {
     sessions: Vec<Connection>,
     used: Option<Instant>,
-    /// When the target last had no room for their origins, and for how many sessions it had.
+    /// When the target last had no room for all of them, and for how many it had.
     cramped: Option<(Instant, usize)>,
 }
 
@@ -155,7 +155,8 @@ impl Work<'_> {
                 Ok(Err(_)) => return Err("nobody says how far the others are".to_owned()),
                 Err(_) => {}
             }
-            if super::ahead::is_waited_for(connection).await? {
+            let asked = tokio::time::timeout(SLOW, super::ahead::is_waited_for(connection)).await;
+            if asked.map_err(|_| "the session does not answer".to_owned())?? {
                 return Err("somebody waits for what they have locked".to_owned());
             }
         }
@@ -193,7 +194,7 @@ impl PostgresTarget {
             Err(error) => Err(error),
         };
         // What is wrong here is found out by whoever goes on.
-        let room = room.unwrap_or_default();
+        let Ok(room) = room else { return 0 };
         if room < wanted && self.beside.cramped.is_none() {
             tracing::info!(room, "the target has no room for the replication origins of all sessions");
         }
@@ -214,7 +215,10 @@ impl PostgresTarget {
                 Ok(plans) if tables.take(&plans) => {}
                 Err(failure) if all.is_empty() => return Err(failure),
                 // It is the main session's when its turn comes.
-                _ => break,
+                _ => {
+                    tracing::debug!("the tables of a group are not such that it can go beside others");
+                    break;
+                }
             }
             all.push(connection.plans(group.batch, &self.settings).await?);
         }
@@ -232,7 +236,8 @@ impl PostgresTarget {
         let tried = self.room(plans.len() - 1).await;
         if tried == 0 {
             let first = self.apply(first.batch, Mode::Grouped, Some(first.end)).await;
-            return Groups { first, others: 0, rest_is_left: true };
+            let rest_is_left = first.is_ok();
+            return Groups { first, others: 0, rest_is_left };
         }
         let holder = self.process().unwrap_or_default();
         let settings = self.settings.clone();
@@ -246,7 +251,10 @@ impl PostgresTarget {
             for (number, (group, plans)) in (1..=tried).zip(others.iter().zip(&plans[1..])) {
                 let session = match sessions.next() {
                     Some(session) => Ok(session),
-                    None => open(&settings, number - 1, holder).await,
+                    None => {
+                        let opened = tokio::time::timeout(SLOW, open(&settings, number - 1, holder)).await;
+                        opened.unwrap_or_else(|_| Err(super::postgres::not_loaded()))
+                    }
                 };
                 let connection = match session {
                     Ok(connection) => connection,
@@ -272,6 +280,9 @@ impl PostgresTarget {
         };
         let (first, back) = tokio::join!(main, beside);
         let begun = back.len();
+        if begun < tried {
+            self.beside.cramped = Some((Instant::now(), begun));
+        }
         let committed = back.iter().take_while(|connection| connection.is_some()).count();
         let rest_is_left = first.is_ok() && committed == begun;
         if rest_is_left {
