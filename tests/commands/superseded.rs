@@ -139,7 +139,9 @@ async fn a_site_that_comes_back_while_a_failover_is_at_work_is_not_taken_over_fr
     assert!(open(&reference).await[1]);
     let main_manager = power_back(&mut reference).await;
     wait_until(PATIENCE, "the guard to close the site that came back", async || {
+        // The guard is at work before the manager listens, which the reinstatement asks.
         !is_open(&reference, 0).await
+            && reference.start("main", &["health"]).finish(PATIENCE).await.code() != 1
     })
     .await;
     reference.expect("secondary", 0, &and(&FAILOVER, &["--resume"])).await;
