@@ -11,8 +11,8 @@
 //! of a row that a late change concerns. The others, which are sent at once, and the late ones concern different rows, so it
 //! makes no difference which of the two come first. A row is told by the text of its key. Within a stream that tells the rows
 //! of a table by one key, a row keeps its text until a change of its key, or a delete and an insert, of which both texts are
-//! known; so within B nothing is overlooked. (Keys of types whose texts can become others by a change elsewhere, such as labels of
-//! an enum, do not go this way.) Two source tables that are one at the target, or a table whose key has become
+//! known; so within B nothing is overlooked. (Keys of types whose texts can become others by a change elsewhere, such as
+//! labels of an enum, do not go this way.) Two source tables that are one at the target, or a table whose key has become
 //! another in between, could tell one row by two keys: those groups do not go beside others. Of what is overlooked between A
 //! and B (another spelling of one key after a delete, a unique index besides the key), the server takes care, in one of these
 //! ways:
@@ -28,8 +28,9 @@
 //! Foreign keys are not checked in replica role.
 //!
 //! *Nobody waits for long.* The early statements of a session beside have a limit; when they are done it asks twice a second
-//! whether anybody waits for it, until its turn has come to commit. It waits itself for a lock for much less than the time after which the server looks for deadlocks, so
-//! it is seldom part of one. Where A is the one that a deadlock ends, it is applied again, and nothing beside it for a while.
+//! whether anybody waits for it, until its turn has come to commit. It waits itself for a lock for much less than the time
+//! after which the server looks for deadlocks, so it is seldom part of one. Where A is the one that a deadlock ends, it is
+//! applied again, and nothing beside it for a while.
 //!
 //! *Exactly once.* As for work ahead (`crate::ahead`): rows and checkpoint are committed together, the checkpoint only behind
 //! the right one, and whoever begins with the target's memory first waits for the end of all sessions beside.
@@ -44,6 +45,7 @@ use hashbrown::HashSet;
 use irongate_trail::{Old, Row, Tuple, Value};
 
 use crate::batch::{Batch, Change};
+use crate::compile::hash_value;
 use crate::statement::{changes_key, key_tuple};
 use crate::table::{Key, Plan};
 
@@ -169,13 +171,8 @@ impl Rows {
             if plan.in_key.get(column) != Some(&true) {
                 continue;
             }
-            match if value == Value::Unchanged { old.unwrap_or(value) } else { value } {
-                Value::Text(bytes) | Value::Binary(bytes) => {
-                    hasher.write_usize(bytes.len());
-                    hasher.write(bytes);
-                }
-                Value::Null | Value::Unchanged => hasher.write_u8(0),
-            }
+            let value = if value == Value::Unchanged { old.unwrap_or(value) } else { value };
+            hash_value(&mut hasher, value);
         }
         hasher.finish()
     }

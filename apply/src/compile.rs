@@ -214,13 +214,7 @@ impl<'a> Compiler<'a> {
     fn hash(&self, plan: &Plan, row: Row<'_>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         for value in key_values(plan, row) {
-            match value {
-                Value::Text(bytes) | Value::Binary(bytes) => {
-                    hasher.write_usize(bytes.len());
-                    hasher.write(bytes);
-                }
-                Value::Null | Value::Unchanged => hasher.write_u8(0),
-            }
+            hash_value(&mut hasher, value);
         }
         hasher.finish()
     }
@@ -254,6 +248,17 @@ fn push(sets: &mut Vec<(SetKind, Vec<u32>)>, from: usize, kind: SetKind, row: u3
     let rows = &mut sets[set].1;
     rows.push(row);
     (set as u32, (rows.len() - 1) as u32)
+}
+
+/// Adds a value of a key to its hash.
+pub(crate) fn hash_value(hasher: &mut impl Hasher, value: Value<'_>) {
+    match value {
+        Value::Text(bytes) | Value::Binary(bytes) => {
+            hasher.write_usize(bytes.len());
+            hasher.write(bytes);
+        }
+        Value::Null | Value::Unchanged => hasher.write_u8(0),
+    }
 }
 
 fn key_values<'a>(plan: &'a Plan, row: Row<'a>) -> impl Iterator<Item = Value<'a>> {

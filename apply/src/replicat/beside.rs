@@ -1,5 +1,6 @@
 //! The loop's side of working side by side: it reads groups behind the one in hand and has the target apply them together.
 
+use irongate_checkpoint::Applied;
 use irongate_trail::{Position, Source};
 
 use super::{Applier, Open, Step, behind, fill};
@@ -45,7 +46,7 @@ impl Patience {
 /// A group behind the first.
 struct Later {
     batch: Batch,
-    end: irongate_checkpoint::Applied,
+    end: Applied,
     position: Position,
 }
 
@@ -64,7 +65,7 @@ impl<O: Open, T: Target> Applier<O, T> {
     /// Applies the batch, which ends at `end`, and the groups behind it.
     pub(super) async fn step_beside(
         &mut self,
-        end: irongate_checkpoint::Applied,
+        end: Applied,
         position: Position,
         grouping: &Grouping,
     ) -> Result<Step, Error> {

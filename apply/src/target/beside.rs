@@ -210,17 +210,19 @@ impl PostgresTarget {
         let mut tables = Tables::default();
         let mut all: Vec<Vec<Arc<Plan>>> = Vec::with_capacity(groups.len());
         for group in groups {
-            match connection.plans(group.batch, &self.settings).await {
-                Ok(plans) if all.is_empty() => tables.of_first(&plans),
-                Ok(plans) if tables.take(&plans) => {}
+            let plans = match connection.plans(group.batch, &self.settings).await {
+                Ok(plans) => plans,
                 Err(failure) if all.is_empty() => return Err(failure),
                 // It is the main session's when its turn comes.
-                _ => {
-                    tracing::debug!("the tables of a group are not such that it can go beside others");
-                    break;
-                }
+                Err(_) => break,
+            };
+            if all.is_empty() {
+                tables.of_first(&plans);
+            } else if !tables.take(&plans) {
+                tracing::debug!("the tables of a group are not such that it can go beside others");
+                break;
             }
-            all.push(connection.plans(group.batch, &self.settings).await?);
+            all.push(plans);
         }
         Ok(all)
     }
