@@ -6,6 +6,8 @@ mod support;
 
 #[path = "replicat/beside.rs"]
 mod beside;
+#[path = "replicat/early.rs"]
+mod early;
 #[path = "replicat/fast_and_exact.rs"]
 mod fast_and_exact;
 #[path = "replicat/later_tables.rs"]

@@ -18,18 +18,19 @@
 //!
 //! While the target works on one batch the next is read. A large transaction may be applied meanwhile before its commit
 //! has come: see `crate::ahead`. Then nothing is left to do here but to have it committed where it stands in the source's
-//! order.
+//! order. Where there is little to do, what is not durable in the trail yet is applied, and committed when it is: see `early`.
 
 mod ahead;
 mod apart;
 mod beside;
+mod early;
 mod run;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use irongate_checkpoint::{Applied, Mark, TableCounters, TableStarts};
-use irongate_trail::{Begins, Commit, CommitLsn, Source};
+use irongate_trail::{Begins, Commit, CommitLsn, Position, Source};
 
 use crate::ahead::Ahead;
 use crate::batch::Batch;
@@ -92,6 +93,8 @@ pub struct Totals {
     pub given_up: u64,
     /// Source transactions that another session applied beside Replicat's own.
     pub beside: u64,
+    /// Source transactions that were applied before they were durable in the trail, and committed when they were.
+    pub early: u64,
     /// By source table.
     pub tables: BTreeMap<String, TableCounters>,
 }
@@ -117,6 +120,9 @@ pub struct Applier<O: Open, T> {
     /// Batches of groups that were applied side by side.
     spares: Vec<Batch>,
     patience: beside::Patience,
+    patience_early: beside::Patience,
+    /// What was applied early up to here is not applied early again.
+    given_up_early: Position,
     /// `next` has been filled along with the last batch.
     prefetched: bool,
     /// The source failed behind what is in the batch.
@@ -188,6 +194,8 @@ impl<O: Open, T: Target> Applier<O, T> {
             next: Batch::default(),
             spares: Vec::new(),
             patience: beside::Patience::default(),
+            patience_early: beside::Patience::default(),
+            given_up_early: Position::default(),
             prefetched: false,
             broken: None,
             applied: Applied::default(),
@@ -310,6 +318,9 @@ impl<O: Open, T: Target> Applier<O, T> {
             self.tell_ahead();
             // There is nothing to catch up with.
             self.spares.clear();
+            if let (false, Some(step)) = (has_skipped, self.step_early(&grouping).await?) {
+                return Ok(step);
+            }
             return Ok(if has_skipped { Step::Applied } else { Step::Idle });
         }
         let mode = mode(&self.batch, self.queue, self.exact_until);
@@ -349,7 +360,7 @@ impl<O: Open, T: Target> Applier<O, T> {
     /// Notes that the source has been passed up to `position`, if nothing is held back. The LSN stays the last
     /// transaction's, whatever progress was noted behind it: it is what the target remembers, and a target that
     /// remembers less than it has flushed is taken for one that has lost something.
-    fn pass(&mut self, position: irongate_trail::Position) {
+    fn pass(&mut self, position: Position) {
         if self.batch.is_open() {
             return;
         }

@@ -3,7 +3,9 @@
 mod ahead;
 mod alone;
 mod beside;
+mod early;
 mod exact;
+mod flight;
 mod held;
 mod postgres;
 mod ready;
@@ -89,6 +91,28 @@ pub trait Target: Send {
         mode: Mode,
         end: Option<&Applied>,
     ) -> impl Future<Output = Result<Outcome, Failure>> + Send;
+
+    /// Applies a batch as [`Target::apply`] does in [`Mode::Grouped`], and has it committed when `durable` says that it may
+    /// be; `None` if it may not, which counts as a failure: [`Target::load`] is called next. The default does so in two pieces,
+    /// of which the second is empty.
+    ///
+    /// # Errors
+    /// As for [`Target::apply`].
+    fn apply_when(
+        &mut self,
+        batch: &Batch,
+        end: &Applied,
+        durable: impl Future<Output = bool> + Send,
+    ) -> impl Future<Output = Result<Option<Outcome>, Failure>> + Send {
+        async {
+            let work = self.apply(batch, Mode::Grouped, None);
+            let (_, is_durable) = tokio::try_join!(work, async { Ok(durable.await) })?;
+            if !is_durable {
+                return Ok(None);
+            }
+            self.apply(&Batch::default(), Mode::Grouped, Some(end)).await.map(Some)
+        }
+    }
 
     /// How many groups of transactions [`Target::apply_groups`] can be given now.
     fn most_groups(&self) -> usize {

@@ -12,7 +12,8 @@
 //!
 //! After the frames the machine settles, and if no sync is under way the next one begins: so one sync carries all that
 //! was appended while the one before it ran (group commit), and at low load a transaction is synced at once. A disk that
-//! is quicker than a change of threads is synced in place then.
+//! is quicker than a change of threads is synced in place then. At low load readers are told before the sync, too, so that
+//! they work while the disk does: the trail's [`Writer::tell_early`](irongate_trail::Writer::tell_early).
 //!
 //! # Why nothing is confirmed too early
 //!
@@ -219,8 +220,11 @@ async fn turn<T: Target>(
         {
             if frames > FEW {
                 syncing.start(job);
-            } else if let Some(outcome) = syncing.run_or_start(job).await {
-                told(stream, target, outcome)?;
+            } else {
+                target.tell_early();
+                if let Some(outcome) = syncing.run_or_start(job).await {
+                    told(stream, target, outcome)?;
+                }
             }
         }
         if let Some(deadline) = stopping

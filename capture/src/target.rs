@@ -20,6 +20,9 @@ pub(crate) trait Target: Sink + Send {
     /// What must be done to make everything appended durable; `None` when all is. One job at a time.
     fn sync_job(&mut self) -> Result<Option<Job>, Error>;
 
+    /// Tells readers what the job that was just made will make durable, where they can begin with it before.
+    fn tell_early(&mut self) {}
+
     /// Takes a finished job's answer; returns what is durable now.
     fn synced(&mut self, outcome: Result<Mark, Error>) -> Result<ResumeLsn, Error>;
 
@@ -103,6 +106,10 @@ impl Target for Writer {
     fn sync_job(&mut self) -> Result<Option<Job>, Error> {
         let job = Writer::sync_job(self)?;
         Ok(job.map(|job| Box::new(move || Ok(job.run()?)) as Job))
+    }
+
+    fn tell_early(&mut self) {
+        Writer::tell_early(self);
     }
 
     fn synced(&mut self, outcome: Result<Mark, Error>) -> Result<ResumeLsn, Error> {

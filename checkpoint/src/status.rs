@@ -141,6 +141,8 @@ pub struct Counters {
     pub given_up: u64,
     /// Source transactions that another session applied beside Replicat's own.
     pub beside: u64,
+    /// Source transactions that were applied before they were durable in the trail, and committed when they were.
+    pub early: u64,
     /// Trail bytes written or read.
     pub bytes: u64,
 }

@@ -131,6 +131,12 @@ impl Bench {
 
     /// The same, committed at a time of its own.
     pub(crate) fn transaction_at(&mut self, time: Timestamp, ops: &[Op]) {
+        self.append(time, ops);
+        self.writer.sync().unwrap();
+    }
+
+    /// Writes one transaction, and does not wait for the disk.
+    pub(crate) fn append(&mut self, time: Timestamp, ops: &[Op]) {
         let commit_lsn = CommitLsn(Lsn(self.next));
         let end_lsn = ResumeLsn(Lsn(self.next + 0x10));
         self.next += 0x100;
@@ -173,7 +179,6 @@ impl Bench {
             }
         }
         self.writer.commit(&Commit { commit_lsn, end_lsn, commit_time: time, changes: 0 }).unwrap();
-        self.writer.sync().unwrap();
     }
 
     /// Applies all there is.

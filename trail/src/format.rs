@@ -9,6 +9,7 @@
 //! 000000001-734-0.side       adopted side files: <main file that adopts it>-<xid>-<n>
 //! open-734-0.side            a transaction that the source has not committed yet; worthless after a restart
 //! durable                    how far the trail is durable (see "Mark")
+//! appended                   how far bytes are written beyond that (see "Told"); of no worth without its writer
 //! reader-<name>              how far a reader has come: its veto against purge (see "Mark")
 //! lock                       held by the one writer
 //! ```
@@ -89,6 +90,12 @@
 //! trail is opened and with each new file, not each time: after a power cut it may be older than what is durable, never
 //! newer. It always stands between transactions. A reader reads up to it; the writer's recovery takes a bad byte before it
 //! for damage and one behind it for a torn tail.
+//!
+//! # Told
+//!
+//! The file `appended` holds a u64 that each opening for writing takes anew, then a place (u64 sequence number, u64 offset;
+//! zeros for none) up to which the operating system has all bytes, then the CRC32C of these numbers. Not every place is told:
+//! only one in the file that the durable mark stands in, while little is on its way to the disk.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -498,6 +505,30 @@ pub(crate) fn decode_slots(bytes: &[u8]) -> Option<(u64, Mark)> {
         Some((u64::from_be_bytes(*count), decode(mark).ok()?))
     };
     [slot(0), slot(SLOT)].into_iter().flatten().max_by_key(|(count, _)| *count)
+}
+
+/// How far a trail can be read before it is durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Told {
+    /// Which opening for writing says so.
+    pub(crate) writing: u64,
+    /// Behind a whole transaction or progress record.
+    pub(crate) position: Position,
+}
+
+/// Bytes of a sealed [`Told`].
+pub(crate) const TOLD: usize = 28;
+
+pub(crate) fn encode_told(told: &Told) -> Vec<u8> {
+    let numbers = [told.writing, told.position.seqno, told.position.offset];
+    seal(numbers.into_iter().flat_map(u64::to_be_bytes).collect())
+}
+
+pub(crate) fn decode_told(bytes: &[u8]) -> Result<Told, Malformed> {
+    let early = Malformed("what is told ends early");
+    let mut numbers = unseal(bytes)?.chunks_exact(8).filter_map(|bytes| bytes.first_chunk());
+    let mut number = || numbers.next().copied().map(u64::from_be_bytes).ok_or(early);
+    Ok(Told { writing: number()?, position: Position { seqno: number()?, offset: number()? } })
 }
 
 // Names

@@ -2,6 +2,7 @@
 //!
 //! [`Writer`] appends, [`Reader`] follows, [`format`](mod@format) specifies the bytes.
 
+mod appended;
 mod change;
 mod check;
 mod dump;
@@ -32,7 +33,7 @@ pub use list::{ListedFile, Listing, list};
 pub use lsn::{CommitLsn, Lineage, Lsn, ParseLsnError, Position, ResumeLsn, Timestamp};
 pub use mark::{durable, readers, register_reader, remove_reader};
 pub use purge::{PurgePolicy, Purged, purge};
-pub use reader::{Begins, OpenSide, Presence, Reader, SideReader, open_sides};
+pub use reader::{Begins, Early, OpenSide, Presence, Reader, SideReader, open_sides};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use source::{Follower, Item, Source};
 pub use storage::{Directory, File, Storage};

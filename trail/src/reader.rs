@@ -4,12 +4,15 @@
 //! doubled or moved (the digest), the transaction follows the one before it (`previous`), and nothing of it can be
 //! taken back by a power cut (the durable mark). A row of an aborted sub-transaction is never returned.
 //!
+//! It can be asked to read on before that (`early.rs`); then whoever asks vouches that nothing comes of it too early.
+//!
 //! No file is opened before the mark has come to it, so that what is read is never a file that the writer's recovery
 //! removes and makes anew. Memory is one read-ahead buffer a file and the descriptions of tables, whatever the size of a
 //! transaction.
 
 mod ahead;
 mod begin;
+mod early;
 mod hold;
 mod side;
 
@@ -20,7 +23,7 @@ use rustc_hash::FxHashMap;
 
 use crate::change::Row;
 use crate::error::{Error, Malformed};
-use crate::format::{self, Adopt, CommitRecord, Digest, End, FileHeader, Mark, kind};
+use crate::format::{self, Adopt, CommitRecord, Digest, End, FileHeader, Mark, Told, kind};
 use crate::lsn::{CommitLsn, Lineage, Position, ResumeLsn};
 use crate::mark::DurableView;
 use crate::records::{Found, Records, Step};
@@ -29,6 +32,7 @@ use crate::source::Item;
 use crate::storage::Storage;
 pub use ahead::{OpenSide, Presence, SideReader, open_sides};
 pub(crate) use begin::main_files;
+pub use early::Early;
 use hold::Hold;
 use side::SideCursor;
 
@@ -125,6 +129,8 @@ pub struct Reader {
     open: Option<Open>,
     side: Option<SideCursor>,
     hold: Hold,
+    /// How far it reads beyond the durable mark.
+    early: Option<Told>,
     /// The last commit that was passed or, before the first, that must precede it.
     previous: CommitLsn,
     skip_to: CommitLsn,
@@ -187,7 +193,7 @@ impl Reader {
         self.mark
     }
 
-    /// The next item, or `None` when nothing more is durable.
+    /// The next item, or `None` when nothing more is durable, or may be read [early](Reader::go_early).
     ///
     /// # Errors
     /// [`Error::Damaged`] with file and offset; [`Error::Gap`]; [`Error::NotInTrail`] when the transaction to begin after
@@ -338,6 +344,9 @@ impl Reader {
 
     /// Looks whether more has become durable; true if so.
     fn look(&mut self) -> Result<bool, Error> {
+        if self.early.is_some() {
+            return Ok(false);
+        }
         let Some(view) = &mut self.view else { return Ok(false) };
         let Some(mark) = view.read()? else { return Ok(false) };
         let read = self.reached();

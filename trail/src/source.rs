@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
+use futures_util::{FutureExt, StreamExt};
+use inotify::{Inotify, WatchMask, Watches};
 
+use crate::appended::APPENDED;
 use crate::change::{Message, Row};
 use crate::error::Error;
 use crate::format::{Adopt, Mark};
 use crate::lsn::{Lineage, Position};
 use crate::mark::DURABLE;
-use crate::reader::{Begins, Reader};
+use crate::reader::{Begins, Early, Reader};
 use crate::relation::Relation;
 use crate::storage::{Directory, Storage};
 use crate::transaction::{Begin, Commit, Progress};
@@ -92,6 +93,21 @@ pub trait Source: Send {
         Ok(None)
     }
 
+    /// Where everything durable has been read: allows [`Source::next`] to return what is on its way to the disk, and says
+    /// up to where that goes, if there is any behind `beyond`. What is made of it may count only when [`Source::early`] says
+    /// that it is durable, which must be asked before anything behind it is read.
+    fn go_early(&mut self, _beyond: Position) -> Option<Position> {
+        None
+    }
+
+    /// What has become of what was read early. [`Source::wait`] returns when it may be durable.
+    ///
+    /// # Errors
+    /// As for [`Source::next`].
+    fn early(&mut self) -> Result<Early, Error> {
+        Ok(Early::Durable)
+    }
+
     /// Waits until more may be durable, or a second has passed. Cancel-safe.
     fn wait(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -158,6 +174,15 @@ impl Source for Follower {
         self.reader.pass()
     }
 
+    fn go_early(&mut self, beyond: Position) -> Option<Position> {
+        self.watch.also(&self.reader.directory().join(APPENDED));
+        self.reader.go_early(beyond)
+    }
+
+    fn early(&mut self) -> Result<Early, Error> {
+        self.reader.early()
+    }
+
     async fn wait(&mut self) -> Result<(), Error> {
         // A second, so that a missed event costs a delay and nothing else.
         match tokio::time::timeout(Duration::from_secs(1), self.watch.changed()).await {
@@ -170,6 +195,9 @@ impl Source for Follower {
 /// Wakes when a file is written.
 struct Watch {
     events: inotify::EventStream<[u8; 1024]>,
+    watches: Watches,
+    /// Another file is watched, too.
+    more: bool,
 }
 
 impl std::fmt::Debug for Watch {
@@ -181,15 +209,28 @@ impl std::fmt::Debug for Watch {
 impl Watch {
     fn new(path: &Path) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        inotify.watches().add(path, WatchMask::MODIFY)?;
-        Ok(Self { events: inotify.into_event_stream([0; 1024])? })
+        let mut watches = inotify.watches();
+        watches.add(path, WatchMask::MODIFY)?;
+        Ok(Self { events: inotify.into_event_stream([0; 1024])?, watches, more: false })
+    }
+
+    /// Watches another file, as soon as it is there. What is missed of it costs a delay.
+    fn also(&mut self, path: &Path) {
+        if !self.more {
+            self.more = self.watches.add(path, WatchMask::MODIFY).is_ok();
+        }
     }
 
     /// Returns when the file has been written since the last return. Cancel-safe.
     async fn changed(&mut self) -> io::Result<()> {
         match self.events.next().await {
-            Some(event) => event.map(drop),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(event) => drop(event?),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
+        // All that has come by now is one reason to look.
+        while let Some(Some(event)) = self.events.next().now_or_never() {
+            drop(event?);
+        }
+        Ok(())
     }
 }

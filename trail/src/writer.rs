@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::appended::Appended;
 use crate::change::{Message, Truncate};
 use crate::error::Error;
 use crate::format::{self, Digest, FileHeader, Mark, kind, main_name};
@@ -133,6 +134,8 @@ pub struct Writer {
     storage: Arc<dyn Storage>,
     options: WriterOptions,
     mark: DurableMark,
+    /// Where it is said how far can be read before it is durable.
+    told: Option<Appended>,
     main: Main,
     open: Option<Open>,
     /// Behind the last whole transaction or progress record.
@@ -191,6 +194,7 @@ impl Writer {
         if !seqnos.is_empty() && !begun {
             return Err(Error::Exists(storage.path("")));
         }
+        let told = Appended::begin(&*storage, (options.clock)())?;
         let mark = DurableMark::open(&storage)?;
         mark.clear()?;
         let names = crate::list::names(&*storage)?;
@@ -205,7 +209,7 @@ impl Writer {
         }
         let at = Mark { resume_lsn: start, ..Mark::default() };
         let main = Main::begin(&storage, 1, &header(&options, 1, &at))?;
-        let mut writer = Self::with(storage, options, mark, main, at, lock);
+        let mut writer = Self::with(storage, options, (mark, told), main, at, lock);
         writer.progress(&Progress { resume_lsn: start, time: (writer.options.clock)() })?;
         writer.sync()?;
         // Into the other slot too, so that from here on each is sound on the disk while the other one is written.
@@ -217,7 +221,7 @@ impl Writer {
     fn with(
         storage: Arc<dyn Storage>,
         options: WriterOptions,
-        mark: DurableMark,
+        (mark, told): (DurableMark, Option<Appended>),
         main: Main,
         at: Mark,
         lock: LockGuard,
@@ -227,6 +231,7 @@ impl Writer {
             storage,
             options,
             mark,
+            told,
             main,
             open: None,
             appended,

@@ -26,17 +26,17 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    fn failed(&mut self) {
+    pub(super) fn failed(&mut self) {
         self.last = (self.last * 2).clamp(REST, LONGEST_REST);
         self.left = self.last;
     }
 
-    fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self) {
         *self = Self::default();
     }
 
     /// Whether it is time; asked once a group.
-    fn is_over(&mut self) -> bool {
+    pub(super) fn is_over(&mut self) -> bool {
         let is_over = self.left == 0;
         self.left = self.left.saturating_sub(1);
         is_over

@@ -294,6 +294,7 @@ impl Run<'_> {
             status.counters.ahead = totals.ahead;
             status.counters.given_up = totals.given_up;
             status.counters.beside = totals.beside;
+            status.counters.early = totals.early;
             let sum =
                 |of: fn(&irongate_checkpoint::TableCounters) -> u64| totals.tables.values().map(of).sum();
             status.counters.rows_inserted = sum(|table| table.inserts);

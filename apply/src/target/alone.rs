@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::postgres::Answer;
+use super::flight::Answer;
 use crate::batch::{Batch, Change};
 use crate::parameters;
 use crate::statement::{self, Statement};

@@ -11,7 +11,8 @@ use irongate_checkpoint::Applied;
 use irongate_trail::CommitLsn;
 
 use super::alone::{Alone, execute_alone};
-use super::postgres::{Connection, sort};
+use super::flight::sort;
+use super::postgres::Connection;
 use super::resolve::{Resolved, Stop};
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};

@@ -22,7 +22,8 @@ use irongate_checkpoint::Applied;
 use irongate_trail::{CommitLsn, Old, Row, Tuple, TupleBuilder};
 use tokio_postgres::Client;
 
-use super::postgres::{Connection, sort};
+use super::flight::sort;
+use super::postgres::Connection;
 use super::resolve::{complete, of_tuple, query};
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use irongate_trail::{CommitLsn, Lsn, Position, Relation, Timestamp};
 use tokio_postgres::types::{PgLsn, Type};
 
 use super::beside::{Beside, Group, Groups};
+use super::flight::{launch, sort, sort_checkpoint};
 use super::held::Held;
 use super::ready::Ready;
 use super::resolve::prepared_for_conflicts;
@@ -52,9 +52,6 @@ const SETTINGS: &str = "SET session_replication_role = replica; SET plan_cache_m
      SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'; \
      SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; \
      SET row_security = off";
-
-pub(super) type Answer = Result<u64, tokio_postgres::Error>;
-type Flight<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
 
 /// A target database and the session that applies to it.
 #[derive(Debug)]
@@ -104,6 +101,14 @@ impl PostgresTarget {
             starts: TableStarts::default(),
             beside: Beside::default(),
         }
+    }
+
+    /// The connection is of no use any more. What the server said last tells more than that the line is dead.
+    pub(super) fn lost(&mut self, error: Error) -> Failure {
+        let reason = self.connection.take().and_then(|connection| connection.session.failure());
+        Failure::Lost(
+            reason.map_or(error, |reason| Error::Target(irongate_postgres::Error::Closed(Some(reason)))),
+        )
     }
 }
 
@@ -211,17 +216,18 @@ impl Target for PostgresTarget {
             self.last_commit = end.commit_time;
         }
         match result {
-            Err(Failure::Lost(error)) => {
-                // What the server said last tells more than that the line is dead.
-                let error = connection
-                    .session
-                    .failure()
-                    .map_or(error, |reason| Error::Target(irongate_postgres::Error::Closed(Some(reason))));
-                self.connection = None;
-                Err(Failure::Lost(error))
-            }
+            Err(Failure::Lost(error)) => Err(self.lost(error)),
             other => other,
         }
+    }
+
+    async fn apply_when(
+        &mut self,
+        batch: &Batch,
+        end: &Applied,
+        durable: impl Future<Output = bool> + Send,
+    ) -> Result<Option<Outcome>, Failure> {
+        self.apply_early(batch, end, durable).await
     }
 
     fn most_groups(&self) -> usize {
@@ -286,34 +292,6 @@ async fn is_loading(
 
 pub(super) fn not_loaded() -> Error {
     Error::Target(irongate_postgres::Error::Closed(None))
-}
-
-/// Sorts an error of the server: its batch is to blame, or the moment.
-pub(super) fn sort(error: tokio_postgres::Error) -> Failure {
-    let error = irongate_postgres::Error::from(error);
-    if error.is_transient() {
-        Failure::Lost(Error::Target(error))
-    } else {
-        Failure::Refused(Error::Target(error))
-    }
-}
-
-fn sort_checkpoint(error: irongate_checkpoint::Error) -> Failure {
-    if error.is_transient() { Failure::Lost(error.into()) } else { Failure::Refused(error.into()) }
-}
-
-/// Sends a statement now: a first poll hands it to the connection. The answer is awaited later. An error at once is of a
-/// statement that was not sent, which nothing may follow.
-async fn launch<'a>(
-    flight: impl Future<Output = Result<(), Failure>> + Send + 'a,
-) -> Result<Flight<'a>, Failure> {
-    let mut flight: Flight<'a> = Box::pin(flight);
-    match futures_util::poll!(flight.as_mut()) {
-        std::task::Poll::Ready(result) => {
-            result.map(|()| -> Flight<'a> { Box::pin(std::future::ready(Ok(()))) })
-        }
-        std::task::Poll::Pending => Ok(flight),
-    }
 }
 
 impl Connection {
@@ -479,6 +457,22 @@ impl Connection {
         takes: impl Fn(usize) -> bool,
         end: Option<&Applied>,
     ) -> Result<Outcome, Failure> {
+        if !self.send_some(batch, plans, takes, end, true).await? && end.is_some() {
+            self.commit().await?;
+        }
+        Ok(Outcome::default())
+    }
+
+    /// Sends those changes and, behind the last of a group, the checkpoint; with `commit` also the origin's position and,
+    /// where that need not wait for the answers, COMMIT. Says whether it sent that.
+    pub(super) async fn send_some(
+        &mut self,
+        batch: &Batch,
+        plans: &[Arc<Plan>],
+        takes: impl Fn(usize) -> bool,
+        end: Option<&Applied>,
+        commit: bool,
+    ) -> Result<bool, Failure> {
         let mut steps = Vec::new();
         for step in compile_some(batch, plans, takes) {
             let step = Ready::of(step, batch, plans);
@@ -490,7 +484,7 @@ impl Connection {
         let mut flights = Vec::with_capacity(steps.len() + 4);
         // Where the server itself refuses what must not be, COMMIT need not wait for the answers: behind a refusal it is
         // a ROLLBACK. Behind a statement that was not even sent, nothing is sent.
-        let ahead = end.is_some() && steps.iter().all(|(step, _)| step.sure);
+        let ahead = commit && end.is_some() && steps.iter().all(|(step, _)| step.sure);
         let send = async {
             if begin {
                 let begin = self.begin_sql(batch, end.is_none());
@@ -505,9 +499,11 @@ impl Connection {
             }
             if let (Some(end), Some(open)) = (end, &self.open) {
                 flights.push(launch(self.save(batch, end)).await?);
-                // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
-                let position = open.xact_setup(client, end.end_lsn, end.commit_time);
-                flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await?);
+                if commit {
+                    // Last, because from PostgreSQL 16 on even a ROLLBACK moves the origin to the position in force.
+                    let position = open.xact_setup(client, end.end_lsn, end.commit_time);
+                    flights.push(launch(async { position.await.map_err(sort_checkpoint) }).await?);
+                }
             }
             if ahead {
                 flights.push(launch(async { client.batch_execute("COMMIT").await.map_err(sort) }).await?);
@@ -524,10 +520,8 @@ impl Connection {
         result.and(sent)?;
         if ahead {
             self.committed();
-        } else if end.is_some() {
-            self.commit().await?;
         }
-        Ok(Outcome::default())
+        Ok(ahead)
     }
 
     /// Opens the account of a target transaction unless one is open. True if BEGIN is to be sent.
@@ -575,7 +569,7 @@ impl Connection {
         Ok(())
     }
 
-    fn committed(&mut self) {
+    pub(super) fn committed(&mut self) {
         if let Some(open) = self.open.take() {
             open.committed();
         }

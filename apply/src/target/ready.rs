@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::Failure;
 use super::alone::{Alone, execute_alone};
-use super::postgres::{Answer, sort};
+use super::flight::{Answer, sort};
 use crate::batch::{Batch, Change};
 use crate::compile::{SetKind, Step};
 use crate::error::{Error, RowError};

@@ -20,7 +20,8 @@ use std::time::Duration;
 use irongate_checkpoint::{Applied, Origin};
 use irongate_trail::{Old, Row, Timestamp, Tuple, TupleBuilder, Value};
 
-use super::postgres::{Connection, sort};
+use super::flight::sort;
+use super::postgres::Connection;
 use super::{Failure, Outcome};
 use crate::batch::{Batch, Change};
 use crate::conflict::canary;

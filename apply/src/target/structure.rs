@@ -11,7 +11,8 @@ use irongate_postgres::catalog::{
 use irongate_postgres::sql::{qualified, quote_identifier, quote_literal};
 use irongate_trail::CommitLsn;
 
-use super::postgres::{Connection, sort};
+use super::flight::sort;
+use super::postgres::Connection;
 use super::{Failure, Mode};
 use crate::batch::Batch;
 use crate::ddl::difference::{Facets, Statement, alter, create, names, parts, replaced};

@@ -88,9 +88,15 @@ pub(crate) async fn run(global: &Global, names: &Names) -> anyhow::Result<()> {
             output::count(errors),
             output::count(conflicts),
         ))?;
-        let Counters { ahead, given_up, beside, .. } = group.counters;
+        let Counters { ahead, given_up, beside, early, .. } = group.counters;
         if beside > 0 {
             output::text(format_args!("{} applied beside others", output::count(beside)))?;
+        }
+        if early > 0 {
+            output::text(format_args!(
+                "{} applied before they were durable in the trail, and committed when they were",
+                output::count(early)
+            ))?;
         }
         if ahead > 0 || given_up > 0 {
             output::text(format_args!(

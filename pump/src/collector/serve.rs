@@ -381,7 +381,10 @@ impl Holding<'_> {
             if turn.syncing.job.is_none() && turn.syncing.covered != Some(turn.boundaries) {
                 let Some(trail) = &mut self.lane.trail else { return Ok(Left::Stopping) };
                 match trail.writer.sync_job().map_err(Trouble::Trail)? {
-                    Some(job) => turn.syncing.start(job, turn.boundaries),
+                    Some(job) => {
+                        trail.writer.tell_early();
+                        turn.syncing.start(job, turn.boundaries);
+                    }
                     None => {
                         turn.syncing.covered = Some(turn.boundaries);
                         self.acknowledge(turn.boundaries, outbox);

@@ -87,6 +87,7 @@ impl Reader {
             open: None,
             side: None,
             hold: Hold::default(),
+            early: None,
             skip_to,
             resume,
             ended_at: ResumeLsn::default(),

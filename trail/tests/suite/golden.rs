@@ -114,7 +114,8 @@ fn write(storage: &Arc<dyn Storage>) {
 }
 
 fn files(disk: &Disk) -> BTreeMap<String, Vec<u8>> {
-    let names = disk.storage().list().unwrap().into_iter().filter(|name| name != "lock");
+    let of_no_worth = |name: &String| name == "lock" || name == "appended";
+    let names = disk.storage().list().unwrap().into_iter().filter(|name| !of_no_worth(name));
     names.map(|name| (name.clone(), disk.content(&name).unwrap())).collect()
 }
 

@@ -11,6 +11,7 @@ mod damage;
 #[path = "../../../tests/harness/disk.rs"]
 mod disk;
 mod dumped;
+mod early;
 mod followed;
 mod golden;
 mod headers;
