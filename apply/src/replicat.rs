@@ -24,6 +24,7 @@ mod ahead;
 mod apart;
 mod beside;
 mod early;
+mod patience;
 mod run;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use crate::error::Error;
 use crate::settings::Grouping;
 use crate::target::{Failure, Mode, Outcome, Target};
 
+use patience::Patience;
 pub use run::{Replicat, Stopped};
 
 /// Changes in a group where a larger one was refused: what is applied change by change then is not much more than what is
@@ -119,10 +121,10 @@ pub struct Applier<O: Open, T> {
     next: Batch,
     /// Batches of groups that were applied side by side.
     spares: Vec<Batch>,
-    patience: beside::Patience,
-    patience_early: beside::Patience,
-    /// What was applied early up to here is not applied early again.
-    given_up_early: Position,
+    patience: Patience,
+    patience_early: Patience,
+    /// Up to here it has been tried to apply early, which is not tried again with the same.
+    tried_early: Position,
     /// `next` has been filled along with the last batch.
     prefetched: bool,
     /// The source failed behind what is in the batch.
@@ -193,9 +195,9 @@ impl<O: Open, T: Target> Applier<O, T> {
             batch: Batch::default(),
             next: Batch::default(),
             spares: Vec::new(),
-            patience: beside::Patience::default(),
-            patience_early: beside::Patience::default(),
-            given_up_early: Position::default(),
+            patience: Patience::default(),
+            patience_early: Patience::default(),
+            tried_early: Position::default(),
             prefetched: false,
             broken: None,
             applied: Applied::default(),
@@ -344,11 +346,16 @@ impl<O: Open, T: Target> Applier<O, T> {
             Err(failure) => return self.fail(failure, mode).await,
         }
         self.pass(position);
+        Ok(self.go_on(filled?))
+    }
+
+    /// Goes on with `next`, into which something may have been read already.
+    fn go_on(&mut self, prefetched: bool) -> Step {
         std::mem::swap(&mut self.batch, &mut self.next);
         self.batch.stop_skipping_behind(self.applied.end_lsn);
-        self.prefetched = filled?;
+        self.prefetched = prefetched;
         self.tell_ahead();
-        Ok(Step::Applied)
+        Step::Applied
     }
 
     fn grouping_in_force(&self) -> Grouping {

@@ -92,6 +92,11 @@ pub trait Target: Send {
         end: Option<&Applied>,
     ) -> impl Future<Output = Result<Outcome, Failure>> + Send;
 
+    /// Whether [`Target::apply_when`] can be called with a batch. The default takes whole transactions of rows.
+    fn can_apply_when(&self, batch: &Batch) -> bool {
+        batch.is_plain()
+    }
+
     /// Applies a batch as [`Target::apply`] does in [`Mode::Grouped`], and has it committed when `durable` says that it may
     /// be; `None` if it may not, which counts as a failure: [`Target::load`] is called next. The default does so in two pieces,
     /// of which the second is empty.

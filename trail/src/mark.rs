@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::appended::Appended;
 use crate::error::Error;
 use crate::format::{self, Mark};
+use crate::lsn::Timestamp;
 use crate::storage::{File, Storage, new_name, read_full_at, replace};
 
 /// Name of the file that says how far the trail is durable.
@@ -44,9 +46,10 @@ pub fn durable(storage: &dyn Storage) -> Result<Option<Mark>, Error> {
     Ok(read_slots(storage, &*file)?.map(|(_, mark)| mark))
 }
 
-/// The writer's hold on the durable mark.
+/// The writer's hold on the durable mark, and on what readers are told before it moves.
 #[derive(Debug)]
 pub(crate) struct DurableMark {
+    pub(crate) appended: Appended,
     file: Arc<dyn File>,
     storage: Arc<dyn Storage>,
     count: u64,
@@ -55,14 +58,16 @@ pub(crate) struct DurableMark {
 }
 
 impl DurableMark {
-    pub(crate) fn open(storage: &Arc<dyn Storage>) -> Result<Self, Error> {
+    /// Begins a writing. To be called before anything of the trail is changed.
+    pub(crate) fn open(storage: &Arc<dyn Storage>, now: Timestamp) -> Result<Self, Error> {
+        let appended = Appended::begin(&**storage, now)?;
         let file = match storage.open(DURABLE, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => storage.create(DURABLE),
             other => other,
         };
         let file = file.map_err(Error::io("open", storage.path(DURABLE)))?;
         let count = read_slots(&**storage, &*file)?.map_or(0, |(count, _)| count);
-        Ok(Self { file, storage: Arc::clone(storage), count, torn: false })
+        Ok(Self { appended, file, storage: Arc::clone(storage), count, torn: false })
     }
 
     /// Takes back what a trail that is no longer there had promised, for those too that hold the file open.

@@ -175,7 +175,9 @@ impl Source for Follower {
     }
 
     fn go_early(&mut self, beyond: Position) -> Option<Position> {
-        self.watch.also(&self.reader.directory().join(APPENDED));
+        if !self.watch.more {
+            self.watch.also(&self.reader.directory().join(APPENDED));
+        }
         self.reader.go_early(beyond)
     }
 
@@ -216,9 +218,7 @@ impl Watch {
 
     /// Watches another file, as soon as it is there. What is missed of it costs a delay.
     fn also(&mut self, path: &Path) {
-        if !self.more {
-            self.more = self.watches.add(path, WatchMask::MODIFY).is_ok();
-        }
+        self.more = self.watches.add(path, WatchMask::MODIFY).is_ok();
     }
 
     /// Returns when the file has been written since the last return. Cancel-safe.

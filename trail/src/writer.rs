@@ -26,7 +26,6 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::appended::Appended;
 use crate::change::{Message, Truncate};
 use crate::error::Error;
 use crate::format::{self, Digest, FileHeader, Mark, kind, main_name};
@@ -134,8 +133,6 @@ pub struct Writer {
     storage: Arc<dyn Storage>,
     options: WriterOptions,
     mark: DurableMark,
-    /// Where it is said how far can be read before it is durable.
-    told: Option<Appended>,
     main: Main,
     open: Option<Open>,
     /// Behind the last whole transaction or progress record.
@@ -194,8 +191,7 @@ impl Writer {
         if !seqnos.is_empty() && !begun {
             return Err(Error::Exists(storage.path("")));
         }
-        let told = Appended::begin(&*storage, (options.clock)())?;
-        let mark = DurableMark::open(&storage)?;
+        let mark = DurableMark::open(&storage, (options.clock)())?;
         mark.clear()?;
         let names = crate::list::names(&*storage)?;
         for name in names {
@@ -209,7 +205,7 @@ impl Writer {
         }
         let at = Mark { resume_lsn: start, ..Mark::default() };
         let main = Main::begin(&storage, 1, &header(&options, 1, &at))?;
-        let mut writer = Self::with(storage, options, (mark, told), main, at, lock);
+        let mut writer = Self::with(storage, options, mark, main, at, lock);
         writer.progress(&Progress { resume_lsn: start, time: (writer.options.clock)() })?;
         writer.sync()?;
         // Into the other slot too, so that from here on each is sound on the disk while the other one is written.
@@ -221,7 +217,7 @@ impl Writer {
     fn with(
         storage: Arc<dyn Storage>,
         options: WriterOptions,
-        (mark, told): (DurableMark, Option<Appended>),
+        mark: DurableMark,
         main: Main,
         at: Mark,
         lock: LockGuard,
@@ -231,7 +227,6 @@ impl Writer {
             storage,
             options,
             mark,
-            told,
             main,
             open: None,
             appended,

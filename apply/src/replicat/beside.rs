@@ -14,35 +14,6 @@ fn least(grouping: &Grouping) -> usize {
     (grouping.changes / 16).max(1)
 }
 
-/// After a group was taken back so many are applied plainly; each time twice as many, up to the most.
-const REST: u32 = 8;
-const LONGEST_REST: u32 = 1024;
-
-/// When not to try again yet.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Patience {
-    left: u32,
-    last: u32,
-}
-
-impl Patience {
-    pub(super) fn failed(&mut self) {
-        self.last = (self.last * 2).clamp(REST, LONGEST_REST);
-        self.left = self.last;
-    }
-
-    pub(super) fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Whether it is time; asked once a group.
-    pub(super) fn is_over(&mut self) -> bool {
-        let is_over = self.left == 0;
-        self.left = self.left.saturating_sub(1);
-        is_over
-    }
-}
-
 /// A group behind the first.
 struct Later {
     batch: Batch,
@@ -143,10 +114,6 @@ impl<O: Open, T: Target> Applier<O, T> {
             self.account(outcome, Some(end), Mode::Grouped);
             self.pass(position);
         }
-        std::mem::swap(&mut self.batch, &mut self.next);
-        self.batch.stop_skipping_behind(self.applied.end_lsn);
-        self.prefetched = filled? | read.transpose()?.unwrap_or_default();
-        self.tell_ahead();
-        Ok(Step::Applied)
+        Ok(self.go_on(filled? | read.transpose()?.unwrap_or_default()))
     }
 }

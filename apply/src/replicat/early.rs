@@ -48,17 +48,14 @@ impl<O: Open, T: Target> Applier<O, T> {
             return Ok(None);
         }
         let Some(source) = &mut self.source else { return Ok(None) };
-        let Some(place) = source.go_early(self.given_up_early) else { return Ok(None) };
-        // Should anything fail from here on, it is not tried again with the same.
-        self.given_up_early = place;
+        let Some(place) = source.go_early(self.tried_early) else { return Ok(None) };
+        self.tried_early = place;
         if let Err(error) = self.batch.fill(source, grouping, false) {
             // What another writer is just making anew looks like damage. If it is some, it is found when it is durable.
             return self.give_up_early(&error).await;
         }
-        let Some(commit) = self.batch.end().filter(|_| self.batch.is_plain() && !self.batch.is_empty())
-        else {
-            return self.leave_early().await;
-        };
+        let is_fit = !self.batch.is_empty() && self.target.can_apply_when(&self.batch);
+        let Some(commit) = self.batch.end().filter(|_| is_fit) else { return self.leave_early().await };
         let end = behind(source, &commit, self.applied.transactions + self.batch.commits());
         let position = source.position();
         match self.target.apply_when(&self.batch, &end, durable(source)).await {
@@ -68,10 +65,7 @@ impl<O: Open, T: Target> Applier<O, T> {
                 self.account(outcome, Some(end), Mode::Grouped);
                 self.pass(position);
                 self.next.follow(&self.batch);
-                std::mem::swap(&mut self.batch, &mut self.next);
-                self.prefetched = false;
-                self.tell_ahead();
-                Ok(Some(Step::Applied))
+                Ok(Some(self.go_on(false)))
             }
             Ok(None) => self.give_up_early(&"it did not become durable").await,
             // Whose fault that is, is found out when it is durable.

@@ -5,24 +5,26 @@ use std::future::Future;
 use irongate_checkpoint::Applied;
 
 use super::flight::{launch, sort, sort_checkpoint};
-use super::{Connection, Failure, Mode, Outcome, PostgresTarget, Target};
+use super::postgres::not_loaded;
+use super::{Connection, Failure, Outcome, PostgresTarget};
 use crate::batch::Batch;
 use crate::settings::ReplicatSettings;
 
 impl PostgresTarget {
+    /// Conflicts are looked for, and held rows treated, where a group is applied as a whole.
+    pub(super) fn can_apply_early(&self, batch: &Batch) -> bool {
+        batch.is_plain()
+            && self.settings.conflicts.is_none()
+            && self.connection.as_ref().is_some_and(|connection| !connection.held.concerns(batch))
+    }
+
     pub(super) async fn apply_early(
         &mut self,
         batch: &Batch,
         end: &Applied,
         durable: impl Future<Output = bool> + Send,
     ) -> Result<Option<Outcome>, Failure> {
-        let is_plain = batch.is_plain() && self.settings.conflicts.is_none();
-        let is_ready = |connection: &&mut Connection| is_plain && !connection.held.concerns(batch);
-        let Some(connection) = self.connection.as_mut().filter(is_ready) else {
-            let outcome =
-                if durable.await { Some(self.apply(batch, Mode::Grouped, Some(end)).await?) } else { None };
-            return Ok(outcome);
-        };
+        let Some(connection) = &mut self.connection else { return Err(Failure::Lost(not_loaded())) };
         match connection.apply_early(batch, &self.settings, end, durable).await {
             Err(Failure::Lost(error)) => Err(self.lost(error)),
             other => other,

@@ -221,6 +221,10 @@ impl Target for PostgresTarget {
         }
     }
 
+    fn can_apply_when(&self, batch: &Batch) -> bool {
+        self.can_apply_early(batch)
+    }
+
     async fn apply_when(
         &mut self,
         batch: &Batch,

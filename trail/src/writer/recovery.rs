@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Appended, Main, Writer, WriterOptions, lock};
+use super::{Main, Writer, WriterOptions, lock};
 use crate::error::Error;
 use crate::format::{self, Mark, main_name};
 use crate::mark::{self, DurableMark};
@@ -61,8 +61,7 @@ impl Writer {
         });
 
         // From here on the directory is changed: nothing above has refused it.
-        let told = Appended::begin(&*storage, (options.clock)())?;
-        let mark = DurableMark::open(&storage)?;
+        let mark = DurableMark::open(&storage, (options.clock)())?;
         mark.renew()?;
         for stretch in &survey.pending {
             make_durable(&*storage, stretch, known.is_some())?;
@@ -94,7 +93,7 @@ impl Writer {
             options.server_version = survey.header.server_version;
         }
         let main = Main::at(file, at.position, survey.transactions, survey.sealed);
-        let mut writer = Self::with(storage, options, (mark, told), main, at, lock);
+        let mut writer = Self::with(storage, options, mark, main, at, lock);
         writer.nonce = names.iter().filter_map(|name| format::side_nonce(name)).max().unwrap_or(0);
         // Rewrites the mark too, which may be older than the disk, or newer.
         writer.sync()?;

@@ -118,11 +118,11 @@ impl Writer {
     /// that they can begin with it while the disk works. Whoever calls this before running the job gains time, and whoever
     /// does not loses nothing.
     pub fn tell_early(&mut self) {
-        let (Some(told), [job]) = (&self.told, self.started.make_contiguous()) else { return };
+        let [job] = self.started.make_contiguous() else { return };
         let (from, to) = (self.durable.position, job.then.position);
         let is_little = from.seqno == to.seqno && to.offset - from.offset <= MOST_EARLY;
-        if !job.directory && job.files.len() == 1 && is_little && told.tell(to).is_err() {
-            self.told = None;
+        if !job.directory && job.files.len() == 1 && is_little {
+            self.mark.appended.tell(to);
         }
     }
 
@@ -168,9 +168,7 @@ impl Writer {
     /// Takes note that a job failed: cuts back to the mark, as far as the disk allows, and refuses further work.
     pub fn sync_failed(&mut self) {
         self.poisoned = true;
-        if let Some(told) = self.told.take() {
-            told.take_back();
-        }
+        self.mark.appended.take_back();
         // The error that matters has been reported already, and when the trail is opened again everything behind the mark
         // is written once more before it is vouched for: so nothing hangs on whether this succeeds.
         let at = self.durable.position;
