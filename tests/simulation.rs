@@ -25,8 +25,8 @@ use irongate_capture::pgoutput::{Decoder, Streaming};
 use irongate_tests::Tier;
 use irongate_tests::disk::{Dice, Disk, Fault};
 use irongate_trail::{
-    Begins, Early, Item, Lineage, Lsn, Mark, Position, PurgePolicy, Reader, ResumeLsn, Source, Storage,
-    SyncJob, Timestamp, Writer, WriterOptions, purge, register_reader,
+    Begins, Bookmark, CommitLsn, Early, Item, Lineage, Lsn, Mark, Position, PurgePolicy, Reader, ResumeLsn,
+    Source, Storage, SyncJob, Timestamp, Writer, WriterOptions, purge, register_reader,
 };
 use source::{Sent, Server};
 use target::{Database, SimTarget};
@@ -90,6 +90,9 @@ impl Source for Reading {
     fn durable(&self) -> Mark {
         self.0.durable()
     }
+    fn bookmark(&self, commit: CommitLsn) -> Option<Bookmark> {
+        self.0.bookmark(commit)
+    }
     fn go_early(&mut self, beyond: Position) -> Option<Position> {
         self.0.go_early(beyond)
     }
@@ -116,6 +119,10 @@ impl Open for OpenTrail {
     type Source = Reading;
     fn open(&mut self, begins: Begins) -> Result<Reading, irongate_trail::Error> {
         Ok(Reading(Reader::open(self.0.storage(), begins)?, Arc::clone(&self.1), Dice::new(self.2.roll())))
+    }
+    fn open_near(&mut self, begins: Begins, near: &Bookmark) -> Result<Reading, irongate_trail::Error> {
+        let reader = Reader::open_near(self.0.storage(), begins, Some(near))?;
+        Ok(Reading(reader, Arc::clone(&self.1), Dice::new(self.2.roll())))
     }
 }
 
@@ -289,7 +296,11 @@ impl World {
         let mut applier = self.replicat.take().unwrap_or_else(|| {
             let target = SimTarget::new(self.database.clone(), self.dice.roll(), self.calm);
             let trail = OpenTrail(self.disk.clone(), Arc::clone(&self.extract), Dice::new(self.dice.roll()));
-            Applier::new(trail, target, self.grouping)
+            let mut applier = Applier::new(trail, target, self.grouping);
+            if let Some(place) = Bookmark::kept(&*self.disk.storage(), "replicat") {
+                applier.begin_near(place);
+            }
+            applier
         });
         let early = applier.totals().early;
         for _ in 0..1 + self.dice.below(3) {
@@ -317,6 +328,9 @@ impl World {
         }
         self.database.flush(&mut self.dice);
         let Ok(low) = run(applier.settle()) else { return };
+        if let Some(place) = applier.bookmark() {
+            place.keep(&*self.disk.storage(), "replicat");
+        }
         let mark = Mark { position: low.position, resume_lsn: low.resume_lsn, ..Mark::default() };
         let storage = self.disk.storage();
         if register_reader(&*storage, "replicat", &mark).is_ok() {

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use irongate_checkpoint::{Applied, Mark, TableCounters, TableStarts};
-use irongate_trail::{Begins, Commit, CommitLsn, Position, Source};
+use irongate_trail::{Begins, Bookmark, Commit, CommitLsn, Position, Source};
 
 use crate::ahead::Ahead;
 use crate::batch::Batch;
@@ -56,6 +56,14 @@ pub trait Open: Send {
     /// # Errors
     /// As the source gives them.
     fn open(&mut self, begins: Begins) -> Result<Self::Source, irongate_trail::Error>;
+
+    /// The same, sooner: from a place that an earlier source has given.
+    ///
+    /// # Errors
+    /// As the source gives them.
+    fn open_near(&mut self, begins: Begins, _near: &Bookmark) -> Result<Self::Source, irongate_trail::Error> {
+        self.open(begins)
+    }
 }
 
 /// The trail in a directory.
@@ -67,6 +75,10 @@ impl Open for TrailDirectory {
 
     fn open(&mut self, begins: Begins) -> Result<Self::Source, irongate_trail::Error> {
         irongate_trail::Follower::open(&self.0, begins)
+    }
+
+    fn open_near(&mut self, begins: Begins, near: &Bookmark) -> Result<Self::Source, irongate_trail::Error> {
+        irongate_trail::Follower::open_near(&self.0, begins, Some(near))
     }
 }
 
@@ -117,6 +129,8 @@ pub struct Applier<O: Open, T> {
     target: T,
     grouping: Grouping,
     source: Option<O::Source>,
+    /// Where a source may be opened near.
+    bookmark: Option<Bookmark>,
     batch: Batch,
     next: Batch,
     /// Batches of groups that were applied side by side.
@@ -192,6 +206,7 @@ impl<O: Open, T: Target> Applier<O, T> {
             target,
             grouping,
             source: None,
+            bookmark: None,
             batch: Batch::default(),
             next: Batch::default(),
             spares: Vec::new(),
@@ -254,6 +269,7 @@ impl<O: Open, T: Target> Applier<O, T> {
 
     /// Forgets everything but the counters: the next step begins with the target's memory.
     pub fn begin_again(&mut self) {
+        self.note_place();
         self.source = None;
         self.batch.reset();
         self.next.reset();
@@ -262,6 +278,25 @@ impl<O: Open, T: Target> Applier<O, T> {
         if let Some(ahead) = &self.ahead {
             ahead.rest("Replicat begins again with what the target remembers");
         }
+    }
+
+    /// Notes a place in the source that is not behind what was applied last.
+    fn note_place(&mut self) {
+        let noted = self.source.as_ref().and_then(|source| source.bookmark(self.applied.commit_lsn));
+        if noted.is_some() {
+            self.bookmark = noted;
+        }
+    }
+
+    /// A place near where it is in its source, for the next one.
+    pub fn bookmark(&mut self) -> Option<&Bookmark> {
+        self.note_place();
+        self.bookmark.as_ref()
+    }
+
+    /// Takes what an earlier one has said of its place. It need not be true.
+    pub fn begin_near(&mut self, place: Bookmark) {
+        self.bookmark = Some(place);
     }
 
     /// Asks the target what it has, and opens the source behind that.
@@ -273,7 +308,11 @@ impl<O: Open, T: Target> Applier<O, T> {
         self.settle_ahead().await;
         self.applied = self.target.load().await?;
         let Applied { lineage, commit_lsn: commit, end_lsn: resume, .. } = self.applied;
-        let source = self.opener.open(Begins::After { lineage, commit, resume })?;
+        let begins = Begins::After { lineage, commit, resume };
+        let source = match &self.bookmark {
+            Some(near) => self.opener.open_near(begins, near)?,
+            None => self.opener.open(begins)?,
+        };
         // Of this trail, and not what the target remembers: that may be a place in the trail at the source's site, where the
         // initial load began.
         self.high = Mark { position: source.position(), resume_lsn: resume };

@@ -62,6 +62,7 @@ pub(crate) async fn mixed(
     let mut from_trail = (Vec::new(), Vec::new());
     for turn in 0..turns {
         for trailed in [false, true] {
+            pair.level().await?;
             pair.pgbench_script(&script, transactions)?;
             let n = next();
             pair.mark(n).await?;

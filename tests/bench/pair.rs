@@ -216,6 +216,27 @@ impl Pair {
         Ok(())
     }
 
+    /// Brings both ways to where the source is, and lets the server forget what it would decode anew for each of their slots:
+    /// that is up to 15 s of the log, as chance has it, which would be taken for a way's own time.
+    pub(crate) async fn level(&self) -> anyhow::Result<()> {
+        let ours = self.start_ours("ours", true, true)?;
+        self.enable_native(true).await?;
+        let begin = self.source.scalar("bench", "SELECT pg_current_wal_lsn()::text").await;
+        // A checkpoint writes down which transactions run, from where on a slot decodes anew.
+        self.source_client.batch_execute("CHECKPOINT").await?;
+        self.until("both slots have passed a checkpoint", async || {
+            let sql = format!(
+                "SELECT count(*)::text FROM pg_replication_slots
+                 WHERE slot_name IN ('ours', 'native') AND restart_lsn >= '{begin}'"
+            );
+            Ok(self.source.scalar("bench", &sql).await == "2")
+        })
+        .await?;
+        self.enable_native(false).await?;
+        self.stop_ours(ours)?;
+        Ok(())
+    }
+
     /// What native's processes have used since their start: WAL sender and apply workers.
     pub(crate) async fn native_used(&self) -> anyhow::Result<(Used, Used)> {
         let worker =

@@ -50,6 +50,7 @@ pub(crate) async fn catch_up(
     let millions = f64::from(transactions) * 2.0 / 1e6;
     let (mut note, mut native_note, mut trail_note) = (String::new(), String::new(), String::new());
     for turn in 0..turns {
+        pair.level().await?;
         pair.pgbench(transactions)?;
         let n = next();
         pair.mark(n).await?;
@@ -79,6 +80,7 @@ pub(crate) async fn catch_up(
             }
         }
         // The usual disaster: the standby was away, Extract was not.
+        pair.level().await?;
         pair.pgbench(transactions)?;
         let n = next();
         pair.mark(n).await?;

@@ -96,6 +96,10 @@
 //! The file `appended` holds a u64 that each opening for writing takes anew, then a place (u64 sequence number, u64 offset;
 //! zeros for none) up to which the operating system has all bytes, then the CRC32C of these numbers. Not every place is told:
 //! only one in the file that the durable mark stands in, while little is on its way to the disk.
+//!
+//! # Bookmark
+//!
+//! The file `bookmark-<name>` is a reader's own, and holds a [`crate::Bookmark`] in bincode, then its CRC32C.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -456,12 +460,12 @@ pub(crate) fn decode_progress(body: &[u8]) -> Result<Progress, Malformed> {
 
 // Marks
 
-fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_be_bytes());
     bytes
 }
 
-fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
+pub(crate) fn unseal(bytes: &[u8]) -> Result<&[u8], Malformed> {
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed("the mark ends early"))?;
     if crc32c::crc32c(body) == u32::from_be_bytes(*crc) {
         Ok(body)

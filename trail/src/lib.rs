@@ -33,7 +33,7 @@ pub use list::{ListedFile, Listing, list};
 pub use lsn::{CommitLsn, Lineage, Lsn, ParseLsnError, Position, ResumeLsn, Timestamp};
 pub use mark::{durable, readers, register_reader, remove_reader};
 pub use purge::{PurgePolicy, Purged, purge};
-pub use reader::{Begins, Early, OpenSide, Presence, Reader, SideReader, open_sides};
+pub use reader::{Begins, Bookmark, Early, OpenSide, Presence, Reader, SideReader, open_sides};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use source::{Follower, Item, Source};
 pub use storage::{Directory, File, Storage};

@@ -180,9 +180,13 @@ pub(crate) fn reader_name(name: &str) -> String {
     format!("{READER}{name}")
 }
 
+/// Whether a reader can be called so.
+pub(crate) fn is_readers_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+}
+
 fn reader_file(name: &str) -> Result<String, Error> {
-    let sound = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
-    if sound {
+    if is_readers_name(name) {
         Ok(format!("{READER}{name}"))
     } else {
         Err(Error::Misuse("a reader's name is letters, digits, - and _"))

@@ -12,6 +12,7 @@
 
 mod ahead;
 mod begin;
+mod bookmark;
 mod early;
 mod hold;
 mod side;
@@ -32,6 +33,8 @@ use crate::source::Item;
 use crate::storage::Storage;
 pub use ahead::{OpenSide, Presence, SideReader, open_sides};
 pub(crate) use begin::main_files;
+pub use bookmark::Bookmark;
+use bookmark::Passed;
 pub use early::Early;
 use hold::Hold;
 use side::SideCursor;
@@ -128,6 +131,7 @@ pub struct Reader {
     interner: Interner,
     open: Option<Open>,
     side: Option<SideCursor>,
+    passed: Passed,
     hold: Hold,
     /// How far it reads beyond the durable mark.
     early: Option<Told>,
@@ -387,6 +391,7 @@ impl Reader {
         self.previous = header.previous;
         (self.main, self.header, self.sealed) = (main, header, false);
         self.relations.clear();
+        self.passed = Passed::default();
         if !continues {
             (self.skip_to, self.resume) = (CommitLsn::default(), ResumeLsn::default());
         }
@@ -402,6 +407,7 @@ impl Reader {
             (kind::RELATION, Some(_)) => {
                 let relation = self.interner.intern(format::decode_relation(body).map_err(damaged)?);
                 self.relations.insert(relation.id, Arc::clone(&relation));
+                self.passed.relation(offset);
                 Advance::Note(Note::Relation(relation))
             }
             (kind::BEGIN, None) => {
@@ -430,6 +436,7 @@ impl Reader {
                 }
                 let skipped = open.skipped;
                 self.open = None;
+                self.passed.commit(record.commit.commit_lsn, offset, self.main.offset());
                 self.previous = record.commit.commit_lsn;
                 self.position.offset = self.main.offset();
                 if skipped { Advance::Note(Note::Passed) } else { Advance::Item(Item::Commit(record.commit)) }

@@ -96,6 +96,11 @@ impl Records {
         self.file.length().map_err(Error::io("read", self.storage.path(&self.name)))
     }
 
+    /// Up to where may be read.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Allows reading up to `limit`.
     pub(crate) fn extend(&mut self, limit: u64) {
         self.limit = self.limit.max(limit);
@@ -201,8 +206,15 @@ impl Records {
         Ok(sound)
     }
 
-    fn seek(&mut self, offset: u64) {
-        (self.start, self.end, self.offset) = (0, 0, offset);
+    /// Goes to a place where a record should start.
+    pub(crate) fn seek(&mut self, offset: u64) {
+        let first = self.offset - self.start as u64;
+        match usize::try_from(offset.wrapping_sub(first)) {
+            // It has been read.
+            Ok(start) if offset >= first && start <= self.end => self.start = start,
+            _ => (self.start, self.end) = (0, 0),
+        }
+        self.offset = offset;
     }
 }
 

@@ -13,9 +13,9 @@ use crate::appended::APPENDED;
 use crate::change::{Message, Row};
 use crate::error::Error;
 use crate::format::{Adopt, Mark};
-use crate::lsn::{Lineage, Position};
+use crate::lsn::{CommitLsn, Lineage, Position};
 use crate::mark::DURABLE;
-use crate::reader::{Begins, Early, Reader};
+use crate::reader::{Begins, Bookmark, Early, Reader};
 use crate::relation::Relation;
 use crate::storage::{Directory, Storage};
 use crate::transaction::{Begin, Commit, Progress};
@@ -74,6 +74,11 @@ pub trait Source: Send {
     /// How far the trail is durable, as known without asking again.
     fn durable(&self) -> Mark;
 
+    /// A place not behind `commit` that the source can be opened near the next time, to come sooner to where it was.
+    fn bookmark(&self, _commit: CommitLsn) -> Option<Bookmark> {
+        None
+    }
+
     /// Stops before the transaction of this xid, where it was streamed before its commit: [`Source::next`] then gives
     /// nothing more until the hold is taken back, by another call, or the transaction is [passed](Source::pass). For
     /// whoever may have its rows already. A source without side files holds nothing.
@@ -125,8 +130,16 @@ impl Follower {
     /// # Errors
     /// As [`Reader::open`]; [`Error::Io`] when the system refuses a watch.
     pub fn open(directory: &Path, begins: Begins) -> Result<Self, Error> {
+        Self::open_near(directory, begins, None)
+    }
+
+    /// The same, sooner: as [`Reader::open_near`].
+    ///
+    /// # Errors
+    /// As [`Follower::open`].
+    pub fn open_near(directory: &Path, begins: Begins, near: Option<&Bookmark>) -> Result<Self, Error> {
         let storage: Arc<dyn Storage> = Arc::new(Directory::new(directory));
-        let reader = Reader::open(storage, begins)?;
+        let reader = Reader::open_near(storage, begins, near)?;
         let path = directory.join(DURABLE);
         let watch = Watch::new(&path).map_err(|error| match error.kind() {
             // It was there a moment ago, or it is just being made.
@@ -160,6 +173,10 @@ impl Source for Follower {
 
     fn durable(&self) -> Mark {
         self.reader.durable()
+    }
+
+    fn bookmark(&self, commit: CommitLsn) -> Option<Bookmark> {
+        self.reader.bookmark(commit)
     }
 
     fn hold(&mut self, xid: Option<u32>) {

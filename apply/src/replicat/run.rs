@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use irongate_checkpoint::{Applied, Failure, GroupLock, Program, Publisher, State, Status};
-use irongate_trail::{Directory, Mark, Position, Source, Storage, Timestamp};
+use irongate_trail::{Bookmark, Directory, Mark, Position, Source, Storage, Timestamp};
 
 use super::{Applier, Step, TrailDirectory};
 use crate::error::Error;
@@ -85,9 +85,13 @@ impl Replicat {
             publisher,
             registered: None,
             settled: None,
+            kept: None,
             last,
             before: Position::default(),
         };
+        if let Some(place) = Bookmark::kept(&*run.storage, &settings.group) {
+            run.applier.begin_near(place);
+        }
         let mut shutdown = std::pin::pin!(shutdown);
         let mut attempt = 0;
         loop {
@@ -161,6 +165,8 @@ struct Run<'a> {
     publisher: &'a Publisher,
     registered: Option<irongate_checkpoint::Mark>,
     settled: Option<Instant>,
+    /// What was kept last of where the applier is.
+    kept: Option<Bookmark>,
     /// What the Replicat before this one said last.
     last: Option<Status>,
     /// Where that one was, if it was behind the same transaction.
@@ -221,6 +227,7 @@ impl Run<'_> {
     async fn settle(&mut self) -> Result<(), Error> {
         let mut low = self.applier.settle().await?;
         self.settled = Some(Instant::now());
+        self.keep_place();
         // What is not applied to the tables that are being copied is read once more when they are there.
         if !self.applier.tables_away().is_empty() {
             if self.is_registered()? {
@@ -241,6 +248,15 @@ impl Run<'_> {
             self.registered = Some(low);
         }
         Ok(())
+    }
+
+    /// So that the next Replicat finds sooner to where this one is.
+    fn keep_place(&mut self) {
+        let place = self.applier.bookmark();
+        if let Some(place) = place.filter(|place| self.kept.as_ref() != Some(place)) {
+            place.keep(&*self.storage, &self.settings.group);
+            self.kept = Some(place.clone());
+        }
     }
 
     /// Whether an earlier Replicat of this group has said how far it is. Until more is known, that holds.

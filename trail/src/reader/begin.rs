@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::{Begins, Hold, Interner, Reader};
+use super::{Begins, Bookmark, Hold, Interner, Passed, Reader};
 use crate::error::Error;
 use crate::format::{self, FileHeader, FileKind, Mark, main_name};
 use crate::lsn::{CommitLsn, Lineage, Position, ResumeLsn};
@@ -23,9 +23,27 @@ impl Reader {
     /// [`Error::Gap`], [`Error::Damaged`],
     /// [`Error::Version`], [`Error::Io`].
     pub fn open(storage: Arc<dyn Storage>, begins: Begins) -> Result<Self, Error> {
+        Self::open_near(storage, begins, None)
+    }
+
+    /// The same, sooner: from a place that an earlier reader has passed, where that helps to begin after a transaction.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_near(
+        storage: Arc<dyn Storage>,
+        begins: Begins,
+        near: Option<&Bookmark>,
+    ) -> Result<Self, Error> {
         let mut view = DurableView::new(&storage);
         match view.read()? {
-            Some(mark) => Self::with(storage, begins, mark, Some(view)),
+            Some(mark) => {
+                let mut reader = Self::with(storage, begins, mark, Some(view))?;
+                if let (Some(near), Begins::After { .. }) = (near, begins) {
+                    reader.go_near(near)?;
+                }
+                Ok(reader)
+            }
             None if main_files(&*storage)?.is_empty() => Err(Error::Missing(storage.path(""))),
             None => Err(Error::NotDurable(storage.path(""))),
         }
@@ -86,6 +104,7 @@ impl Reader {
             interner: Interner::default(),
             open: None,
             side: None,
+            passed: Passed::default(),
             hold: Hold::default(),
             early: None,
             skip_to,

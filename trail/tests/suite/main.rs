@@ -4,6 +4,7 @@
 
 mod ahead;
 mod begins;
+mod bookmarks;
 mod calls;
 mod checked;
 mod damage;
