@@ -131,7 +131,11 @@ fn a_bookmark_of_something_else_is_passed_over() {
     for _ in 0..300 {
         let mut bytes = content.clone();
         let at = dice.below(bytes.len() as u64) as usize;
-        if dice.once_in(4) { bytes.truncate(at) } else { bytes[at] ^= 1 << dice.below(8) }
+        if dice.once_in(4) {
+            bytes.truncate(at)
+        } else {
+            bytes[at] ^= 1 << dice.below(8)
+        }
         disk.put(&name, &bytes);
         let number = dice.below(MANY / 2);
         let bookmark = &bookmarks[dice.below(bookmarks.len() as u64) as usize];
