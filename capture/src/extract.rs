@@ -14,6 +14,7 @@ use irongate_checkpoint::{
     BackOff, FIRST_EPOCH, Failure, GroupLock, Program, Publisher, State, Status, Stop, TableCounters,
 };
 use irongate_trail::{Directory, Lineage, Mark, Storage, Timestamp, Writer, WriterOptions};
+use tokio::task::JoinSet;
 
 use crate::error::Error;
 use crate::machine::{Counts, Machine};
@@ -225,16 +226,27 @@ impl Extract {
         shown: &mut Shown,
         stop: &mut Stop,
     ) -> Result<Ended, Error> {
+        let mut connecting = JoinSet::new();
         let writer = match trail {
             Some(writer) => writer,
-            None => trail.insert(self.open_trail()?),
+            None => {
+                // To look through the trail takes about as long as the server takes to answer.
+                let source = source.clone();
+                connecting.spawn(async move { source.connect().await });
+                // It begins before this thread is busy.
+                tokio::task::yield_now().await;
+                trail.insert(self.open_trail()?)
+            }
         };
         // After a failure something may still be in hand, or not yet on the disk.
         writer.rollback()?;
         writer.sync_now()?;
         shown.mark = writer.durable();
         let opening = async {
-            let mut connected = source.connect().await?;
+            let mut connected = match connecting.join_next().await {
+                Some(connected) => connected.map_err(Error::Task)??,
+                None => source.connect().await?,
+            };
             writer.set_server_version(connected.version());
             let own = Own { lineage: writer.lineage(), durable: writer.durable().resume_lsn };
             let start = connected.check(source, &own).await?;

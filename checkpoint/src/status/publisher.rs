@@ -18,8 +18,10 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const TOP_TABLES: usize = 200;
 
 /// Publishes the status of this process. Cheap to update for each transaction: an update takes a lock and runs the
-/// caller's closure, and a thread of its own writes the file at most four times a second. A change of state is on disk
-/// when the call that made it returns. A file that cannot be written stops nothing: it is warned of once.
+/// caller's closure, and a thread of its own writes the file at most four times a second. A change of state is in the file
+/// when the call that made it returns, and on the disk if it is an end: after a power cut a process that lived does not, so
+/// that nothing is worth waiting for a disk while one begins. A file that cannot be written stops nothing: it is warned of
+/// once.
 ///
 /// Create it after the group's lock is taken and drop it before the lock is released; only so can a reader tell a
 /// process that was killed from one that ended.
@@ -56,7 +58,7 @@ impl Publisher {
     pub fn start(dir: &Path, status: Status) -> Result<Self, Error> {
         let path = path_of(dir, &status.group)?;
         fs::create_dir_all(dir).map_err(|e| Error::file("create directory", dir, e))?;
-        write(&path, &status, true)?;
+        write(&path, &status)?;
         let inner = Inner {
             status,
             number: 0,
@@ -175,7 +177,7 @@ impl Shared {
     fn write_unlocked<'a>(&'a self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         let (number, status) = inner.next_to_write();
         drop(inner);
-        let result = self.write(number, &status, false);
+        let result = self.write(number, &status);
         let mut inner = self.lock();
         self.note(&mut inner, result);
         inner
@@ -184,15 +186,15 @@ impl Shared {
     /// Writes with the lock held: the next update waits for the disk.
     fn write_now(&self, inner: &mut Inner) {
         let (number, status) = inner.next_to_write();
-        let result = self.write(number, &status, true);
+        let result = self.write(number, &status);
         self.note(inner, result);
     }
 
     /// Writes version `number`, unless a later one is written already: the two kinds of write may overtake each other.
-    fn write(&self, number: u64, status: &Status, sync: bool) -> Result<(), Error> {
+    fn write(&self, number: u64, status: &Status) -> Result<(), Error> {
         let mut last = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if number > *last {
-            write(&self.path, status, sync)?;
+            write(&self.path, status)?;
             *last = number;
         }
         Ok(())
@@ -220,7 +222,7 @@ impl Inner {
 }
 
 /// Replaces the file as a whole. Only the holder of the group's lock writes it, so one name for the new file will do.
-fn write(path: &Path, status: &Status, sync: bool) -> Result<(), Error> {
+fn write(path: &Path, status: &Status) -> Result<(), Error> {
     let short;
     let status = if status.tables.len() > TOP_TABLES {
         let mut tables: Vec<_> = status.tables.iter().collect();
@@ -237,7 +239,7 @@ fn write(path: &Path, status: &Status, sync: bool) -> Result<(), Error> {
     File::create(&new)
         .and_then(|mut file| {
             file.write_all(&bytes)?;
-            if sync { file.sync_all() } else { Ok(()) }
+            if status.state.is_live() { Ok(()) } else { file.sync_all() }
         })
         .map_err(|e| Error::file("write", &new, e))?;
     fs::rename(&new, path).map_err(|e| Error::file("replace", path, e))
