@@ -147,7 +147,7 @@ impl Extract {
         let mut attempts = 0;
         loop {
             let before = shown.mark;
-            let outcome = self.attempt(&mut trail, &source, shown, &mut stop).await;
+            let outcome = self.attempt(&mut trail, &source, attempts == 0, shown, &mut stop).await;
             shown.next_connection();
             if shown.mark != before {
                 back_off.reset();
@@ -223,6 +223,7 @@ impl Extract {
         &self,
         trail: &mut Option<Writer>,
         source: &Source,
+        is_first: bool,
         shown: &mut Shown,
         stop: &mut Stop,
     ) -> Result<Ended, Error> {
@@ -230,11 +231,13 @@ impl Extract {
         let writer = match trail {
             Some(writer) => writer,
             None => {
-                // To look through the trail takes about as long as the server takes to answer.
-                let source = source.clone();
-                connecting.spawn(async move { source.connect().await });
-                // It begins before this thread is busy.
-                tokio::task::yield_now().await;
+                // To look through the trail takes about as long as the server takes to let us in.
+                if is_first {
+                    let source = source.clone();
+                    connecting.spawn(async move { source.reach().await });
+                    // It begins before this thread is busy.
+                    tokio::task::yield_now().await;
+                }
                 trail.insert(self.open_trail()?)
             }
         };
@@ -244,7 +247,7 @@ impl Extract {
         shown.mark = writer.durable();
         let opening = async {
             let mut connected = match connecting.join_next().await {
-                Some(connected) => connected.map_err(Error::Task)??,
+                Some(reached) => source.ask(reached.map_err(Error::Task)??).await?,
                 None => source.connect().await?,
             };
             writer.set_server_version(connected.version());

@@ -67,7 +67,22 @@ impl Source {
     /// # Errors
     /// [`Error::Postgres`], [`Error::NoPublication`].
     pub(crate) async fn connect(&self) -> Result<Connected, Error> {
-        let mut connection = ReplicationConnection::connect(&self.endpoint, &self.application_name).await?;
+        self.ask(self.reach().await?).await
+    }
+
+    /// The first half of that: the server is there, and lets us in.
+    ///
+    /// # Errors
+    /// [`Error::Postgres`].
+    pub(crate) async fn reach(&self) -> Result<ReplicationConnection, Error> {
+        Ok(ReplicationConnection::connect(&self.endpoint, &self.application_name).await?)
+    }
+
+    /// The second half. What is asked is judged by where the trail is, and so is not asked before that is known.
+    ///
+    /// # Errors
+    /// As for [`Source::connect`].
+    pub(crate) async fn ask(&self, mut connection: ReplicationConnection) -> Result<Connected, Error> {
         let identity = connection.identify_system().await?;
         let server = Server {
             system_identifier: identity.system_identifier,

@@ -288,6 +288,10 @@ fn read_file(path: &Path) -> Result<Option<Status>, Error> {
         return Err(unreadable("it is too long".to_owned()));
     }
     let bytes = fs::read(path).map_err(|e| Error::file("read status file", path, e))?;
+    // What a power cut leaves of a file that was never synced.
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
     #[derive(Deserialize)]
     struct Header {
         version: u32,

@@ -184,10 +184,11 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             growth::by_tables(&pair, &[1, 100, 2000], &mut report).await?;
         }
         report.memory(major);
+        // Of each version when it is done: the next takes a quarter of an hour.
+        if let Some(path) = &options.page {
+            page::write(&report, path)?;
+        }
     }
     report.print(options.json);
-    if let Some(path) = &options.page {
-        page::write(&report, path)?;
-    }
     Ok(())
 }

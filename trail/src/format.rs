@@ -11,6 +11,7 @@
 //! durable                    how far the trail is durable (see "Mark")
 //! appended                   how far bytes are written beyond that (see "Told"); of no worth without its writer
 //! reader-<name>              how far a reader has come: its veto against purge (see "Mark")
+//! bookmark-<name>            where a reader goes on sooner (see "Bookmark"); of no worth where it is not true
 //! lock                       held by the one writer
 //! ```
 //!

@@ -436,7 +436,7 @@ impl Reader {
                 }
                 let skipped = open.skipped;
                 self.open = None;
-                self.passed.commit(record.commit.commit_lsn, offset, self.main.offset());
+                self.passed.commit(record.commit.commit_lsn, found, self.main.offset());
                 self.previous = record.commit.commit_lsn;
                 self.position.offset = self.main.offset();
                 if skipped { Advance::Note(Note::Passed) } else { Advance::Item(Item::Commit(record.commit)) }

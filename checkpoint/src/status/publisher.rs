@@ -242,5 +242,11 @@ fn write(path: &Path, status: &Status) -> Result<(), Error> {
             if status.state.is_live() { Ok(()) } else { file.sync_all() }
         })
         .map_err(|e| Error::file("write", &new, e))?;
-    fs::rename(&new, path).map_err(|e| Error::file("replace", path, e))
+    fs::rename(&new, path).map_err(|e| Error::file("replace", path, e))?;
+    match path.parent() {
+        Some(directory) if !status.state.is_live() => File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|e| Error::file("sync", directory, e)),
+        _ => Ok(()),
+    }
 }

@@ -4,7 +4,8 @@
 //! A file cannot be entered anywhere: the tables that its rows are of are described before. So a bookmark says where these
 //! descriptions stand, and behind which commit reading goes on. It is a hint: what it says is looked up in the file, and
 //! where anything is not as it says the file is read from its start, as without it. So it is kept without a sync, and nothing
-//! is said where it cannot be.
+//! is said where it cannot be. (A file is written in one way only; one that a disk has cut off behind a lie, and that went on
+//! otherwise, has another commit there, or the same at another place.)
 
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +32,10 @@ const APART: u64 = 1 << 10;
 pub struct Bookmark {
     header: FileHeader,
     commit: CommitLsn,
-    /// Where its record starts and ends.
+    /// Where its record starts and ends, and what stands there: with that, the digest of the transaction.
     from: u64,
     to: u64,
+    crc: u32,
     /// Where the descriptions of tables before it start, in order.
     relations: Vec<u64>,
 }
@@ -68,6 +70,7 @@ struct Noted {
     commit: CommitLsn,
     from: u64,
     to: u64,
+    crc: u32,
     relations: usize,
 }
 
@@ -91,14 +94,14 @@ impl Passed {
     }
 
     #[inline]
-    pub(super) fn commit(&mut self, commit: CommitLsn, from: u64, to: u64) {
+    pub(super) fn commit(&mut self, commit: CommitLsn, found: &Found, to: u64) {
         if to - self.commits.last().map_or(0, |last| last.to) >= self.apart {
-            self.note(commit, from, to);
+            self.note(commit, (found.offset, to), found.crc);
         }
     }
 
-    fn note(&mut self, commit: CommitLsn, from: u64, to: u64) {
-        self.commits.push(Noted { commit, from, to, relations: self.relations.len() });
+    fn note(&mut self, commit: CommitLsn, (from, to): (u64, u64), crc: u32) {
+        self.commits.push(Noted { commit, from, to, crc, relations: self.relations.len() });
         if self.commits.len() >= MOST {
             let mut is_kept = false;
             self.commits.retain(|_| {
@@ -116,8 +119,8 @@ impl Reader {
         let Passed { relations, commits, .. } = &self.passed;
         let noted = commits[..commits.partition_point(|noted| noted.commit <= commit)].last()?;
         let relations = relations.get(..noted.relations)?.to_vec();
-        let Noted { commit, from, to, .. } = *noted;
-        Some(Bookmark { header: self.header.clone(), commit, from, to, relations })
+        let Noted { commit, from, to, crc, .. } = *noted;
+        Some(Bookmark { header: self.header.clone(), commit, from, to, crc, relations })
     }
 
     /// Goes on behind the bookmark, if it is of this file and the file is as it says. Otherwise stays at the file's start.
@@ -129,7 +132,7 @@ impl Reader {
         if self.follows(near)? {
             self.previous = near.commit;
             self.position.offset = near.to;
-            self.passed.note(near.commit, near.from, near.to);
+            self.passed.note(near.commit, (near.from, near.to), near.crc);
         } else {
             self.relations.clear();
             self.passed = Passed::default();
@@ -149,8 +152,8 @@ impl Reader {
         }
         let Some(found) = self.record_at(near.from, kind::COMMIT)? else { return Ok(false) };
         let record = format::decode::<CommitRecord>(self.main.body(&found));
-        Ok(record.is_ok_and(|record| record.commit.commit_lsn == near.commit)
-            && self.main.offset() == near.to)
+        let is_its = record.is_ok_and(|record| record.commit.commit_lsn == near.commit);
+        Ok(is_its && found.crc == near.crc && self.main.offset() == near.to)
     }
 
     fn record_at(&mut self, offset: u64, kind: u8) -> Result<Option<Found>, Error> {
