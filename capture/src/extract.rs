@@ -218,7 +218,8 @@ impl Extract {
         Ok(writer)
     }
 
-    /// One connection, from its start to its end.
+    /// One connection, from its start to its end. The first is begun while the trail is opened; a trail that cannot be opened
+    /// again and again does not bother the server.
     async fn attempt(
         &self,
         trail: &mut Option<Writer>,

@@ -20,10 +20,11 @@ use crate::storage::{Storage, read_full_at};
 /// Name of the file that a reader's bookmark is kept in, without the reader's name.
 const KEPT: &str = "bookmark-";
 
-/// So many commits are kept in mind of a file; then every second one is forgotten.
-const MOST: usize = 128;
 /// A longer file is not a bookmark: so many tables are not described in one file of a trail.
 const MOST_BYTES: usize = 8 << 20;
+
+/// So many commits are kept in mind of a file; then every second one is forgotten.
+const MOST: usize = 128;
 /// Bytes between two of them, at first.
 const APART: u64 = 1 << 10;
 
